@@ -1,0 +1,304 @@
+"""The CIFAR networks of the paper: ResNet, depthwise ResNet and ShiftResNet.
+
+He et al. 2015 (https://arxiv.org/abs/1512.03385, section 4.2) for the plain network;
+Wu et al. 2018 (https://arxiv.org/abs/1711.08141, section 4.1, tables 3 and 4) for the
+others and for the reductions of its size; their code,
+https://github.com/alvinwan/shiftresnet-cifar, for what the paper leaves open.
+
+    stem     3x3, 16 features
+    stage1   n blocks, 16 features
+    stage2   n blocks, 32 features, the first with stride 2
+    stage3   n blocks, 64 features, the first with stride 2
+    head     mean over the pixels, dense
+
+with `depth = 6 n + 2`. Where we differ: the authors' training initialises BatchNorm's
+scale at random, ours is 1; kernels are He-normal.
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from shiftjax.errors import InputError
+from shiftjax.layers import Activations, ConvNorm, ShiftConv, Unit
+from shiftjax.planes import Planes
+from shiftjax.shift import positive
+
+LAYOUTS = ("auto", "nhwc", "planes")
+
+relu = functools.partial(jax.tree.map, nn.relu)
+add = functools.partial(jax.tree.map, jnp.add)
+
+
+class ResidualBlock(Unit):
+    """The plain block: 3x3, BatchNorm, ReLU, 3x3, BatchNorm, plus shortcut, ReLU.
+
+    Attributes:
+      features: number of output channels.
+      strides: distance between the rows and columns kept, in pixels.
+      reduction: r; `int(features / r)` channels lie between the convolutions.
+    """
+
+    features: int
+    strides: int = 1
+    reduction: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: Activations, train: bool = False) -> Activations:
+        """Applies the block to `[batch, height, width, channels]`, or planes."""
+        unit = functools.partial(self.unit, ConvNorm)
+        inner = reduced(self.features, self.reduction)
+        y = relu(unit(inner, 3, self.strides, name="first")(x, train))
+        y = unit(self.features, 3, name="second")(y, train)
+        if x.shape != y.shape:
+            x = unit(self.features, 1, self.strides, name="shortcut")(x, train)
+        return relu(add(y, x))
+
+
+class DepthwiseBlock(Unit):
+    """The depthwise block: 1x1, 3x3 depthwise, 1x1, plus shortcut, ReLU.
+
+    Attributes:
+      features: number of output channels.
+      strides: distance between the rows and columns kept, in pixels.
+      reduction: r; `int(features / r)` channels are convolved one by one.
+    """
+
+    features: int
+    strides: int = 1
+    reduction: float = 1.0
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Applies the block to `[batch, height, width, channels]`."""
+        unit = functools.partial(self.unit, ConvNorm)
+        inner = reduced(self.features, self.reduction)
+        y = nn.relu(unit(inner, name="expand")(x, train))
+        y = unit(inner, 3, depthwise=True, name="depthwise")(y, train)
+        y = unit(self.features, 1, self.strides, name="project")(y, train)
+        if x.shape != y.shape:
+            x = unit(self.features, 1, self.strides, name="shortcut")(x, train)
+        return nn.relu(y + x)
+
+
+class CifarResNet(Unit):
+    """What the CIFAR networks share: stem, three stages of blocks, and head.
+
+    Attributes:
+      depth: 6 n + 2 for n blocks a stage: 20, 56, 110, ...
+      num_classes: number of logits.
+      remat: whether to compute each block again in the backward pass, which keeps only
+        the tensors between blocks.
+      layout: "nhwc", "planes" (the fast form for CPUs, `shiftjax.planes`) or "auto":
+        planes on a CPU, where they differ. Forward-mode derivatives need "nhwc".
+    """
+
+    depth: int = 20
+    num_classes: int = 10
+    remat: bool = False
+    layout: str = "auto"
+
+    image_size: ClassVar[int] = 32
+    channels: ClassVar[int] = 3
+    has_planes: ClassVar[bool] = True
+
+    def widths(self) -> tuple[int, int, int]:
+        """Returns the features of the three stages; the stem has those of the first."""
+        return 16, 32, 64
+
+    def make_block(self, features: int, strides: int, name: str) -> Unit:
+        """Returns a block, to be called as `block(x, train)`."""
+        raise NotImplementedError(f"{type(self).__name__} is the base of the networks")
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool = False, capture_features: bool = False
+    ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
+        """Computes logits.
+
+        Args:
+          images: `[batch, height, width, channels]` floats, normalised.
+          train: whether BatchNorm uses, and averages, the batch's statistics.
+          capture_features: whether to return the named features too.
+
+        Returns:
+          Logits `[batch, num_classes]`, float32; with `capture_features` also the
+          features by name: "stem", "stage1", "stage2", "stage3" `[batch, h, w, c]` and
+          "pre_logits" `[batch, c]`.
+
+        Raises:
+          InputError: if the images or an option do not fit.
+        """
+        features = {}
+        x = self._enter(images)
+        widths = self.widths()
+        x = relu(self.unit(ConvNorm, widths[0], 3, name="stem")(x, train))
+        features["stem"] = x
+        for stage, width in enumerate(widths, 1):
+            for index in range(1, self._blocks_per_stage() + 1):
+                strides = 2 if stage > 1 and index == 1 else 1
+                name = f"stage{stage}_block{index:02}"
+                x = self.make_block(width, strides, name)(x, train)
+            features[f"stage{stage}"] = x
+        is_planes = isinstance(x, Planes)
+        x = x.global_average_pool() if is_planes else x.mean((1, 2))
+        features["pre_logits"] = x
+        logits = self._head(x)
+        if not capture_features:
+            return logits
+        return logits, {
+            name: value.to_nhwc() if isinstance(value, Planes) else value
+            for name, value in features.items()
+        }
+
+    def block(self, kind: type[Unit]) -> Any:
+        """Returns the class of a block, rematerialised if asked for."""
+        return nn.remat(kind, static_argnums=(2,)) if self.remat else kind
+
+    def _head(self, x: jax.Array) -> jax.Array:
+        dense = nn.Dense(
+            positive("num_classes", self.num_classes),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="head",
+        )
+        logits = dense(x)
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+    def _blocks_per_stage(self) -> int:
+        blocks, rest = divmod(self.depth - 2, 6)
+        if blocks < 1 or rest:
+            raise InputError(
+                f"depth={self.depth}: it must be 6 n + 2, as 20, 56 or 110"
+            )
+        return blocks
+
+    def _enter(self, images: jax.Array) -> jax.Array | Planes:
+        """Checks the images, and takes them to the layout to compute in."""
+        if self.layout not in LAYOUTS:
+            raise InputError(f"layout={self.layout!r}: it must be one of {LAYOUTS}")
+        if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+            raise InputError(
+                f"images are {images.dtype} {list(images.shape)}; the network takes "
+                "normalised floats [batch, height, width, channels]"
+            )
+        on_cpu = self.layout == "auto" and jax.default_backend() == "cpu"
+        if self.is_initializing() or not self.has_planes:
+            return images
+        if self.layout == "planes" or on_cpu:
+            return Planes.from_nhwc(images)
+        return images
+
+
+class ResNet(CifarResNet):
+    """A plain CIFAR ResNet, the network that the paper replaces.
+
+    Attributes:
+      block_reduction: r; a block has `int(features / r)` channels inside.
+      net_reduction: r; every stage has `int(features / sqrt(r))` features.
+
+    Example:
+      >>> model = ResNet(depth=20, net_reduction=4)
+      >>> model.widths()
+      (8, 16, 32)
+    """
+
+    block_reduction: float = 1.0
+    net_reduction: float = 1.0
+
+    def widths(self) -> tuple[int, int, int]:
+        """Returns the features of the three stages, reduced."""
+        r = math.sqrt(self.net_reduction)
+        return reduced(16, r), reduced(32, r), reduced(64, r)
+
+    def make_block(self, features: int, strides: int, name: str) -> Unit:
+        """Returns a plain block."""
+        return self.unit(
+            self.block(ResidualBlock),
+            features,
+            strides,
+            self.block_reduction,
+            name=name,
+        )
+
+
+class DepthwiseResNet(CifarResNet):
+    """A CIFAR ResNet of depthwise blocks, which the paper compares with.
+
+    Attributes:
+      reduction: r; a block has `int(features / r)` channels inside.
+    """
+
+    reduction: float = 1.0
+    has_planes: ClassVar[bool] = False
+
+    def make_block(self, features: int, strides: int, name: str) -> Unit:
+        """Returns a depthwise block."""
+        return self.unit(
+            self.block(DepthwiseBlock), features, strides, self.reduction, name=name
+        )
+
+
+class ShiftResNet(CifarResNet):
+    """A CIFAR ResNet of shift blocks.
+
+    Attributes:
+      expansion: E; a block shifts `int(E * features)` channels.
+      kernel_size: side K of the window of displacements.
+      dilation: distance between neighbouring displacements, in pixels.
+
+    Example:
+      >>> model = ShiftResNet(depth=20, expansion=3)
+      >>> images = jnp.zeros((2, 32, 32, 3))
+      >>> variables = jax.jit(model.init)(jax.random.key(0), images)
+      >>> logits, features = model.apply(variables, images, capture_features=True)
+      >>> logits.shape, features["stage3"].shape
+      ((2, 10), (2, 8, 8, 64))
+    """
+
+    expansion: float = 1.0
+    kernel_size: int = 3
+    dilation: int = 1
+
+    def make_block(self, features: int, strides: int, name: str) -> Unit:
+        """Returns a shift block."""
+        return self.unit(
+            self.block(ShiftConv),
+            features,
+            self.kernel_size,
+            strides,
+            self.dilation,
+            self.expansion,
+            name=name,
+        )
+
+
+def reduced(features: int, reduction: float) -> int:
+    """Returns `int(features / reduction)`, or raises if nothing would be left."""
+    if not reduction > 0 or features / reduction < 1:
+        raise InputError(
+            f"a reduction of {reduction:.4g} leaves no channel of {features}; it must "
+            f"be positive and at most {features}"
+        )
+    return int(features / reduction)
+
+
+DEPTHS = (20, 56, 110)
+
+VARIANTS: Mapping[str, functools.partial[CifarResNet]] = {
+    **{f"resnet{d}": functools.partial(ResNet, depth=d) for d in DEPTHS},
+    **{
+        f"depthwise_resnet{d}": functools.partial(DepthwiseResNet, depth=d)
+        for d in DEPTHS
+    },
+    **{
+        f"shiftresnet{d}_e{e}": functools.partial(ShiftResNet, depth=d, expansion=e)
+        for d in DEPTHS
+        for e in (1, 3, 6, 9)
+    },
+}

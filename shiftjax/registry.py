@@ -1,0 +1,75 @@
+"""The networks by name."""
+
+import dataclasses
+import fnmatch
+from typing import Any
+
+from shiftjax.errors import InputError, unknown_name
+from shiftjax.layers import Unit
+from shiftjax.models import resnet
+
+VARIANTS = dict(resnet.VARIANTS)
+
+# Families that need one option more: `create_model("shiftresnet20", expansion=4)`.
+FAMILIES = {f"shiftresnet{depth}": "expansion" for depth in resnet.DEPTHS}
+
+
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """Lists the names that `create_model` knows.
+
+    Args:
+      pattern: shell wildcards that a name must match.
+      pretrained: whether to list released weights, as "architecture.tag", instead.
+
+    Returns:
+      Sorted names; none if nothing matches.
+
+    Example:
+      >>> list_models("shiftresnet20*")[:2]
+      ['shiftresnet20_e1', 'shiftresnet20_e3']
+    """
+    names = [] if pretrained else VARIANTS
+    return sorted(fnmatch.filter(names, pattern))
+
+
+def create_model(name: str, **overrides: Any) -> Unit:
+    """Makes a network by name.
+
+    Args:
+      name: an architecture of `list_models()`; or "shiftresnet20", "shiftresnet56",
+        "shiftresnet110" with `expansion`.
+      **overrides: attributes of the network's class to set: `num_classes`, `dtype`,
+        `param_dtype`, `expansion`, `block_reduction`, `remat`, ...
+
+    Returns:
+      A `flax.linen.Module` that maps images to logits.
+
+    Raises:
+      UnknownNameError: if there is no such network or option; the nearest are named.
+      InputError: if a family's option is missing.
+
+    Example:
+      >>> create_model("shiftresnet20", expansion=4, num_classes=100).expansion
+      4
+    """
+    if name in FAMILIES:
+        option = FAMILIES[name]
+        if option not in overrides:
+            variants = ", ".join(list_models(f"{name}_*"))
+            raise InputError(f"model {name!r} needs {option}=...; or take {variants}")
+        builder = VARIANTS[list_models(f"{name}_*")[0]]
+    elif name in VARIANTS:
+        builder = VARIANTS[name]
+    else:
+        raise unknown_name("model", name, [*VARIANTS, *FAMILIES])
+    options = _options(builder.func)
+    for option in overrides:
+        if option not in options:
+            raise unknown_name(f"option of {name}", option, options)
+    return builder(**overrides)
+
+
+def _options(model: type[Unit]) -> list[str]:
+    """The attributes of a network that can be set."""
+    names = [field.name for field in dataclasses.fields(model) if field.init]
+    return [name for name in names if name not in ("name", "parent")]

@@ -1,0 +1,342 @@
+"""The shift operation: every channel moved by a whole number of pixels.
+
+`out[..., y, x, c] = in[..., y + dy[c], x + dx[c], c]`, zero outside the picture. No
+parameters, no arithmetic: a shift between two pointwise convolutions does the work of a
+spatial convolution.
+
+`shift` is the paper's operation. Below it lies `displace`, which takes any table of
+displacements, one row `(dy, dx)` per channel; the other members of the family
+(4-connected, axial, temporal shifts) are other tables. `displace` is one JAX primitive,
+linear, whose transpose is the opposite displacement; XLA compiles it from one of the
+`LOWERINGS`, all equal bit for bit, of which `DEFAULT_LOWERING` names the fastest
+measured on each platform.
+
+Source: B. Wu et al., "Shift: A Zero FLOP, Zero Parameter Alternative to Spatial
+Convolutions", CVPR 2018, https://arxiv.org/abs/1711.08141, section 3.1.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+from jax.typing import ArrayLike
+
+from shiftjax.errors import InputError, unknown_name
+
+Table = tuple[tuple[int, int], ...]
+Size = tuple[int, int]
+
+
+def displacements(
+    channels: int, kernel_size: int = 3, *, dilation: int = 1
+) -> np.ndarray:
+    """Returns the displacement of each channel, in the paper's contiguous groups.
+
+    The `kernel_size**2` displacements of a window are taken row by row; each belongs to
+    `channels // kernel_size**2` channels in order. The channels left over stay in
+    place, so fewer channels than displacements move nothing. An even window reaches one
+    pixel further up and left than down and right.
+
+    Args:
+      channels: the number of channels.
+      kernel_size: side K of the window, at least 1.
+      dilation: distance between neighbouring displacements, in pixels.
+
+    Returns:
+      int64 `[channels, 2]` of `(dy, dx)`, in pixels of the input.
+
+    Raises:
+      InputError: if an argument is not a positive integer.
+
+    Example:
+      >>> displacements(10, 3)[[0, 1, 4, 8, 9]].tolist()
+      [[-1, -1], [-1, 0], [0, 0], [1, 1], [0, 0]]
+    """
+    channels = positive("channels", channels)
+    kernel_size = positive("kernel_size", kernel_size)
+    dilation = positive("dilation", dilation)
+    per_group = channels // kernel_size**2
+    group = np.arange(channels) // max(per_group, 1)
+    offsets = np.stack(np.divmod(group, kernel_size), 1) - kernel_size // 2
+    moved = np.arange(channels) < per_group * kernel_size**2
+    return np.where(moved[:, None], offsets * dilation, 0)
+
+
+@functools.partial(
+    jax.jit, static_argnames=("kernel_size", "dilation", "stride"), inline=True
+)
+def shift(
+    x: ArrayLike, kernel_size: int = 3, *, dilation: int = 1, stride: int = 1
+) -> jax.Array:
+    """Shifts each group of channels by its own displacement.
+
+    With one row of a picture, `K = 3` and three channels (the borders are zero):
+
+        channel 0 (dx = -1)    1234 -> 0123
+        channel 1 (dx =  0)    1234 -> 1234
+        channel 2 (dx = +1)    1234 -> 2340
+
+    A `stride` keeps every stride-th row and column of the shift at full resolution,
+    starting with the first, and computes no others.
+
+    Args:
+      x: `[..., height, width, channels]`, any leading axes, any dtype.
+      kernel_size: side K of the window of displacements, at least 1.
+      dilation: distance between neighbouring displacements, in pixels.
+      stride: distance between the rows and columns kept, in pixels.
+
+    Returns:
+      `[..., ceil(height / stride), ceil(width / stride), channels]`, the dtype of `x`.
+
+    Raises:
+      InputError: if `x` has fewer than three axes or an option is not a positive
+        integer.
+
+    Example:
+      >>> x = jnp.arange(1, 5).reshape(1, 4, 1) * jnp.ones(9, int)
+      >>> shift(x)[0, :, [3, 4, 5]].tolist()
+      [[0, 1, 2, 3], [1, 2, 3, 4], [2, 3, 4, 0]]
+    """
+    x = as_feature_map(x)
+    table = displacements(x.shape[-1], kernel_size, dilation=dilation)
+    return displace(x, table, stride=stride)
+
+
+def displace(
+    x: ArrayLike, table: ArrayLike, *, stride: int = 1, lowering: str | None = None
+) -> jax.Array:
+    """Moves each channel by its row of a table: the primitive below every shift.
+
+    `out[..., h, w, c] = x[..., stride * h + dy, stride * w + dx, c]` with
+    `(dy, dx) = table[c]`, zero outside. It can be differentiated any number of times,
+    in forward and reverse mode: its transpose is the opposite displacement.
+
+    Args:
+      x: `[..., height, width, channels]`, any leading axes, any dtype.
+      table: integers `[channels, 2]`, known when the program is traced.
+      stride: distance between the rows and columns kept, in pixels.
+      lowering: one of `LOWERINGS`, or None for the platform's default.
+
+    Returns:
+      `[..., ceil(height / stride), ceil(width / stride), channels]`, the dtype of `x`.
+
+    Raises:
+      InputError: if a shape does not fit, or an option is not a positive integer.
+      UnknownNameError: if there is no such lowering.
+
+    Example:
+      >>> rows = jnp.arange(6.0).reshape(3, 2, 1)  # a picture with one channel
+      >>> displace(rows, [(1, 0)])[:, :, 0].tolist()  # one row up
+      [[2.0, 3.0], [4.0, 5.0], [0.0, 0.0]]
+    """
+    x = as_feature_map(x)
+    moves = np.asarray(table)
+    if moves.shape != (x.shape[-1], 2) or not np.issubdtype(moves.dtype, np.integer):
+        raise InputError(
+            f"the table is {moves.dtype} {list(moves.shape)}; {x.shape[-1]} channels "
+            f"need integers [{x.shape[-1]}, 2]"
+        )
+    stride = positive("stride", stride)
+    if lowering is not None and lowering not in LOWERINGS:
+        raise unknown_name("lowering", lowering, LOWERINGS)
+    size = (-(-x.shape[-3] // stride), -(-x.shape[-2] // stride))
+    if 0 in x.shape:
+        return jnp.zeros((*x.shape[:-3], *size, x.shape[-1]), x.dtype)
+    return displace_p.bind(
+        x,
+        table=tuple(map(tuple, moves.tolist())),
+        stride=stride,
+        size=size,
+        lowering=lowering,
+    )
+
+
+def positive(name: str, value: int) -> int:
+    """Returns `value` as an int, or raises if it is not an integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise InputError(f"{name}={value!r}: it must be an integer of at least 1")
+    return int(value)
+
+
+def as_feature_map(x: ArrayLike) -> jax.Array:
+    """Returns `x` as an array, or raises if it lacks height, width or channels."""
+    x = jnp.asarray(x)
+    if x.ndim < 3:
+        raise InputError(
+            f"x has shape {list(x.shape)}; a shift needs [..., height, width, channels]"
+        )
+    return x
+
+
+# How it is computed. Each lowering maps (x, table, stride, size) to [..., *size, C].
+
+
+def crop(x: jax.Array, offset: int, axis: int, stride: int, length: int) -> jax.Array:
+    """Returns `x[offset + stride * i]` for i < length along an axis, zero outside."""
+    reach = stride * (length - 1) + 1
+    extent = x.shape[axis]
+    if offset >= extent or offset + reach <= 0:
+        shape = list(x.shape)
+        shape[axis] = length
+        return jnp.zeros(shape, x.dtype)
+    padding = [(0, 0, 0)] * x.ndim
+    padding[axis] = (-offset, offset + reach - extent, 0)
+    x = lax.pad(x, jnp.zeros((), x.dtype), padding)
+    return lax.slice_in_dim(x, 0, None, stride, axis)
+
+
+def window(x: jax.Array, dy: int, dx: int, stride: int, size: Size) -> jax.Array:
+    """Returns all channels of `x` displaced by the same (dy, dx)."""
+    rows = crop(x, dy, x.ndim - 3, stride, size[0])
+    return crop(rows, dx, x.ndim - 2, stride, size[1])
+
+
+def by_select(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
+    """Rows, then columns: one masked select for each distinct offset of an axis."""
+    for axis, offsets in enumerate(zip(*table, strict=True)):
+        moved = [
+            (value, crop(x, value, x.ndim - 3 + axis, stride, size[axis]))
+            for value in sorted(set(offsets))
+        ]
+        x = moved[0][1]
+        for value, candidate in moved[1:]:
+            x = jnp.where(np.equal(offsets, value), candidate, x)
+    return x
+
+
+def by_slice(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
+    """Pads and slices each run of channels that move alike, and concatenates them."""
+    starts = [0] + [c for c in range(1, len(table)) if table[c] != table[c - 1]]
+    runs = zip(starts, [*starts[1:], len(table)], strict=True)
+    return jnp.concatenate(
+        [window(x[..., a:b], *table[a], stride, size) for a, b in runs], -1
+    )
+
+
+def by_gather(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
+    """One gather over the flattened picture; an index outside it reads zero."""
+    height, width, channels = x.shape[-3:]
+    dy, dx = jnp.asarray(table, jnp.int32).T
+    rows = stride * jnp.arange(size[0])[:, None, None] + dy
+    columns = stride * jnp.arange(size[1])[:, None] + dx
+    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+    index = (rows * width + columns) * channels + jnp.arange(channels)
+    index = jnp.where(inside, index, height * width * channels)
+    flat = x.reshape(*x.shape[:-3], height * width * channels)
+    out = jnp.take(flat, index.reshape(-1), axis=-1, mode="fill", fill_value=0)
+    return out.reshape(*x.shape[:-3], *size, channels)
+
+
+def by_roll(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
+    """Rolls the picture for each distinct displacement and masks what wraps around."""
+    height, width = x.shape[-3:-1]
+    rows, columns = (stride * np.arange(length) for length in size)
+    out = jnp.zeros((*x.shape[:-3], *size, x.shape[-1]), x.dtype)
+    for dy, dx in sorted(set(table)):
+        rolled = jnp.roll(x, (-dy, -dx), (-3, -2))
+        kept = jnp.take(jnp.take(rolled, rows, -3), columns, -2)
+        inside_rows = (rows + dy >= 0) & (rows + dy < height)
+        inside_columns = (columns + dx >= 0) & (columns + dx < width)
+        mine = np.equal(table, (dy, dx)).all(1)
+        mask = inside_rows[:, None, None] & inside_columns[:, None] & mine
+        out = jnp.where(mask, kept, out)
+    return out
+
+
+def by_depthwise(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
+    """A depthwise convolution with one-hot kernels (of finite numbers)."""
+    offsets = np.asarray(table)
+    low, high = offsets.min(0), offsets.max(0)
+    dtype = jnp.uint8 if x.dtype == bool else x.dtype
+    kernel = np.zeros((*(high - low + 1), 1, len(table)), dtype)
+    kernel[(*(offsets - low).T, 0, np.arange(len(table)))] = 1
+    reach = [stride * (length - 1) + 1 for length in size]
+    padding = [
+        (-int(low[i]), reach[i] + int(high[i]) - x.shape[i - 3]) for i in range(2)
+    ]
+    out = lax.conv_general_dilated(
+        x.reshape(-1, *x.shape[-3:]).astype(dtype),
+        jnp.asarray(kernel),
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=len(table),
+        precision=lax.Precision.HIGHEST,
+    )
+    return out.reshape(*x.shape[:-3], *size, len(table)).astype(x.dtype)
+
+
+Lowering = Callable[[jax.Array, Table, int, Size], jax.Array]
+LOWERINGS: dict[str, Lowering] = {
+    "select": by_select,
+    "slice": by_slice,
+    "gather": by_gather,
+    "roll": by_roll,
+    "depthwise": by_depthwise,
+}
+
+# Measured on CPU (`python -m benchmarks shift`: a gather takes 1.3 to 2 times a copy);
+# from the compiler's costs on TPU; elsewhere selects, which fuse with their neighbours.
+DEFAULT_LOWERING = {"cpu": "gather", "tpu": "select"}
+
+
+# The primitive. Its platform is known when it is lowered, not when it is traced, so one
+# traced program can be compiled for another platform than the one it was traced on.
+
+
+def lower(
+    platform: str | None,
+    x: jax.Array,
+    *,
+    table: Table,
+    stride: int,
+    size: Size,
+    lowering: str | None,
+) -> jax.Array:
+    """Runs the lowering asked for, or the platform's default."""
+    name = lowering or DEFAULT_LOWERING.get(platform or "", "select")
+    return LOWERINGS[name](x, table, stride, size)
+
+
+def transpose(
+    cotangent: jax.Array,
+    x: ad.UndefinedPrimal,
+    *,
+    table: Table,
+    stride: int,
+    size: Size,
+    lowering: str | None,
+) -> list[jax.Array]:
+    """The opposite displacement, after zeros for the rows and columns not kept."""
+    del size
+    if stride > 1:
+        spread = [(0, 0, 0)] * cotangent.ndim
+        spread[-3] = spread[-2] = (0, 0, stride - 1)
+        cotangent = lax.pad(cotangent, jnp.zeros((), cotangent.dtype), spread)
+    back = tuple((-dy, -dx) for dy, dx in table)
+    options = {"table": back, "stride": 1, "lowering": lowering}
+    return [displace_p.bind(cotangent, size=x.aval.shape[-3:-1], **options)]
+
+
+def batch(
+    arguments: Sequence[jax.Array], axes: Sequence[int], **options: object
+) -> tuple[jax.Array, int]:
+    """A mapped axis is one more leading axis."""
+    return displace_p.bind(jnp.moveaxis(arguments[0], axes[0], 0), **options), 0
+
+
+displace_p = Primitive("displace")
+displace_p.def_impl(lambda x, **options: lower(jax.default_backend(), x, **options))
+displace_p.def_abstract_eval(
+    lambda x, *, size, **_: x.update(shape=(*x.shape[:-3], *size, x.shape[-1]))
+)
+ad.deflinear2(displace_p, transpose)
+batching.primitive_batchers[displace_p] = batch
+for _platform in (None, *DEFAULT_LOWERING):
+    _rule = mlir.lower_fun(functools.partial(lower, _platform), multiple_results=False)
+    mlir.register_lowering(displace_p, _rule, platform=_platform)

@@ -1,0 +1,159 @@
+"""What a network costs: parameters, multiply-adds and activations, layer by layer.
+
+Multiply-adds are those of convolutions and dense layers at their true output
+resolution, for one image. (The paper's authors count with a tool of their own, whose
+numbers differ: it takes other resolutions.)
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from rich.table import Table
+
+from shiftjax.errors import InputError
+from shiftjax.layers import Shift
+from shiftjax.registry import create_model
+from shiftjax.shift import positive
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One row of a summary.
+
+    Attributes:
+      path: the module's path in the variables, e.g. "stage1_block01/expand/conv".
+      kind: its class.
+      output: shape of its output for one image, `(height, width, channels)` or
+        `(channels,)`.
+      params: number of parameters.
+      macs: multiply-adds for one image.
+      bytes: size of its output for one image.
+    """
+
+    path: str
+    kind: str
+    output: tuple[int, ...]
+    params: int
+    macs: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """The cost of a network for one image.
+
+    Attributes:
+      name: what was summarised.
+      image: shape of the image, `(height, width, channels)`.
+      layers: one row for each module that computes, in order.
+    """
+
+    name: str
+    image: tuple[int, int, int]
+    layers: tuple[Layer, ...]
+
+    @property
+    def params(self) -> int:
+        """Number of parameters."""
+        return sum(layer.params for layer in self.layers)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds for one image."""
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def bytes(self) -> int:
+        """Size of all layers' outputs for one image."""
+        return sum(layer.bytes for layer in self.layers)
+
+    def __rich__(self) -> Table:
+        """Renders the summary, with rich, as a table."""
+        size = " x ".join(map(str, self.image))
+        table = Table(title=f"{self.name}, one image of {size}")
+        for column in ("layer", "kind", "output"):
+            table.add_column(column, overflow="fold")
+        for column in ("parameters", "multiply-adds", "bytes"):
+            table.add_column(column, justify="right")
+        for layer in self.layers:
+            output = " x ".join(map(str, layer.output))
+            counts = (layer.params, layer.macs, layer.bytes)
+            table.add_row(layer.path, layer.kind, output, *(f"{n:,}" for n in counts))
+        table.add_section()
+        totals = (self.params, self.macs, self.bytes)
+        table.add_row("total", "", "", *(f"{n:,}" for n in totals))
+        return table
+
+
+def summarize(
+    name_or_model: str | nn.Module, image_size: int | None = None, *, channels: int = 3
+) -> Summary:
+    """Counts parameters, multiply-adds and bytes of a network, without running it.
+
+    Args:
+      name_or_model: a name of `list_models()`, or a module that maps images to logits.
+      image_size: height and width of the image; None for the network's own.
+      channels: channels of the image.
+
+    Returns:
+      Totals `.params`, `.macs`, `.bytes`, and `.layers`; rich prints it as a table.
+
+    Raises:
+      UnknownNameError: if there is no network of that name.
+      InputError: if the image size is not a positive integer, or none is known.
+
+    Example:
+      >>> summary = summarize("shiftresnet20_e3")
+      >>> summary.params, summary.macs
+      (95642, 16433792)
+    """
+    if isinstance(name_or_model, str):
+        name, model = name_or_model, create_model(name_or_model)
+    else:
+        name, model = type(name_or_model).__name__, name_or_model
+    size = image_size or getattr(model, "image_size", None)
+    if size is None:
+        raise InputError(f"{name} has no image size of its own: give image_size=")
+    size = positive("image_size", size)
+    shape = (size, size, positive("channels", channels))
+    return Summary(name, shape, tuple(_layers(model, shape)))
+
+
+def _layers(model: nn.Module, image: tuple[int, int, int]) -> list[Layer]:
+    """Records every module that has parameters of its own, or shifts."""
+    layers = []
+
+    def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        output = call(*args, **kwargs)
+        module = context.module
+        if context.method_name == "__call__":
+            own = module.variables.get("params", {})
+            arrays = [v for v in own.values() if hasattr(v, "shape")]
+            if arrays or isinstance(module, Shift):
+                layers.append(_layer(module, arrays, output))
+        return output
+
+    images = jnp.zeros((1, *image))
+    with nn.intercept_methods(record):
+        jax.eval_shape(model.init, jax.random.key(0), images)
+    return layers
+
+
+def _layer(module: nn.Module, params: list[jax.Array], output: jax.Array) -> Layer:
+    """Counts one module from its parameters and its output `[1, ..., channels]`."""
+    macs = 0
+    if isinstance(module, nn.Dense | nn.Conv):
+        kernel = module.variables["params"]["kernel"]
+        macs = math.prod(kernel.shape) * math.prod(output.shape[1:-1])
+    return Layer(
+        path="/".join(module.path),
+        kind=type(module).__name__,
+        output=output.shape[1:],
+        params=sum(math.prod(array.shape) for array in params),
+        macs=macs,
+        bytes=math.prod(output.shape[1:]) * output.dtype.itemsize,
+    )
