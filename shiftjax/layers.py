@@ -8,7 +8,7 @@ their `__call__` is the definition, which the form on planes computes faster on 
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -20,8 +20,7 @@ from shiftjax.errors import InputError
 from shiftjax.planes import Planes
 from shiftjax.shift import positive, shift
 
-Activations = TypeVar("Activations", jax.Array, Planes)
-AnyUnit = TypeVar("AnyUnit", bound="Unit")
+Activations = jax.Array | Planes
 SHARED = ("axis_name", "momentum", "epsilon", "dtype", "param_dtype", "kernel_init")
 
 he_normal = nn.initializers.he_normal()
@@ -70,7 +69,7 @@ class Unit(nn.Module, kw_only=True):
     param_dtype: Dtype = jnp.float32
     kernel_init: Initializer = he_normal
 
-    def unit(self, kind: type[AnyUnit], *args: Any, **options: Any) -> AnyUnit:
+    def unit(self, kind: type, *args: Any, **options: Any) -> Any:
         """Makes a part of this unit, with the fields that all share."""
         return kind(*args, **{name: getattr(self, name) for name in SHARED}, **options)
 
@@ -229,20 +228,19 @@ class ShiftConv(Unit):
         Raises:
           InputError: if the expansion leaves no channel to shift.
         """
-        window = {
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "dilation": self.dilation,
-        }
+        kernel_size, strides, dilation = self.kernel_size, self.strides, self.dilation
         if isinstance(x, Planes):
-            return self.on_planes(planes.shift_block, x, train, **window)
+            window = {"kernel_size": kernel_size, "dilation": dilation}
+            return self.on_planes(
+                planes.shift_block, x, train, strides=strides, **window
+            )
         wide = _expanded(self.expansion, self.features)
         unit = functools.partial(self.unit, ConvNorm)
         y = nn.relu(unit(wide, name="expand")(x, train))
-        y = Shift(**window, name="shift")(y)
+        y = Shift(kernel_size, strides, dilation, name="shift")(y)
         y = nn.relu(unit(self.features, name="project")(y, train))
         if x.shape != y.shape:
-            x = unit(self.features, strides=self.strides, name="shortcut")(x, train)
+            x = unit(self.features, strides=strides, name="shortcut")(x, train)
         return y + x
 
 
@@ -296,17 +294,23 @@ class CSC(Unit):
                 f"features={self.features}: a {type(self).__name__} that changes the "
                 f"shape needs more features than its {x.shape[-1]} input channels"
             )
-        window = {"kernel_size": self.kernel_size, "dilation": self.dilation}
-        y = Shift(**window, name="first_shift")(x) if self.shift_first else x
+        kernel_size, strides, dilation = self.kernel_size, self.strides, self.dilation
+        y = x
+        if self.shift_first:
+            y = Shift(kernel_size, 1, dilation, name="first_shift")(y)
         y = nn.relu(self.norm("expand_norm", train)(y))
         y = self.pointwise(_expanded(self.expansion, branch), "expand")(y)
-        y = Shift(**window, strides=self.strides, name="shift")(y)
+        y = Shift(kernel_size, strides, dilation, name="shift")(y)
         y = nn.relu(self.norm("project_norm", train)(y))
         y = self.pointwise(branch, "project")(y)
         if same:
             return y + x
-        padding = [(1, 1), (1, 1)]
-        pooled = nn.avg_pool(x, (3, 3), (self.strides, self.strides), padding)
+        pooled = nn.avg_pool(
+            x,
+            (3, 3),
+            (strides, strides),
+            [(1, 1), (1, 1)],  # pyright: ignore[reportArgumentType] (annotated too tight)
+        )
         return jnp.concatenate([y, pooled.astype(y.dtype)], -1)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+from collections.abc import Callable
 from typing import Any
 
 from shiftjax.errors import InputError, unknown_name
@@ -62,14 +63,14 @@ def create_model(name: str, **overrides: Any) -> Unit:
         builder = VARIANTS[name]
     else:
         raise unknown_name("model", name, [*VARIANTS, *FAMILIES])
-    options = _options(builder.func)
+    options = _options(builder)
     for option in overrides:
         if option not in options:
             raise unknown_name(f"option of {name}", option, options)
     return builder(**overrides)
 
 
-def _options(model: type[Unit]) -> list[str]:
+def _options(builder: Callable[..., Unit]) -> list[str]:
     """The attributes of a network that can be set."""
-    names = [field.name for field in dataclasses.fields(model) if field.init]
+    names = [field.name for field in dataclasses.fields(builder()) if field.init]
     return [name for name in names if name not in ("name", "parent")]

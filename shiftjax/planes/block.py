@@ -141,7 +141,7 @@ def _write(buffers: Tree, i: jax.Array, chunks: Tree) -> Tree:
     return jax.tree.map(update, buffers, chunks)
 
 
-def _scratch(shapes: jax.ShapeDtypeStruct | Chunks, x: jax.Array) -> Chunks:
+def _scratch(shapes: Tree, x: jax.Array) -> Tree:
     """Buffers for as many chunks as x has, to be filled.
 
     They hold a value that is known at run time only: of equal constants XLA makes one,
@@ -259,7 +259,7 @@ def shift_block(
     }
     dtype = jnp.dtype(dtype or x.parts[0].dtype)
     function = functools.partial(_branches, plan, strides, dtype)
-    outs = [map_chunks(function, weights, part) for part in x.parts]
+    outs: list[Chunks] = [map_chunks(function, weights, part) for part in x.parts]
     y, skip = [out["project"] for out in outs], list(x.parts)
     if "shortcut" in weights:
         skip = [out["shortcut"] for out in outs]
