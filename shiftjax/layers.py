@@ -239,9 +239,10 @@ class ShiftConv(Unit):
         y = nn.relu(unit(wide, name="expand")(x, train))
         y = Shift(kernel_size, strides, dilation, name="shift")(y)
         y = nn.relu(unit(self.features, name="project")(y, train))
+        skip = x
         if x.shape != y.shape:
-            x = unit(self.features, strides=strides, name="shortcut")(x, train)
-        return y + x
+            skip = unit(self.features, strides=strides, name="shortcut")(x, train)
+        return y + skip
 
 
 class CSC(Unit):

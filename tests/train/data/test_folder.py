@@ -1,0 +1,151 @@
+"""Folders of pictures: layouts, order, and what is said of unfit ones."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shiftjax.errors import InputError, MissingFileError, UnknownNameError
+from train.data.sources import load
+
+
+def fill(root, classes, count=3, size=(12, 10), kind="png", start=0):
+    """Writes pictures whose value is their number in the folder."""
+    for name in classes:
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(start, start + count):
+            Image.new("RGB", size, (i, i, i)).save(root / name / f"{i:03d}.{kind}")
+
+
+def read(root, split, **options):
+    return load(f"folder:{root}", split, image_size=8, **options)
+
+
+def values(pictures):
+    return pictures.images[:, 0, 0, 0].tolist()
+
+
+def test_splits_in_folders(tmp_path):
+    fill(tmp_path / "train", ["dog", "cat"])
+    fill(tmp_path / "val", ["cat", "dog"], count=2, start=10)
+    fill(tmp_path / "test", ["cat", "dog"], count=1, start=20)
+    train, validation, test, both = (
+        read(tmp_path, s) for s in ("train", "validation", "test", "train+validation")
+    )
+    assert train.class_names == test.class_names == ("cat", "dog")
+    assert values(train) == [0, 1, 2, 0, 1, 2]
+    assert train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert values(validation) == [10, 11, 10, 11]
+    assert values(test) == [20, 20]
+    assert len(both) == 10
+    assert train.images.shape == (6, 8, 8, 3)
+
+
+def test_train_and_val_only(tmp_path):
+    fill(tmp_path / "train", ["cat", "dog"], count=10)
+    fill(tmp_path / "validation", ["cat", "dog"], count=1, start=50)
+    assert values(read(tmp_path, "test")) == [50, 50]
+    assert len(read(tmp_path, "validation", validation_examples=4)) == 4
+    assert len(read(tmp_path, "train", validation_examples=4)) == 16
+
+
+def test_classes_only(tmp_path):
+    fill(tmp_path, ["cat", "dog", "eel"], count=10)
+    parts = [read(tmp_path, s) for s in ("train", "validation", "test")]
+    assert [len(part) for part in parts] == [22, 2, 6]
+    assert np.bincount(parts[2].labels).tolist() == [2, 2, 2]
+    received = sorted(
+        (label, value)
+        for part in parts
+        for label, value in zip(part.labels.tolist(), values(part), strict=True)
+    )
+    assert received == [(label, value) for label in range(3) for value in range(10)]
+    again = read(tmp_path, "test")
+    assert np.array_equal(again.images, parts[2].images)
+
+
+def test_the_order_is_by_path_and_other_files_are_left_alone(tmp_path):
+    fill(tmp_path / "train", ["a", "b"], count=1, start=5)
+    fill(tmp_path / "train" / "a", ["inner"], count=1, start=7)
+    fill(tmp_path / "train", ["a"], count=1, start=3, kind="webp")
+    fill(tmp_path / "train", ["a"], count=1, start=4, kind="JPEG")
+    (tmp_path / "train" / "a" / "notes.txt").write_text("no picture")
+    (tmp_path / "train" / "a" / "._005.png").write_text("no picture")
+    (tmp_path / "train" / ".hidden").mkdir()
+    (tmp_path / "train" / "__MACOSX").mkdir()
+    (tmp_path / "train" / "list.csv").write_text("no class")
+    fill(tmp_path / "test", ["a", "b"])
+    train = read(tmp_path, "train", validation_examples=0)
+    assert values(train) == [3, 4, 5, 7, 5]
+    assert train.labels.tolist() == [0, 0, 0, 0, 1]
+
+
+def test_a_linked_class_folder_is_followed(tmp_path):
+    fill(tmp_path / "elsewhere", ["b"])
+    fill(tmp_path / "set" / "train", ["a"])
+    fill(tmp_path / "set" / "test", ["a", "b"])
+    (tmp_path / "set" / "train" / "b").symlink_to(tmp_path / "elsewhere" / "b")
+    assert len(read(tmp_path / "set", "train+validation")) == 6
+
+
+@pytest.fixture
+def corrupt(tmp_path):
+    fill(tmp_path / "train", ["a", "b"], count=4)
+    fill(tmp_path / "test", ["a", "b"])
+    (tmp_path / "train" / "b" / "002.png").write_bytes(b"\x89PNG broken")
+    (tmp_path / "train" / "b" / "003.png").write_bytes(b"")
+    return tmp_path
+
+
+def test_a_corrupt_picture_is_named(corrupt):
+    with pytest.raises(InputError, match=r"train/b/00[23]\.png: cannot be read"):
+        read(corrupt, "train")
+
+
+def test_corrupt_pictures_are_left_out_with_a_warning(corrupt):
+    first = r"2 of 8 pictures are left out, the first is .*train/b/002\.png"
+    with pytest.warns(UserWarning, match=first):
+        train = read(corrupt, "train", validation_examples=0, on_corrupt="skip")
+    assert values(train) == [0, 1, 2, 3, 0, 1]
+    assert train.labels.tolist() == [0, 0, 0, 0, 1, 1]
+
+
+def test_an_unknown_way_with_corrupt_pictures(tmp_path):
+    with pytest.raises(UnknownNameError, match="'skp': did you mean 'skip'"):
+        read(tmp_path, "train", on_corrupt="skp")
+
+
+def test_a_missing_folder(tmp_path):
+    with pytest.raises(MissingFileError, match=r"nowhere: there is no such folder"):
+        read(tmp_path / "nowhere", "train")
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(InputError, match="has no folders of classes"):
+        read(tmp_path, "train")
+
+
+def test_a_single_class(tmp_path):
+    fill(tmp_path / "train", ["cat"])
+    with pytest.raises(InputError, match="one class only, 'cat'"):
+        read(tmp_path, "train")
+
+
+def test_a_class_without_pictures(tmp_path):
+    fill(tmp_path, ["cat", "dog"])
+    (tmp_path / "eel").mkdir()
+    with pytest.raises(InputError, match=r"eel has no pictures.*\.webp"):
+        read(tmp_path, "train")
+
+
+def test_classes_that_differ_between_splits_are_named(tmp_path):
+    fill(tmp_path / "train", ["cat", "dog", "eel"])
+    fill(tmp_path / "test", ["cat", "Dog", "eel"])
+    message = r"test has not the same classes as .*train: missing dog; extra Dog"
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, "train")
+
+
+def test_a_test_folder_without_a_training_folder(tmp_path):
+    fill(tmp_path / "test", ["cat", "dog"])
+    with pytest.raises(InputError, match="has test/ and no train/"):
+        read(tmp_path, "test")

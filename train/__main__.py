@@ -1,0 +1,163 @@
+"""The program: `python -m train [experiment] [--options]`, and its other commands."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+
+from shiftjax.errors import InputError, unknown_name
+from train import config, experiments
+
+USER_MISTAKE = 2
+PROGRAM = "python -m train"
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a run's newest checkpoint on every example of a split."""
+
+    workdir: str
+    """Folder of the run."""
+    split: str = "test"
+    """test, validation, train or train+validation."""
+    step: int | None = None
+    """The checkpoint to take; by default the newest."""
+    devices: int | None = None
+    """How many of this machine's devices to use; by default all."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+    """Write a TFDS directory of CIFAR-10 or CIFAR-100 from the official files."""
+
+    name: tyro.conf.Positional[str]
+    """cifar10 or cifar100."""
+    source: tuple[str, ...] = ()
+    """The official archive, or the files in it; by default it is downloaded."""
+    data_dir: str | None = None
+    """Where TFDS data sets are kept; by default where TFDS looks itself."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs an experiment or a command.
+
+    Args:
+      arguments: those of the command line, by default the process's own.
+
+    Returns:
+      The exit code: 0; 2 for a mistake of the user's, which is said in one line; 130
+      after Ctrl-C.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(given)
+    except InputError as error:
+        print(f"train: {error}", file=sys.stderr)
+        return USER_MISTAKE
+
+
+def _run(given: list[str]) -> int:
+    if given and given[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    name = given.pop(0) if given and not given[0].startswith("-") else "digits"
+    if name == "evaluate":
+        return _evaluate(_parse(Evaluate, "evaluate", given))
+    if name == "prepare":
+        return _prepare(_parse(Prepare, "prepare", given))
+    if name not in experiments.names():
+        known = [*experiments.names(), "evaluate", "prepare"]
+        raise unknown_name("experiment or command", name, known)
+    default = experiments.load(name)
+    return _train(_parse(config.Config, name, given, default))
+
+
+def _parse(kind: Any, name: str, given: list[str], default: Any = None) -> Any:
+    options = {} if default is None else {"default": default}
+    described = experiments.describe(name) if default is not None else kind.__doc__
+    return tyro.cli(
+        kind, prog=f"{PROGRAM} {name}", description=described, args=given, **options
+    )
+
+
+def _overview() -> str:
+    lines = [f"usage: {PROGRAM} [experiment or command] [--options]", ""]
+    lines += ["experiments, the first of which is what runs without a name:"]
+    for name in sorted(experiments.names(), key=lambda name: name != "digits"):
+        summary = experiments.describe(name).splitlines()[0]
+        lines.append(f"  {name:<10} {summary}")
+    lines += ["", "commands:"]
+    for kind in (Evaluate, Prepare):
+        lines.append(f"  {kind.__name__.lower():<10} {kind.__doc__}")
+    return "\n".join([*lines, "", f"{PROGRAM} NAME --help shows every option of it."])
+
+
+def _prepare_process() -> None:
+    """Settings that must come before the first array."""
+    import jax
+
+    from train.allocator import keep_freed_memory
+
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
+    cache = os.environ.get("SHIFTJAX_CACHE", "~/.cache/shiftjax")
+    if not jax.config.jax_compilation_cache_dir:
+        folder = Path(cache).expanduser() / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def _train(run: config.Config) -> int:
+    _prepare_process()
+    from train.loop import CURVES, train
+
+    console = Console(soft_wrap=True)
+    outcome = train(run, console)
+    if not outcome.finished:
+        console.print(
+            f"stopped after step {outcome.steps:,}, saved in {run.workdir}: resume "
+            "with the same command",
+            highlight=False,
+        )
+        return 0
+    top1, examples = outcome.test["top1"], outcome.test["examples"]
+    for line in (
+        f"test top-1 {100 * top1:.2f}% of {examples:,.0f} examples",
+        f"the run is in {run.workdir}, its curves in {run.workdir}/{CURVES}",
+        f"next: {PROGRAM} evaluate --workdir {run.workdir}",
+    ):
+        console.print(line, highlight=False, markup=False)
+    return 0
+
+
+def _evaluate(command: Evaluate) -> int:
+    _prepare_process()
+    from train.evaluation import evaluate_run
+
+    result = evaluate_run(
+        command.workdir, command.split, step=command.step, devices=command.devices
+    )
+    print(
+        f"{command.split} top-1 {100 * result['top1']:.2f}%  "
+        f"loss {result['loss']:.4f}  "
+        f"{result['examples']:,.0f} examples, step {result['step']:,.0f}"
+    )
+    return 0
+
+
+def _prepare(command: Prepare) -> int:
+    from train.data.prepare import prepare
+
+    console = Console(soft_wrap=True)
+    prepare(
+        command.name, source=command.source, data_dir=command.data_dir, console=console
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

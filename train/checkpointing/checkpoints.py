@@ -1,0 +1,279 @@
+"""The checkpoints of a run: what is saved, what is kept and what is trusted.
+
+Names, dtypes and shapes are compared before a state is loaded, its sha256 after. A
+damaged step is passed over for the one before it, and set aside when the run saves
+again. A state that is whole but not like this run's is an error, and never loaded in
+part.
+"""
+
+import dataclasses
+import heapq
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import jax
+from etils import epath
+
+from shiftjax.errors import InputError, MissingFileError
+from train.checkpointing.host import (
+    PyTree,
+    copy_to_host,
+    host_template,
+    restore_keys,
+)
+from train.checkpointing.manifest import (
+    DamagedError,
+    Manifest,
+    difference,
+    draft,
+    seal,
+    verify_arrays,
+)
+from train.checkpointing.store import StepStore
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a checkpoint held.
+
+    Attributes:
+      step: the number of updates done.
+      state: the tree given as template, with NumPy arrays and typed PRNG keys.
+      metadata: as given to `Checkpoints.save`.
+      metrics: as given to `Checkpoints.save`, the finite ones.
+      skipped: a message for each newer step that was damaged and passed over.
+    """
+
+    step: int
+    state: PyTree
+    metadata: dict[str, Any]
+    metrics: dict[str, float]
+    skipped: tuple[str, ...] = ()
+
+
+class Checkpoints:
+    """The last few and the best few checkpoints of one run, in one directory.
+
+    A checkpoint is one copy of the state, without a replica axis: it may be saved on
+    any number of devices and restored on any other. Several processes on a shared
+    directory make the same calls with equal values.
+
+    Args:
+      directory: made if it is not there.
+      keep_last: how many of the newest steps to keep, at least one.
+      keep_best: how many of the best steps to keep besides, if `best_metric` is given.
+      best_metric: the name of the metric to rank by.
+      best_mode: whether the best is the largest or the smallest value.
+
+    Raises:
+      InputError: if the directory cannot be made or an argument is out of range.
+
+    Example:
+      >>> import tempfile
+      >>> state = {"bias": jax.numpy.arange(3.0), "rng": jax.random.key(0)}
+      >>> with tempfile.TemporaryDirectory() as directory:
+      ...     with Checkpoints(directory) as checkpoints:
+      ...         checkpoints.save(10, state, {"seed": 0}, {"top1": 0.9})
+      ...         restored = checkpoints.restore(jax.eval_shape(lambda: state))
+      >>> restored.step, restored.metadata, restored.state["bias"]
+      (10, {'seed': 0}, array([0., 1., 2.], dtype=float32))
+    """
+
+    def __init__(
+        self,
+        directory: epath.PathLike,
+        *,
+        keep_last: int = 3,
+        keep_best: int = 1,
+        best_metric: str | None = None,
+        best_mode: Literal["max", "min"] = "max",
+    ) -> None:
+        if keep_last < 1 or keep_best < 0:
+            raise InputError(
+                "keep_last must be at least 1 and keep_best at least 0, got "
+                f"{keep_last} and {keep_best}"
+            )
+        self._keep_last, self._keep_best = keep_last, keep_best
+        self._best_metric, self._best_mode = best_metric, best_mode
+        self._scores: dict[int, float] = {}  # of the steps that have the best metric
+        self._store = StepStore(directory, self._kept)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        self._damaged: set[int] = set()
+        self._inspected = False  # whether all steps on disk are known to be whole
+        self._current: int | None = None  # the step that was saved or restored last
+
+    def steps(self) -> list[int]:
+        """Lists the steps on disk, oldest first, without reading if they are whole."""
+        return self._store.steps()
+
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        metadata: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Saves a step in the background; on return the state may be donated.
+
+        Waits first for the save before, if that is still being written. Does nothing
+        for the step that was saved or restored last.
+
+        Args:
+          step: the number of updates done.
+          state: a tree of arrays, typed PRNG keys and None.
+          metadata: what JSON can hold, such as the configuration.
+          metrics: numbers to rank the steps by; those that are not finite are left out.
+
+        Raises:
+          InputError: if the save before could not be written, or the directory holds a
+            whole checkpoint of this step from before.
+        """
+        self.wait()
+        if step == self._current:
+            return
+        if step in self.steps() and step not in self._damaged:
+            raise InputError(
+                f"{self._store.directory} already holds a checkpoint of step {step}: "
+                "resume from the newest, remove the newer ones or use another directory"
+            )
+        manifest = draft(step, state, metadata, metrics or {})
+        host = copy_to_host(state)
+        if jax.process_count() == 1:
+            self._pending = self._worker.submit(self._write, manifest, host)
+        else:
+            # Orbax's barriers between processes are collectives, which every process
+            # has to start in the same order: from this thread, between two steps.
+            self._begin(manifest, host)
+            self._pending = self._worker.submit(self._store.finish)
+        self._current = step
+
+    def restore(self, template: PyTree, step: int | None = None) -> Restored | None:
+        """Reads the newest whole checkpoint, or that of one step.
+
+        Args:
+          template: a tree like the state, of arrays or `jax.ShapeDtypeStruct`.
+          step: the step to read; None for the newest that is whole.
+
+        Returns:
+          The checkpoint, its arrays on the host, or None if the directory holds none.
+
+        Raises:
+          MissingFileError: if there is no checkpoint of that step.
+          InputError: if the state in it has other names, shapes or dtypes than the
+            template, or if every checkpoint is damaged.
+        """
+        self.wait()
+        steps = self.steps()
+        if step is not None and step not in steps:
+            raise MissingFileError(
+                f"no checkpoint of step {step} in {self._store.directory} "
+                f"(there: {', '.join(map(str, steps)) or 'none'})"
+            )
+        skipped: list[str] = []
+        for candidate in reversed(steps if step is None else [step]):
+            try:
+                restored = self._read(candidate, template)
+            except DamagedError as error:
+                self._damaged.add(candidate)
+                self._inspected = False
+                skipped.append(f"checkpoint of step {candidate} is damaged: {error}")
+            else:
+                self._current = candidate
+                return dataclasses.replace(restored, skipped=tuple(skipped))
+        if skipped:
+            raise InputError(
+                f"nothing to restore in {self._store.directory}: {'; '.join(skipped)}; "
+                "move the directory away to start anew"
+            )
+        return None
+
+    def wait(self) -> None:
+        """Waits until the last save is on disk.
+
+        Raises:
+          InputError: if the file system did not take it.
+        """
+        pending, self._pending = self._pending, None
+        try:
+            if pending is not None:
+                pending.result()
+        except Exception:
+            self._current = None  # it may be tried again
+            raise
+
+    def close(self) -> None:
+        """Waits for the last save and ends the threads."""
+        try:
+            self.wait()
+        finally:
+            self._worker.shutdown()
+            self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except InputError as failure:
+            if error is None:
+                raise
+            error.add_note(str(failure))  # the first error is the one to show
+
+    def _write(self, manifest: Manifest, host: PyTree) -> None:
+        """Writes a step."""
+        self._begin(manifest, host)
+        self._store.finish()
+
+    def _begin(self, manifest: Manifest, host: PyTree) -> None:
+        """Starts to write a step, among others that can be trusted."""
+        if not self._inspected:
+            self._inspect()
+        self._rank(manifest)
+        self._store.begin(seal(manifest, host), host)
+
+    def _inspect(self) -> None:
+        """Sets damaged steps aside and ranks the others."""
+        self._scores.clear()
+        for step in self.steps():
+            try:
+                self._rank(self._store.read_manifest(step))
+            except DamagedError:
+                self._damaged.add(step)
+        while self._damaged:
+            self._store.set_aside(self._damaged.pop())
+        self._inspected = True
+
+    def _rank(self, manifest: Manifest) -> None:
+        """Notes how good a step is."""
+        value = manifest["metrics"].get(self._best_metric)
+        if value is not None:
+            sign = 1 if self._best_mode == "max" else -1
+            self._scores[manifest["step"]] = sign * value
+
+    def _kept(self, steps: list[int]) -> set[int]:
+        """Tells which steps to keep: the last and the best, of equal ones the newer."""
+        scored = [(self._scores[step], step) for step in steps if step in self._scores]
+        best = heapq.nlargest(self._keep_best, scored)
+        return {*steps[-self._keep_last :], *(step for _, step in best)}
+
+    def _read(self, step: int, template: PyTree) -> Restored:
+        """Reads a step, compared with the template and verified."""
+        manifest = self._store.read_manifest(step)
+        if unlike := difference(manifest, template):
+            raise InputError(
+                f"the checkpoint of step {step} in {self._store.directory} does not "
+                f"fit this run's state: {unlike}"
+            )
+        arrays = self._store.read_state(step, host_template(template))
+        verify_arrays(manifest, arrays)
+        state = restore_keys(template, arrays)
+        return Restored(step, state, manifest["metadata"], manifest["metrics"])

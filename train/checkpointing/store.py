@@ -1,0 +1,236 @@
+"""Steps in a directory, written and read by Orbax; the only module that knows it.
+
+Orbax makes a step appear whole or not at all, removes what killed saves have left, and
+deletes the steps that are not to be kept. It does not notice a flipped byte, casts
+dtypes in silence, and takes an empty directory for a checkpoint: `manifest` and
+`checkpoints` see to these. A step holds two parts: `state`, the arrays, and `manifest`.
+"""
+
+import contextlib
+import dataclasses
+import gc
+import itertools
+import logging
+import os
+import re
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from etils import epath
+from orbax.checkpoint import v1
+
+from shiftjax.errors import InputError
+from train.checkpointing.host import PyTree
+from train.checkpointing.manifest import DamagedError, Manifest, verify
+
+
+class StepStore:
+    """The steps in one directory.
+
+    Its methods are called from one thread at a time, and by every process alike.
+
+    Args:
+      directory: made if it is not there.
+      keep: tells, of the steps in rising order, those not to be deleted.
+
+    Raises:
+      InputError: if the directory cannot be made.
+    """
+
+    def __init__(
+        self, directory: epath.PathLike, keep: Callable[[list[int]], set[int]]
+    ) -> None:
+        self.directory = epath.Path(directory).expanduser().absolute()
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._explained(error) from error
+        self._policy = _PreservationPolicy(keep)
+        self._context = _orbax_context()
+        self._writer: v1.training.Checkpointer | None = None
+
+    def steps(self) -> list[int]:
+        """Lists the steps, oldest first, whole or not."""
+        try:
+            names = [path.name for path in self.directory.iterdir() if path.is_dir()]
+        except OSError as error:
+            raise self._explained(error) from error
+        return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9]\d*", name))
+
+    def begin(self, manifest: Manifest, host: PyTree) -> None:
+        """Starts to write a step, which must not be there.
+
+        Args:
+          manifest: a sealed one.
+          host: the state's arrays, which must not change until `finish` returns.
+
+        Raises:
+          InputError: if the file system does not take it.
+        """
+        try:
+            if self._writer is None:
+                self._writer = v1.training.Checkpointer(
+                    self.directory,
+                    context=self._context,
+                    preservation_policy=self._policy,
+                    cleanup_tmp_directories=True,
+                )
+            self._writer.save_checkpointables_async(
+                manifest["step"],
+                {"state": host, "manifest": manifest},
+                force=True,
+            )
+        except Exception as error:
+            raise self._explained(error) from error
+
+    def finish(self) -> None:
+        """Waits until the step is written and those not to be kept are deleted.
+
+        Raises:
+          InputError: if the file system does not take it.
+        """
+        try:
+            if self._writer is not None:
+                self._writer.wait()
+        except Exception as error:
+            raise self._explained(error) from error
+
+    def read_manifest(self, step: int) -> Manifest:
+        """Reads a step's manifest.
+
+        Args:
+          step: one of `steps`.
+
+        Returns:
+          The manifest, verified.
+
+        Raises:
+          DamagedError: if there is none, or not as it was written.
+        """
+        manifest = self._load(step, "manifest")
+        verify(manifest)
+        return manifest
+
+    def read_state(self, step: int, template: PyTree) -> PyTree:
+        """Reads a step's arrays, which are not verified.
+
+        Args:
+          step: one of `steps`.
+          template: a tree of NumPy arrays of the dtypes and shapes in the manifest.
+
+        Returns:
+          The tree with the stored arrays.
+
+        Raises:
+          DamagedError: if they cannot be read.
+        """
+        return self._load(step, "state", template)
+
+    def set_aside(self, step: int) -> None:
+        """Renames a step to `STEP.corrupt`: nothing is lost, and its number is free."""
+        self.close()  # the writer would still count it
+        if v1.multihost.is_primary_host(0):
+            names = (f"{step}.corrupt{n or ''}" for n in itertools.count())
+            paths = (self.directory / name for name in names)
+            free = next(path for path in paths if not path.exists())
+            (self.directory / str(step)).rename(free)
+
+    def close(self) -> None:
+        """Ends Orbax's threads."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+
+    def _load(self, step: int, part: str, template: PyTree = None) -> PyTree:
+        """Loads one part of a step."""
+        path = self.directory / str(step)
+        with _without_echoes():
+            try:
+                with self._context:
+                    return v1.load_checkpointables(path, {part: template})[part]
+            except Exception as error:  # which one depends on the file that is broken
+                cause: BaseException = error
+                while cause.__cause__ is not None:  # the others only wrap it
+                    cause = cause.__cause__
+                reason = f"{type(cause).__name__}: {cause}"
+            gc.collect()  # the abandoned reads, which the traceback has kept
+            time.sleep(0.1)
+        raise DamagedError(f"its {part} is broken ({textwrap.shorten(reason, 160)})")
+
+    def _explained(self, error: Exception) -> Exception:
+        """Makes one sentence of what the file system says; leaves other errors."""
+        self._writer = None  # it would raise the error again at each call
+        if isinstance(error, OSError):
+            reason = error.strerror or str(error)
+        elif code := re.search(r"os_error_code='(\d+)'", str(error)):  # tensorstore's
+            reason = os.strerror(int(code[1]))
+        else:
+            return error
+        return InputError(f"cannot keep checkpoints in {self.directory}: {reason}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _PreservationPolicy:
+    """Orbax's form of the rule for the steps to keep.
+
+    Its own rule for the best steps has Orbax read the metrics of each step when it
+    opens a directory, unverified, and a damaged file of them is a crash.
+    """
+
+    keep: Callable[[list[int]], set[int]]
+
+    def should_preserve(
+        self,
+        checkpoints: Sequence[v1.training.CheckpointMetadata],
+        *,
+        context: v1.training.preservation_policies.PreservationContext,
+    ) -> list[bool]:
+        """Tells for each step whether it is kept."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = self.keep(sorted(steps))
+        return [step in kept for step in steps]
+
+
+def _orbax_context() -> v1.Context:
+    """Builds Orbax's settings, and quiets its log."""
+    # Each failure is logged about eight times with its traceback, and raised besides.
+    logging.getLogger("absl").addFilter(_quiet)
+    registry = v1.handlers.local_registry()
+    # Without a handler of its own, a dict may be taken for a tree of arrays.
+    registry.add(v1.handlers.JsonHandler, checkpointable_name="manifest")
+    context = v1.Context()
+    context.checkpointables.registry = registry
+    context.memory.deepcopy_host_arrays = False  # they are copies already
+    return context
+
+
+def _quiet(entry: logging.LogRecord) -> bool:
+    """Lets through all log entries of others, and Orbax's warnings."""
+    return "orbax" not in entry.pathname or entry.levelno == logging.WARNING
+
+
+@contextlib.contextmanager
+def _without_echoes() -> Iterator[None]:
+    """Silences the reads that Orbax abandons when another one fails.
+
+    Each reports by itself, with a traceback, that it failed too or that the event loop
+    it belongs to is closed.
+    """
+    log, hook = logging.getLogger("asyncio"), sys.unraisablehook
+
+    def is_other(entry: logging.LogRecord) -> bool:
+        return "never retrieved" not in entry.getMessage()
+
+    def report_others(unraisable: "sys.UnraisableHookArgs") -> None:
+        if "loop is closed" not in str(unraisable.exc_value):
+            hook(unraisable)
+
+    log.addFilter(is_other)
+    sys.unraisablehook = report_others
+    try:
+        yield
+    finally:
+        log.removeFilter(is_other)
+        sys.unraisablehook = hook

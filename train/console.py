@@ -1,0 +1,88 @@
+"""What a person sees of a run: a progress bar, or plain lines without a terminal."""
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+PLAIN_SECONDS = 10.0
+
+
+class Reporter:
+    """Shows how far a run is.
+
+    Args:
+      total: steps of the run.
+      done: steps already done.
+      console: where to; by default the standard output.
+
+    Example:
+      >>> with Reporter(total=10, done=0, console=Console(force_terminal=False)) as r:
+      ...     r.advance(10, {"loss": 0.25, "top1": 0.5, "images_per_second": 100})
+      step 10/10  loss 0.250  top-1 50.0%  100 images/s
+    """
+
+    def __init__(self, total: int, done: int, console: Console | None = None) -> None:
+        self.console = console or Console(soft_wrap=True)
+        self.total = total
+        self._last_line = -float("inf")
+        self._bar = Progress(
+            TextColumn("step"),
+            MofNCompleteColumn(),
+            BarColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=False),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._task = self._bar.add_task("compiling", total=total, completed=done)
+
+    def __enter__(self) -> "Reporter":
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def advance(self, step: int, record: Mapping[str, float]) -> None:
+        """Shows the step reached, and a line of the record of training."""
+        text = describe(record)
+        self._bar.update(self._task, completed=step, description=text)
+        now = time.monotonic()
+        late = now - self._last_line >= PLAIN_SECONDS or step == self.total
+        if not self.console.is_terminal and late:
+            self._last_line = now
+            self.message(f"step {step}/{self.total}  {text}")
+
+    def message(self, text: str) -> None:
+        """Prints a line that stays."""
+        self.console.print(text, highlight=False, markup=False)
+
+
+def describe(record: Mapping[str, float]) -> str:
+    """Returns the figures of a record in words.
+
+    Example:
+      >>> describe({"loss": 1.5, "top1": 0.25})
+      'loss 1.500  top-1 25.0%'
+    """
+    parts = [f"loss {record['loss']:.3f}", f"top-1 {100 * record['top1']:.1f}%"]
+    if "images_per_second" in record:
+        parts.append(f"{record['images_per_second']:,.0f} images/s")
+    return "  ".join(parts)

@@ -1,0 +1,79 @@
+"""Labelled pictures in memory: what every source gives and the trainer takes."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from shiftjax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """Labelled pictures in memory.
+
+    Attributes:
+      images: uint8 `[examples, height, width, channels]`, 1 or 3 channels (grey, RGB).
+      labels: int32 `[examples]`, indices into `class_names`.
+      class_names: one name per class, in the order of the labels.
+
+    Raises:
+      InputError: a wrong shape or dtype, or a label outside the classes.
+
+    Example:
+      >>> pictures = ImageSet(
+      ...     images=np.zeros([2, 8, 8, 3], np.uint8),
+      ...     labels=np.array([1, 0], np.int32),
+      ...     class_names=("cat", "dog"),
+      ... )
+      >>> len(pictures), pictures.num_classes
+      (2, 2)
+      >>> pictures.take([1]).labels
+      array([0], dtype=int32)
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Refuses arrays that do not fit together."""
+        images, labels = self.images, self.labels
+        if (
+            images.dtype != np.uint8
+            or images.ndim != 4
+            or images.shape[3] not in (1, 3)
+        ):
+            raise InputError(
+                "images must be uint8 [examples, height, width, 1 or 3 channels], "
+                f"not {images.dtype} {list(images.shape)}"
+            )
+        if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
+            raise InputError(
+                f"labels must be int32 [{len(images)}], one per image, "
+                f"not {labels.dtype} {list(labels.shape)}"
+            )
+        if labels.size and not 0 <= labels.min() <= labels.max() < self.num_classes:
+            raise InputError(
+                f"labels must lie in 0..{self.num_classes - 1} ({self.num_classes} "
+                f"classes), not in {labels.min()}..{labels.max()}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes."""
+        return len(self.class_names)
+
+    def take(self, indices: np.ndarray | Sequence[int]) -> "ImageSet":
+        """Copies the examples at the given positions.
+
+        Args:
+          indices: positions, in the order wanted.
+
+        Returns:
+          Those examples, with the same classes.
+        """
+        return ImageSet(self.images[indices], self.labels[indices], self.class_names)

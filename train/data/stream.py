@@ -1,0 +1,147 @@
+"""Which examples each step sees, and bringing them to the device in time.
+
+The order of examples is a pure function of the seed and the epoch. Epochs follow each
+other without a gap: step t sees the positions `t * batch_size` onwards of the endless
+sequence of epochs. So every example is seen exactly once in each, no batch is cut
+short, and the step alone says where the data are.
+"""
+
+import functools
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from train.data.image_set import ImageSet
+
+PREFETCH = 2
+
+
+class Order:
+    """The endless sequence of examples.
+
+    Args:
+      examples: size of the data set.
+      batch_size: examples in a step, over all hosts.
+      seed: decides the order within each epoch.
+
+    Example:
+      >>> order = Order(examples=5, batch_size=3, seed=0)
+      >>> seen = np.concatenate([order.indices(step) for step in range(5)])
+      >>> sorted(seen[:5].tolist()), sorted(seen[5:10].tolist())
+      ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4])
+    """
+
+    def __init__(self, examples: int, batch_size: int, seed: int) -> None:
+        self.examples = examples
+        self.batch_size = batch_size
+        self.seed = seed
+        self._permutation = functools.lru_cache(maxsize=2)(self._shuffled)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps in which each example is seen once; not always a whole number."""
+        return self.examples / self.batch_size
+
+    def indices(self, step: int) -> np.ndarray:
+        """Returns the examples of a step, int32 `[batch_size]`."""
+        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epochs, places = np.divmod(positions, self.examples)
+        parts = [
+            self._permutation(int(epoch))[places[epochs == epoch]]
+            for epoch in np.unique(epochs)
+        ]
+        return np.concatenate(parts)
+
+    def _shuffled(self, epoch: int) -> np.ndarray:
+        rng = np.random.default_rng((self.seed, epoch))
+        return rng.permutation(self.examples).astype(np.int32)
+
+
+def padded_order(examples: int, batch_size: int) -> np.ndarray:
+    """Returns every example once, in order, int32 `[steps, batch_size]`, then -1.
+
+    Example:
+      >>> padded_order(5, 3).tolist()
+      [[0, 1, 2], [3, 4, -1]]
+    """
+    steps = -(-examples // batch_size)
+    order = np.full(steps * batch_size, -1, np.int32)
+    order[:examples] = np.arange(examples)
+    return order.reshape(steps, batch_size)
+
+
+def items(indices: np.ndarray, fed: ImageSet | None, length: int) -> dict[str, Any]:
+    """Makes the items of several steps.
+
+    Args:
+      indices: `[steps, batch]` of examples; -1 stands for none.
+      fed: the data set, if it is fed from the host; None if it lives on the device.
+      length: how many steps to pad to, so that every dispatch has one shape.
+
+    Returns:
+      "index" `[length, batch]`, and for a fed set "images" and "labels" of these.
+    """
+    index = np.full((length, indices.shape[1]), -1, np.int32)
+    index[: len(indices)] = indices
+    if fed is None:
+        return {"index": index}
+    kept = np.maximum(index, 0)
+    return {"index": index, "images": fed.images[kept], "labels": fed.labels[kept]}
+
+
+class Prefetch:
+    """Prepares what is needed next on a thread of its own, and measures the wait.
+
+    Args:
+      prepare: makes one item; an exception reaches the consumer.
+      requests: what to prepare, in order.
+
+    Attributes:
+      waited: seconds that the consumer spent waiting.
+
+    Example:
+      >>> list(Prefetch(lambda x: x * x, [1, 2, 3]))
+      [(1, 1), (2, 4), (3, 9)]
+    """
+
+    def __init__(self, prepare: Callable[[Any], Any], requests: Iterable[Any]) -> None:
+        self.waited = 0.0
+        self._ready: queue.Queue = queue.Queue(PREFETCH)
+        self._closed = threading.Event()
+        arguments = (prepare, iter(requests))
+        self._thread = threading.Thread(target=self._work, args=arguments, daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        while True:
+            start = time.perf_counter()
+            kind, value = self._ready.get()
+            self.waited += time.perf_counter() - start
+            if kind == "end":
+                return
+            if kind == "error":
+                raise value
+            yield value
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._closed.set()
+        while self._thread.is_alive():
+            try:
+                self._ready.get(timeout=0.01)
+            except queue.Empty:
+                continue
+
+    def _work(self, prepare: Callable[[Any], Any], requests: Iterator[Any]) -> None:
+        try:
+            for request in requests:
+                self._ready.put(("item", (request, prepare(request))))
+                if self._closed.is_set():
+                    return
+            self._ready.put(("end", None))
+        except Exception as error:  # handed on, to be raised where it can be caught
+            self._ready.put(("error", error))

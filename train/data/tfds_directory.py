@@ -1,0 +1,170 @@
+"""Finds and describes data sets that TensorFlow Datasets has written to the disk.
+
+Nothing is imported from TFDS: what is cached is found in milliseconds. The layout is
+`data_dir/NAME[/CONFIG]/VERSION/`, with `dataset_info.json` and the record files in it.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from shiftjax.errors import InputError, MissingFileError, unknown_name
+
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+
+
+@dataclasses.dataclass(frozen=True)
+class TfdsDirectory:
+    """A data set on the disk.
+
+    Attributes:
+      path: the directory of its version.
+      full_name: `name/version` or `name/config/version`.
+      splits: for each split the number of examples.
+    """
+
+    path: Path
+    full_name: str
+    splits: Mapping[str, int]
+
+    def fingerprint(self) -> list[tuple[str, int, int]]:
+        """Returns name, size and time of change of every file of the data set."""
+        files = sorted(file for file in self.path.iterdir() if file.is_file())
+        status = [(file.name, file.stat()) for file in files]
+        return [(name, s.st_size, s.st_mtime_ns) for name, s in status]
+
+
+def data_directory(data_dir: str | None = None) -> Path:
+    """Returns the folder of all TFDS data sets.
+
+    Args:
+      data_dir: the folder; by default TFDS's own, `$TFDS_DATA_DIR` or
+        `~/tensorflow_datasets`.
+
+    Returns:
+      The folder, which need not exist.
+
+    Raises:
+      InputError: an address on another machine, which array_record cannot read.
+
+    Example:
+      >>> data_directory("sets").name
+      'sets'
+    """
+    default = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    chosen = os.fspath(data_dir or default)
+    if "://" in chosen:
+        raise InputError(
+            f"data_dir {chosen!r}: only local folders can be read; mount or copy it"
+        )
+    return Path(chosen).expanduser()
+
+
+def find(name: str, data_dir: str | None = None) -> TfdsDirectory:
+    """Finds a data set.
+
+    Args:
+      name: `NAME`, `NAME/CONFIG`, `NAME:VERSION` or `NAME/CONFIG:VERSION`, as in TFDS.
+        Without a version the newest one there is; without a config the only one.
+      data_dir: the folder of all TFDS data sets; by default TFDS's own.
+
+    Returns:
+      The data set.
+
+    Raises:
+      MissingFileError: it is not there, with what to run.
+      InputError: it is there in an unreadable form, or the name is ambiguous.
+    """
+    path, _, version = name.partition(":")
+    folder = _folder_of_versions(data_directory(data_dir), path)
+    versions = _versions(folder)
+    if version and version not in versions:
+        raise unknown_name(f"version of {path}", version, versions)
+    return describe(folder / (version or versions[-1]))
+
+
+def _folder_of_versions(root: Path, path: str) -> Path:
+    """Finds `NAME` or `NAME/CONFIG`, choosing the only config where none is named."""
+    folder = root / path
+    base, _, config = path.partition("/")
+    if config and not folder.is_dir() and (root / base).is_dir():
+        raise unknown_name(f"config of {base}", config, _folders(root / base))
+    if not path or not folder.is_dir():
+        raise _missing(base, root)
+    if _versions(folder):
+        return folder
+    configs = [name for name in _folders(folder) if _versions(folder / name)]
+    if not configs:
+        raise _missing(path, root)
+    if len(configs) > 1:
+        raise InputError(
+            f"tfds:{path} is there in several configs, name one of them: "
+            + ", ".join(f"tfds:{path}/{name}" for name in configs)
+        )
+    return folder / configs[0]
+
+
+def _missing(name: str, root: Path) -> MissingFileError:
+    """Builds the error for a data set that is not on the disk."""
+    run = (
+        f"`python -m train prepare {name}`"
+        if name in ("cifar10", "cifar100")
+        else f"`tfds build {name} --file_format=array_record` where TensorFlow is "
+        "installed"
+    )
+    near = ", ".join(_folders(root)) if root.is_dir() else ""
+    there = f"there are: {near}" if near else "there are none"
+    return MissingFileError(
+        f"no data set {name!r} in {root} ({there}): run {run}, or name another data_dir"
+    )
+
+
+def _folders(path: Path) -> list[str]:
+    """Returns the names of the folders in a folder, without hidden ones."""
+    inside = (p for p in path.iterdir() if p.is_dir())
+    return sorted(p.name for p in inside if not p.name.startswith((".", "downloads")))
+
+
+def _versions(path: Path) -> list[str]:
+    """Returns the versions in a folder, the newest last."""
+    found = [v for v in _folders(path) if _VERSION.fullmatch(v)]
+    return sorted(found, key=lambda v: tuple(map(int, v.split("."))))
+
+
+def describe(path: Path) -> TfdsDirectory:
+    """Reads what a data set's directory says of itself.
+
+    Args:
+      path: the directory of a version.
+
+    Returns:
+      The description.
+
+    Raises:
+      InputError: not a TFDS directory, or records in a format without random access.
+    """
+    try:
+        info = json.loads((path / "dataset_info.json").read_text())
+        splits = {
+            split["name"]: sum(map(int, split.get("shardLengths", [])))
+            for split in info["splits"]
+        }
+        parts = [info["name"], info.get("configName", ""), info["version"]]
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise InputError(
+            f"{path} is not a whole TFDS data set ({e}): remove it and prepare it again"
+        ) from e
+    formats = [
+        info.get("fileFormat", "tfrecord"),
+        *info.get("alternativeFileFormats", []),
+    ]
+    if "array_record" not in formats:
+        raise InputError(
+            f"{path} is written as {formats[0]}, which only TensorFlow reads; write it "
+            f"as array_record: `tfds build {info['name']} --file_format=array_record` "
+            "where TensorFlow is installed, in another data_dir"
+        )
+    return TfdsDirectory(path, "/".join(filter(None, parts)), splits)

@@ -1,0 +1,46 @@
+"""Evaluation of a run after the fact."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+
+from shiftjax.errors import InputError
+from train import config as config_file
+from train.checkpointing import Checkpoints
+from train.loop import CHECKPOINTS
+from train.setup import evaluate, load_split, prepare
+
+
+def evaluate_run(
+    workdir: str,
+    split: str = "test",
+    *,
+    step: int | None = None,
+    devices: int | None = None,
+) -> dict[str, float]:
+    """Evaluates a checkpoint of a run on every example of a split.
+
+    Args:
+      workdir: folder of the run.
+      split: "test", "validation", "train" or "train+validation".
+      step: the checkpoint to take; None for the newest.
+      devices: how many devices to use; None for all.
+
+    Returns:
+      Means over the examples: "loss", "top1" (and "top5" of more than ten classes), how
+      many "examples" there were, and the "step".
+
+    Raises:
+      InputError: if there is no such run, checkpoint or split.
+    """
+    config = config_file.load(Path(workdir))
+    batch_size = config.batch_size if devices is None else devices
+    config = dataclasses.replace(config, devices=devices, batch_size=batch_size)
+    setup = prepare(config)
+    with Checkpoints(Path(workdir) / CHECKPOINTS) as checkpoints:
+        restored = checkpoints.restore(jax.eval_shape(setup.initial_state), step=step)
+    if restored is None:
+        raise InputError(f"{workdir} holds no checkpoint yet")
+    state = setup.replicas.replicate(restored.state)
+    return evaluate(setup, state, load_split(config, split)) | {"step": restored.step}

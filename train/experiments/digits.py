@@ -1,0 +1,21 @@
+"""ShiftResNet-20, E = 3, on scikit-learn's handwritten digits: the first thing to try.
+
+1,797 real digits of 8x8 pixels that ship with scikit-learn, enlarged to 32x32; 360 of
+them are the test set. Nothing is downloaded.
+
+    python -m train digits
+"""
+
+from train.config import Augment, Config, Data, Schedule
+
+CONFIG = Config(
+    workdir="runs/digits",
+    epochs=20,
+    batch_size=64,
+    data=Data(source="digits", validation_examples=137),
+    augment=Augment(crop_padding=3, flip=False),
+    schedule=Schedule(kind="cosine", learning_rate=0.1, warmup_epochs=1),
+    log_steps=10,
+    eval_epochs=2,
+    save_epochs=5,
+)

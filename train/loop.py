@@ -1,0 +1,328 @@
+"""The training loop: start or resume, step, record, evaluate, save, stop.
+
+Nothing here waits for a step that has just been given to the device: sums are fetched
+one dispatch late, and what the next dispatch needs is prepared on a thread. The loop
+waits only where it must, to evaluate and to save.
+"""
+
+import collections
+import dataclasses
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+
+from shiftjax.errors import InputError
+from train import config as config_file
+from train.checkpointing import Checkpoints
+from train.config import Config
+from train.console import Reporter, describe
+from train.data.stream import Prefetch, items
+from train.records import MetricsWriter, plot_curves, read_metrics
+from train.setup import (
+    Setup,
+    evaluate,
+    host_share,
+    load_split,
+    on_devices,
+    prepare,
+)
+from train.state import TrainState
+from train.steps import NEVER
+
+CHECKPOINTS = "checkpoints"
+CURVES = "curves.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+      state: the last state, on the devices.
+      steps: number of steps done.
+      finished: whether these are all; else it was asked to stop.
+      test: means over the test split, if finished.
+    """
+
+    state: TrainState
+    steps: int
+    finished: bool
+    test: dict[str, float]
+
+
+class StopRequest:
+    """Notes SIGTERM and Ctrl-C, so that the loop can save and stop by itself.
+
+    A second signal ends the process at once. Outside the main thread, where Python
+    allows no handlers, it notes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopRequest":
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.signal = number
+        signal.signal(number, self._before[number])
+
+
+def every(period: float, step: int) -> int:
+    """Returns the first step after `step` at which something with a period is due.
+
+    The period need not be a whole number of steps: it is rounded at each multiple.
+
+    Example:
+      >>> every(2.5, 0), every(2.5, 3), every(2.5, 5)
+      (3, 5, 8)
+    """
+    period = max(period, 1.0)
+    multiple = int(step / period)
+    while int(multiple * period + 0.5) <= step:
+        multiple += 1
+    return int(multiple * period + 0.5)
+
+
+class Loop:
+    """One run, from a state to the end.
+
+    Args:
+      setup: the parts of the run.
+      reporter: what shows it.
+      writer: its record.
+      checkpoints: where states are saved.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        reporter: Reporter,
+        writer: MetricsWriter,
+        checkpoints: Checkpoints,
+    ) -> None:
+        self.setup = setup
+        self.reporter = reporter
+        self.writer = writer
+        self.checkpoints = checkpoints
+        config, epoch = setup.config, setup.order.steps_per_epoch
+        self._periods = {
+            "log": float(config.log_steps),
+            "evaluate": config.eval_epochs * epoch,
+            "save": config.save_epochs * epoch,
+        }
+        has_split = config.data.train_on == "train" and config.data.validation_examples
+        self._validation = load_split(config, "validation") if has_split else None
+        self._window = _Window()
+
+    def run(self, state: TrainState, stop: StopRequest) -> TrainState:
+        """Trains to the end, or until asked to stop; the last state is saved."""
+        setup, step = self.setup, int(state.step)
+        data = on_devices(setup, setup.train_set)
+        fed = None if data is not None else setup.train_set
+        length = setup.steps_per_dispatch
+
+        def make(request: tuple[int, int]) -> Any:
+            start, count = request
+            indices = [setup.order.indices(start + i) for i in range(count)]
+            share = host_share(setup, np.stack(indices))
+            return setup.replicas.split(items(share, fed, length))
+
+        prefetch = Prefetch(make, self._dispatches(step))
+        in_flight: collections.deque[tuple[int, Any]] = collections.deque()
+        try:
+            for (start, count), batch in prefetch:
+                state, sums = setup.train_steps(state, data, batch, np.int32(count))
+                step = start + count
+                in_flight.append((step, sums))
+                stopping = stop.signal is not None or step == setup.total_steps
+                due = {name: self._due(name, start, step) for name in self._periods}
+                waits = stopping or due["evaluate"] or due["save"]
+                while len(in_flight) > (0 if waits else 1):
+                    self._collect(*in_flight.popleft(), prefetch.waited)
+                if waits:
+                    self._pause(state, step, due["evaluate"], due["save"] or stopping)
+                    self._window.restart(prefetch.waited)
+                if stopping:
+                    break
+        finally:
+            prefetch.close()
+        return state
+
+    def _dispatches(self, step: int) -> Iterator[tuple[int, int]]:
+        """Yields (first step, number of steps); none reaches past something due."""
+        while step < self.setup.total_steps:
+            ends = [every(period, step) for period in self._periods.values()]
+            end = min(step + self.setup.steps_per_dispatch, self.setup.total_steps)
+            count = min(end, *ends) - step
+            yield step, count
+            step += count
+
+    def _due(self, name: str, start: int, step: int) -> bool:
+        return every(self._periods[name], start) == step
+
+    def _collect(self, step: int, sums: Any, waited: float) -> None:
+        """Fetches the sums of a dispatch, and writes a line when one is due."""
+        sums = jax.device_get(sums)
+        if sums["bad_step"] != NEVER:
+            raise InputError(
+                f"the loss of step {int(sums['bad_step'])} is not finite; the last "
+                f"checkpoint, of step {max(self.checkpoints.steps(), default=0)}, is "
+                "kept: try a lower --schedule.learning-rate or --optimizer.clip-norm 1"
+            )
+        self._window.add(sums)
+        if every(self._periods["log"], step - 1) != step and (
+            step != self.setup.total_steps
+        ):
+            return
+        record = self._record(step, "train", self._window.means(waited))
+        record["learning_rate"] = float(self.setup.rate(step - 1))
+        self.writer.write(record)
+        self.reporter.advance(step, record)
+        self._window.restart(waited)
+
+    def _pause(self, state: TrainState, step: int, evaluate_: bool, save: bool) -> None:
+        """Evaluates and saves, where due."""
+        metrics: dict[str, float] = {}
+        if evaluate_ and self._validation is not None:
+            metrics = evaluate(self.setup, state, self._validation)
+            self.writer.write(self._record(step, "validation", metrics))
+            epoch = self.setup.epoch(step)
+            self.reporter.message(f"epoch {epoch:.1f}  validation {describe(metrics)}")
+        if save:
+            metadata = {"config": dataclasses.asdict(self.setup.config)}
+            self.checkpoints.save(step, state, metadata, metrics)
+
+    def _record(self, step: int, split: str, means: dict[str, float]) -> dict[str, Any]:
+        epoch = round(self.setup.epoch(step), 4)
+        return {"step": step, "epoch": epoch, "split": split, **means}
+
+
+class _Window:
+    """Sums since the last line of the record."""
+
+    def __init__(self) -> None:
+        self.restart(0.0)
+
+    def restart(self, waited: float) -> None:
+        self._sums: dict[str, float] = {}
+        self._since = time.perf_counter()
+        self._waited = waited
+
+    def add(self, sums: dict[str, Any]) -> None:
+        for name in ("loss", "top1", "examples"):
+            self._sums[name] = self._sums.get(name, 0.0) + float(sums[name])
+
+    def means(self, waited: float) -> dict[str, float]:
+        examples = self._sums["examples"]
+        seconds = time.perf_counter() - self._since
+        return {
+            "loss": self._sums["loss"] / examples,
+            "top1": self._sums["top1"] / examples,
+            "images_per_second": examples / seconds,
+            "input_wait": (waited - self._waited) / seconds,
+        }
+
+
+def train(config: Config, reporter_console: Any = None) -> Outcome:
+    """Trains, or resumes what is in the workdir, and evaluates on the test split.
+
+    Args:
+      config: the run.
+      reporter_console: a `rich.console.Console` to show it on; standard output if None.
+
+    Returns:
+      How it ended.
+
+    Raises:
+      InputError: if something that a person gave cannot be used, or the loss is not
+        finite.
+    """
+    setup = prepare(config)
+    workdir = _open_workdir(config)
+    checkpoints = Checkpoints(
+        workdir / CHECKPOINTS,
+        keep_last=config.keep_last,
+        keep_best=config.keep_best,
+        best_metric="top1",
+    )
+    with checkpoints, StopRequest() as stop:
+        state, messages = _start(setup, checkpoints)
+        step = int(state.step)
+        writer = MetricsWriter(
+            workdir, resume_step=step, tensorboard=config.tensorboard
+        )
+        with writer, Reporter(setup.total_steps, step, reporter_console) as reporter:
+            for message in messages:
+                reporter.message(message)
+            loop = Loop(setup, reporter, writer, checkpoints)
+            state = loop.run(setup.replicas.replicate(state), stop)
+            step = int(state.step)
+            finished = step == setup.total_steps
+            checkpoints.wait()
+            test = _finish(setup, state, writer, workdir) if finished else {}
+    return Outcome(state, step, finished, test)
+
+
+def _open_workdir(config: Config) -> Path:
+    """Makes the folder of a run, or checks that it holds this one."""
+    workdir = Path(config.workdir)
+    if (workdir / config_file.FILE).exists():
+        changed = config_file.differences(config_file.load(workdir), config)
+        if changed:
+            raise InputError(
+                f"{workdir} holds another run: {'; '.join(changed)}. Give the same "
+                "options to resume it, or another --workdir"
+            )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        config_file.save(config, workdir)
+    except OSError as error:
+        raise InputError(f"--workdir {workdir} cannot be written: {error}") from error
+    return workdir
+
+
+def _start(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState, list[str]]:
+    """The newest state, or the first one, and what to say of it."""
+    state = setup.initial_state()
+    restored = checkpoints.restore(jax.eval_shape(lambda: state))
+    config = setup.config
+    where = (
+        f"{config.model.name} on {len(setup.train_set):,} examples of "
+        f"{config.data.source}, {setup.total_steps:,} steps of {config.batch_size} on "
+        f"{setup.replicas.count} {setup.replicas.devices[0].platform} device(s)"
+    )
+    if restored is None:
+        return state, [f"{where}; in {config.workdir}"]
+    resumed = f"resuming {config.workdir} at step {restored.step:,}"
+    return restored.state, [where, *restored.skipped, resumed]
+
+
+def _finish(
+    setup: Setup, state: TrainState, writer: MetricsWriter, workdir: Path
+) -> dict[str, float]:
+    """Reads the test set once, and draws the curves."""
+    step = setup.total_steps
+    for record in read_metrics(workdir):
+        if record["split"] == "test":
+            return {k: record[k] for k in ("loss", "top1", "examples")}
+    test = evaluate(setup, state, load_split(setup.config, "test"))
+    epoch = round(setup.epoch(step), 4)
+    writer.write({"step": step, "epoch": epoch, "split": "test", **test})
+    plot_curves(workdir, workdir / CURVES)
+    return test

@@ -1,0 +1,71 @@
+"""The optimizer and its learning rate, composed from Optax."""
+
+from typing import Any
+
+import jax
+import optax
+
+from train.config import Optimizer, Schedule
+
+
+def learning_rate(
+    schedule: Schedule, total_steps: int, steps_per_epoch: float
+) -> optax.Schedule:
+    """Makes the learning rate as a function of the step.
+
+    Args:
+      schedule: its shape; durations in epochs.
+      total_steps: length of the run.
+      steps_per_epoch: steps in which each example is seen once.
+
+    Returns:
+      A function from the number of steps done to the rate of the next one.
+
+    Example:
+      >>> rate = learning_rate(Schedule(learning_rate=0.4, warmup_epochs=1), 100, 10)
+      >>> [round(float(rate(step)), 3) for step in (0, 5, 10, 55, 100)]
+      [0.0, 0.2, 0.4, 0.2, 0.0]
+    """
+    peak = schedule.learning_rate
+    warmup = min(round(schedule.warmup_epochs * steps_per_epoch), total_steps)
+    rest = max(total_steps - warmup, 1)
+    if schedule.kind == "constant":
+        body = optax.constant_schedule(peak)
+    elif schedule.kind == "cosine":
+        body = optax.cosine_decay_schedule(peak, rest)
+    elif schedule.kind == "one_cycle":
+        body = optax.linear_schedule(peak, 0.0, rest)
+    else:
+        steps = [round(epoch * steps_per_epoch) for epoch in schedule.boundaries]
+        body = optax.piecewise_constant_schedule(
+            peak, {step - warmup: schedule.factor for step in steps}
+        )
+    if not warmup:
+        return body
+    rise = optax.linear_schedule(0.0, peak, warmup)
+    return optax.join_schedules([rise, body], [warmup])
+
+
+def make_optimizer(
+    optimizer: Optimizer, rate: optax.Schedule
+) -> optax.GradientTransformation:
+    """Makes SGD with momentum, decaying weights by way of the gradient, as PyTorch's.
+
+    Args:
+      optimizer: its options.
+      rate: the learning rate as a function of the step.
+
+    Returns:
+      The transformation: clip, decay, momentum, rate, in this order.
+    """
+    mask = _is_kernel if optimizer.decay == "kernels" else None
+    clip = optimizer.clip_norm
+    return optax.chain(
+        optax.identity() if clip is None else optax.clip_by_global_norm(clip),
+        optax.add_decayed_weights(optimizer.weight_decay, mask),
+        optax.sgd(rate, optimizer.momentum, optimizer.nesterov),
+    )
+
+
+def _is_kernel(params: Any) -> Any:
+    return jax.tree.map(lambda x: x.ndim > 1, params)

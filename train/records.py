@@ -1,0 +1,243 @@
+"""The record of a run: `metrics.jsonl`, its TensorBoard events and its curves.
+
+`metrics.jsonl` is the truth: one strict JSON object a line, with at least `step` and
+`split`, and by custom `epoch`, `loss`, `top1`, `learning_rate`, `images_per_second` and
+`input_wait`. A number that is not finite is written as null and read as NaN. The events
+and the curves say the same and can be made again.
+"""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from shiftjax.errors import InputError, MissingFileError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from tensorboardX import SummaryWriter
+
+Value = Any  # a number of Python, NumPy or JAX, or a word
+Record = dict[str, Any]
+
+METRICS_FILE = "metrics.jsonl"
+
+# The colours of Okabe and Ito, which the colour-blind tell apart.
+_COLOURS = {"train": "#0072B2", "validation": "#D55E00", "test": "#009E73"}
+_OTHER_COLOURS = ["#000000", "#CC79A7", "#E69F00", "#56B4E9"]
+
+
+class MetricsWriter:
+    """Writes the record of a run, line by line.
+
+    Each line reaches the operating system at once: a killed process loses at most the
+    line that it was writing. A run that goes on from step S keeps the lines up to S and
+    drops those after it, which it will write again, so that each is there once. For
+    this, write the lines of a step before its checkpoint.
+
+    Args:
+      workdir: the run's directory, made if it is not there.
+      resume_step: the step that the run goes on from; None if it starts anew.
+      tensorboard: whether to write events too, to `workdir/tensorboard`.
+
+    Raises:
+      InputError: if the files cannot be written, or a line that is there is not JSON.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as workdir:
+      ...     with MetricsWriter(workdir, resume_step=None) as writer:
+      ...         writer.write({"step": 10, "split": "train", "loss": 2.5})
+      ...     with MetricsWriter(workdir, resume_step=10) as writer:
+      ...         writer.write({"step": 20, "split": "train", "loss": 2.25})
+      ...     [line["loss"] for line in read_metrics(workdir)]
+      [2.5, 2.25]
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike[str],
+        *,
+        resume_step: int | None,
+        tensorboard: bool = True,
+    ) -> None:
+        self._path = Path(workdir) / METRICS_FILE
+        last = -1 if resume_step is None else resume_step
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            _drop_after(self._path, last)
+            self._file = self._path.open("a", encoding="utf-8", buffering=1)
+        except OSError as error:
+            raise self._explained(error) from error
+        self._events = _event_writer(self._path.parent, last) if tensorboard else None
+
+    def write(self, record: Mapping[str, Value]) -> None:
+        """Appends a line, and its numbers to the events as `split/name`.
+
+        Args:
+          record: numbers and words by name, `step` and `split` among them.
+
+        Raises:
+          InputError: if the disk does not take it.
+        """
+        line = {name: _plain(value) for name, value in record.items()}
+        try:
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+        except OSError as error:
+            raise self._explained(error) from error
+        if self._events is None:
+            return
+        for name, value in line.items():
+            if isinstance(value, float | int) and name not in ("step", "epoch"):
+                self._events.add_scalar(f"{line['split']}/{name}", value, line["step"])
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _explained(self, error: OSError) -> InputError:
+        """Makes one sentence of what the file system says."""
+        return InputError(f"cannot write {self._path}: {error.strerror or error}")
+
+
+def read_metrics(workdir: str | os.PathLike[str]) -> list[Record]:
+    """Reads the record of a run, also of one that is still running.
+
+    Args:
+      workdir: the run's directory.
+
+    Returns:
+      The lines, oldest first, without one at the end that is half written.
+
+    Raises:
+      MissingFileError: if there is no record.
+      InputError: if another line is not a JSON object with a step.
+    """
+    path = Path(workdir) / METRICS_FILE
+    try:
+        return [record for _, record in _lines(path)]
+    except FileNotFoundError as error:
+        raise MissingFileError(f"no {METRICS_FILE} in {workdir}") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def plot_curves(
+    workdir: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    title: str | None = None,
+) -> None:
+    """Draws loss, top-1 accuracy and learning rate against the epoch.
+
+    Args:
+      workdir: the run's directory.
+      path: the picture to write; its ending chooses the format.
+      title: None for the directory's name.
+
+    Raises:
+      MissingFileError: if there is no record.
+      InputError: if the record has nothing to draw, or the picture cannot be written.
+    """
+    # A figure of its own, without pyplot, leaves matplotlib's global state alone.
+    from matplotlib.figure import Figure
+
+    lines = [line for line in read_metrics(workdir) if "epoch" in line]
+    if not any(name in line for line in lines for name in ("loss", "top1")):
+        raise InputError(f"{Path(workdir) / METRICS_FILE} has no loss or top1 to draw")
+    figure = Figure(figsize=(7.2, 7.2), dpi=150, layout="constrained")
+    figure.suptitle(title or Path(workdir).resolve().name, weight="bold")
+    panels = figure.subplots(3, 1, sharex=True, height_ratios=[4, 4, 1.2])
+    _draw(panels[0], lines, "loss", "loss", "{:.3f}")
+    _draw(panels[1], lines, "top1", "top-1 accuracy", "{:.1%}")
+    panels[1].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    rates = [line | {"split": ""} for line in lines]
+    _draw(panels[2], rates, "learning_rate", "learning rate", "{:.2g}")
+    last = max(line["epoch"] for line in lines)
+    panels[2].set(xlabel="epoch", xlim=(0, last) if last > 0 else None)
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:  # the second: an ending it does not know
+        raise InputError(f"cannot write the picture {path}: {error}") from error
+
+
+def _plain(value: Value) -> Value:
+    """Makes of a value what JSON can hold: None of a number that is not finite."""
+    plain = value.item() if hasattr(value, "item") else value
+    return None if isinstance(plain, float) and not math.isfinite(plain) else plain
+
+
+def _event_writer(workdir: Path, last: int) -> "SummaryWriter":
+    """Opens an event file; TensorBoard hides what older ones have after a step."""
+    from tensorboardX import SummaryWriter
+
+    directory = str(workdir / "tensorboard")
+    return SummaryWriter(directory, purge_step=last + 1, flush_secs=10)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Record]]:
+    """Reads the lines as they are and as records, without a half-written last one."""
+    texts = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
+    for number, text in enumerate(texts, 1):
+        try:
+            record = json.loads(text)
+            record["step"] = int(record["step"])
+        except (KeyError, TypeError, ValueError) as error:
+            if number == len(texts):
+                return
+            raise InputError(
+                f"line {number} of {path} is not a JSON object with a step: remove it"
+            ) from error
+        yield text, {k: math.nan if v is None else v for k, v in record.items()}
+
+
+def _drop_after(path: Path, step: int) -> None:
+    """Drops the lines of later steps: all at once, or not at all if it is killed."""
+    if path.exists():
+        kept = [text for text, record in _lines(path) if record["step"] <= step]
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.writelines(f"{text}\n" for text in kept)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+
+def _draw(axes: "Axes", lines: list[Record], name: str, title: str, form: str) -> None:
+    """Draws one metric against the epoch: a curve and its last value for each split."""
+    others = iter(_OTHER_COLOURS)
+    lines = [line for line in lines if name in line]
+    ends: list[tuple[float, str, str]] = []
+    for split in dict.fromkeys(line["split"] for line in lines):
+        curve = [line for line in lines if line["split"] == split]
+        epochs, values = [x["epoch"] for x in curve], [x[name] for x in curve]
+        colour = _COLOURS.get(split) or next(others)
+        marker = "o" if len(curve) == 1 else None
+        axes.plot(epochs, values, color=colour, marker=marker, lw=1.3, clip_on=False)
+        if split and math.isfinite(values[-1]):
+            ends.append((values[-1], f"{split} {form.format(values[-1])}", colour))
+    low, high = axes.get_ylim()
+    height = -math.inf
+    for value, text, colour in sorted(ends):  # beside the end, clear of the text below
+        height = max((value - low) / (high - low), height + 0.07)
+        place = {"va": "center", "transform": axes.transAxes}
+        axes.text(1.02, height, text, color=colour, **place)
+    axes.set_title(title, loc="left", fontsize="medium")
+    axes.grid(color="#DDDDDD", linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,199 @@
+"""From a configuration to everything that a run needs, before its first step."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+import shiftjax
+from shiftjax.errors import InputError
+from train.config import Config, validate
+from train.data import sources
+from train.data.image_set import ImageSet
+from train.data.stream import Order, items, padded_order
+from train.optimizer import learning_rate, make_optimizer
+from train.parallel import AXIS, Replicas
+from train.state import TrainState, create_state
+from train.steps import Classification, Trainer
+
+FED_STEPS = 4  # batches fed from the host are pictures: few fit in a dispatch
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """The parts of a run.
+
+    Attributes:
+      config: what was asked for.
+      replicas: the devices.
+      train_set: the training examples.
+      order: which of them each step sees.
+      total_steps: length of the run.
+      rate: the learning rate as a function of the step.
+      trainer: the programs, for one device.
+    """
+
+    config: Config
+    replicas: Replicas
+    train_set: ImageSet
+    order: Order
+    total_steps: int
+    rate: optax.Schedule
+    trainer: Trainer
+
+    @functools.cached_property
+    def train_steps(self) -> Any:
+        """The compiled program of training."""
+        return self.replicas.parallelize(self.trainer.train_steps, donate_state=True)
+
+    @functools.cached_property
+    def eval_steps(self) -> Any:
+        """The compiled program of evaluation."""
+        return self.replicas.parallelize(self.trainer.eval_steps)
+
+    @property
+    def steps_per_dispatch(self) -> int:
+        """How many steps the device gets at once."""
+        chosen = self.config.steps_per_dispatch
+        if chosen is not None:
+            return chosen
+        if not is_resident(self.config, self.train_set):
+            return FED_STEPS
+        return 1 if self.replicas.devices[0].platform == "cpu" else 32
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step, on the default device."""
+        return create_state(
+            self.trainer.task.model,
+            self.trainer.optimizer,
+            self.config.seed,
+            self.train_set.images.shape[1:],
+            with_ema=self.config.ema_decay is not None,
+        )
+
+    def epoch(self, step: int) -> float:
+        """How often each example has been seen after so many steps."""
+        return step * self.order.batch_size / self.order.examples
+
+
+def prepare(config: Config) -> Setup:
+    """Checks the configuration, loads the training examples and builds the programs.
+
+    Raises:
+      InputError: if a value of the configuration cannot be used.
+    """
+    validate(config)
+    replicas = Replicas.local(config.devices, config.backend)
+    replicas.per_device(config.batch_size)
+    train_set = load_split(config, config.data.train_on)
+    task = make_task(config, train_set.num_classes)
+    order = Order(len(train_set), config.batch_size, config.seed)
+    total_steps = max(round(config.epochs * order.steps_per_epoch), 1)
+    rate = learning_rate(config.schedule, total_steps, order.steps_per_epoch)
+    trainer = Trainer(
+        task,
+        make_optimizer(config.optimizer, rate),
+        config.seed,
+        config.ema_decay,
+        task.model.momentum,
+    )
+    return Setup(config, replicas, train_set, order, total_steps, rate, trainer)
+
+
+def load_split(config: Config, split: str) -> ImageSet:
+    """Loads a split of the run's data."""
+    return sources.load(
+        config.data.source,
+        split,
+        image_size=config.data.image_size,
+        data_dir=config.data.data_dir,
+        validation_examples=config.data.validation_examples,
+    )
+
+
+def make_task(config: Config, num_classes: int) -> Classification:
+    """Makes the network and how it is trained."""
+    reserved = {"num_classes", "dtype", "remat", "axis_name"} & set(
+        config.model.overrides
+    )
+    if reserved:
+        raise InputError(
+            f"--model.overrides {min(reserved)}: it has a flag, or the data decide it"
+        )
+    model = shiftjax.create_model(
+        config.model.name,
+        num_classes=num_classes,
+        dtype=None if config.model.dtype == "float32" else config.model.dtype,
+        remat=config.model.remat,
+        axis_name=AXIS if config.model.sync_batch_norm else None,
+        **config.model.overrides,
+    )
+    return Classification(
+        model,
+        num_classes,
+        config.data.mean,
+        config.data.std,
+        config.augment,
+        config.label_smoothing,
+    )
+
+
+def is_resident(config: Config, examples: ImageSet) -> bool:
+    """Whether a set is small enough to live on the device."""
+    return examples.images.nbytes <= config.data.resident_bytes
+
+
+def on_devices(setup: Setup, examples: ImageSet) -> dict[str, jax.Array] | None:
+    """Puts a set on the devices, or returns None if it has to be fed."""
+    if not is_resident(setup.config, examples):
+        return None
+    arrays = {"images": examples.images, "labels": examples.labels}
+    return setup.replicas.replicate(arrays)
+
+
+def host_share(setup: Setup, indices: np.ndarray) -> np.ndarray:
+    """Returns this host's columns of `[steps, global batch]`."""
+    share = indices.shape[1] // jax.process_count()
+    start = jax.process_index() * share
+    return indices[:, start : start + share]
+
+
+def evaluate(setup: Setup, state: TrainState, examples: ImageSet) -> dict[str, float]:
+    """Evaluates a state on every example of a set, exactly once.
+
+    Args:
+      setup: the run's.
+      state: the state, on the devices.
+      examples: the set.
+
+    Returns:
+      Means over the examples: "loss", "top1" and, of more than ten classes, "top5";
+      and how many "examples" there were.
+    """
+    replicas = setup.replicas
+    batch_size = -(-setup.config.eval_batch_size // replicas.count) * replicas.count
+    order = padded_order(len(examples), min(batch_size, _round_up(examples, replicas)))
+    data = on_devices(setup, examples)
+    length = len(order) if data is not None else FED_STEPS
+    fed = None if data is not None else examples
+    totals: dict[str, float] = {}
+    for start in range(0, len(order), length):
+        indices = host_share(setup, order[start : start + length])
+        batch = replicas.split(items(indices, fed, length))
+        count = np.int32(len(indices))
+        sums = jax.device_get(setup.eval_steps(state.variables, data, batch, count))
+        totals = {name: totals.get(name, 0) + float(x) for name, x in sums.items()}
+    seen = round(totals.pop("examples"))
+    if seen != len(examples):
+        raise RuntimeError(f"evaluated {seen} of {len(examples)} examples")
+    if examples.num_classes <= 10:
+        del totals["top5"]
+    return {name: x / seen for name, x in totals.items()} | {"examples": seen}
+
+
+def _round_up(examples: ImageSet, replicas: Replicas) -> int:
+    """The smallest batch of all examples that the devices can share."""
+    return -(-len(examples) // replicas.count) * replicas.count

@@ -1,0 +1,71 @@
+"""What a training run carries from step to step: one tree, one copy."""
+
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a checkpoint holds.
+
+    Attributes:
+      step: number of steps done, int32. With the seed it decides which examples come
+        next and how they are augmented.
+      params: the network's parameters.
+      batch_stats: BatchNorm's running statistics.
+      opt_state: the optimizer's.
+      ema: exponential moving average of the variables, or None.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: optax.OptState
+    ema: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """The network's variables to evaluate: the average, where there is one."""
+        if self.ema is not None:
+            return self.ema
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def create_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    image_shape: tuple[int, int, int],
+    *,
+    with_ema: bool = False,
+) -> TrainState:
+    """Makes the state before the first step, a pure function of its arguments.
+
+    Args:
+      model: maps images to logits.
+      optimizer: what will update the parameters.
+      seed: decides the initial parameters.
+      image_shape: (height, width, channels) of one image.
+      with_ema: whether to keep a moving average of the variables.
+
+    Returns:
+      The state, on the default device.
+    """
+
+    def create(key: jax.Array) -> TrainState:
+        variables = model.init(key, jnp.zeros((1, *image_shape)))
+        params, batch_stats = variables["params"], variables.get("batch_stats", {})
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            batch_stats=batch_stats,
+            opt_state=optimizer.init(params),
+            ema={"params": params, "batch_stats": batch_stats} if with_ema else None,
+        )
+
+    return jax.jit(create)(jax.random.key(seed))
