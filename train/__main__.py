@@ -106,7 +106,7 @@ def _prepare_process() -> None:
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     cache = os.environ.get("SHIFTJAX_CACHE", "~/.cache/shiftjax")
-    if not jax.config.jax_compilation_cache_dir:
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = Path(cache).expanduser() / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))
 

@@ -38,8 +38,8 @@ class Data:
     """Where TFDS data sets are; by default where TFDS looks itself."""
     image_size: int = 32
     """Height and width that pictures are brought to."""
-    validation_examples: int = 0
-    """Training examples set apart, by a fixed seed, to validate on."""
+    validation_examples: int | None = None
+    """Training examples set apart, by a fixed seed, to validate on; default a tenth."""
     train_on: Literal["train", "train+validation"] = "train"
     """Train on what is left, or on all official training examples."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)

@@ -126,8 +126,9 @@ class Loop:
             "evaluate": config.eval_epochs * epoch,
             "save": config.save_epochs * epoch,
         }
-        has_split = config.data.train_on == "train" and config.data.validation_examples
-        self._validation = load_split(config, "validation") if has_split else None
+        held_out = config.data.train_on == "train"
+        held_out = held_out and config.data.validation_examples != 0
+        self._validation = load_split(config, "validation") if held_out else None
         self._window = _Window()
 
     def run(self, state: TrainState, stop: StopRequest) -> TrainState:
@@ -191,7 +192,7 @@ class Loop:
         ):
             return
         record = self._record(step, "train", self._window.means(waited))
-        record["learning_rate"] = float(self.setup.rate(step - 1))
+        record["learning_rate"] = np.asarray(self.setup.rate(step - 1)).item()
         self.writer.write(record)
         self.reporter.advance(step, record)
         self._window.restart(waited)

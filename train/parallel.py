@@ -43,7 +43,7 @@ class Replicas:
       12.0
     """
 
-    devices: tuple[jax.Device, ...]
+    devices: tuple[Any, ...]
     backend: Backend = "pmap"
 
     @classmethod

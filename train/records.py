@@ -6,6 +6,7 @@
 and the curves say the same and can be made again.
 """
 
+import errno
 import json
 import math
 import os
@@ -69,7 +70,7 @@ class MetricsWriter:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             _drop_after(self._path, last)
-            self._file = self._path.open("a", encoding="utf-8", buffering=1)
+            self._file = self._path.open("ab", buffering=0)
         except OSError as error:
             raise self._explained(error) from error
         self._events = _event_writer(self._path.parent, last) if tensorboard else None
@@ -84,8 +85,10 @@ class MetricsWriter:
           InputError: if the disk does not take it.
         """
         line = {name: _plain(value) for name, value in record.items()}
+        data = f"{json.dumps(line, allow_nan=False)}\n".encode()
         try:
-            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            if self._file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise self._explained(error) from error
         if self._events is None:
@@ -170,7 +173,7 @@ def plot_curves(
     rates = [line | {"split": ""} for line in lines]
     _draw(panels[2], rates, "learning_rate", "learning rate", "{:.2g}")
     last = max(line["epoch"] for line in lines)
-    panels[2].set(xlabel="epoch", xlim=(0, last) if last > 0 else None)
+    panels[2].set(xlabel="epoch", ylim=(0, None), xlim=(0, last) if last > 0 else None)
     try:
         figure.savefig(path)
     except (OSError, ValueError) as error:  # the second: an ending it does not know
@@ -187,8 +190,12 @@ def _event_writer(workdir: Path, last: int) -> "SummaryWriter":
     """Opens an event file; TensorBoard hides what older ones have after a step."""
     from tensorboardX import SummaryWriter
 
-    directory = str(workdir / "tensorboard")
-    return SummaryWriter(directory, purge_step=last + 1, flush_secs=10)
+    return SummaryWriter(
+        str(workdir / "tensorboard"),
+        purge_step=last + 1,
+        filename_suffix=f".{last + 1}",  # else two of one second have one name
+        flush_secs=10,
+    )
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Record]]:

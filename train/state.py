@@ -2,14 +2,14 @@
 
 from typing import Any
 
-import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+from flax import struct
 
 
-@flax.struct.dataclass
+@struct.dataclass
 class TrainState:
     """Everything that a checkpoint holds.
 

@@ -60,7 +60,8 @@ class Classification:
     def evaluate(self, variables: Any, data: Item | None, item: Item) -> Sums:
         """Sums over one batch of this device; an index of -1 counts for nothing."""
         images, labels = lookup(data, item)
-        logits = self.model.apply(variables, normalize(images, self.mean, self.std))
+        images = normalize(images, self.mean, self.std)
+        logits: Any = self.model.apply(variables, images)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         own = jnp.take_along_axis(logits, labels[:, None], 1)
         rank = (logits > own).sum(1)
@@ -132,7 +133,8 @@ class Trainer:
         updates, opt_state = self.optimizer.update(
             gradient, state.opt_state, state.params
         )
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             batch_stats=stats,
@@ -195,7 +197,7 @@ class Trainer:
         decay = jnp.minimum(self.ema_decay, (1 + state.step) / (10 + state.step))
         new = {"params": state.params, "batch_stats": state.batch_stats}
         ema = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, state.ema, new)
-        return state.replace(ema=ema)
+        return dataclasses.replace(state, ema=ema)
 
 
 def merge_statistics(stats: Any, momentum: float) -> Any:

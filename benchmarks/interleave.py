@@ -1,0 +1,163 @@
+"""Timing that a noisy machine cannot bias: cases in turns, ratios within a round.
+
+Each case lives in a process of its own, all with the same allocator settings. One runs
+at a time, so that load from elsewhere hits all alike; ratios are taken within a round,
+and their median and range are reported.
+"""
+
+import dataclasses
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+ALLOCATOR = {  # glibc's defaults return each step's memory to the kernel
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    "MALLOC_TOP_PAD_": "268435456",
+    "MALLOC_ARENA_MAX": "1",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """The measurement of one case.
+
+    Attributes:
+      name: of the case.
+      seconds: median time of a call.
+      ratio: median over the rounds of its time over that of the base case.
+      low: smallest of these.
+      high: largest of these.
+      first_call: seconds from building to the end of the first call.
+      peak_bytes: growth of the process's peak memory by running.
+    """
+
+    name: str
+    seconds: float
+    ratio: float
+    low: float
+    high: float
+    first_call: float
+    peak_bytes: int
+
+
+class Worker:
+    """A process that times one case when asked to."""
+
+    def __init__(self, name: str, case: Mapping[str, Any]) -> None:
+        self.name = name
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks", "--worker", json.dumps(case)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | ALLOCATOR,
+        )
+        self.facts = self._read()
+
+    def time(self, calls: int) -> float:
+        """Returns the median seconds of some calls."""
+        assert self._process.stdin is not None
+        print(calls, file=self._process.stdin, flush=True)
+        return self._read()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.communicate()
+
+    def _read(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            error = self._process.communicate()[1].strip().splitlines()
+            raise RuntimeError(f"{self.name}: {error[-1] if error else 'ended'}")
+        return json.loads(line)
+
+
+def serve(build: Callable[..., Callable[[], Any]], case: dict[str, Any]) -> None:
+    """Runs in a worker: times as many calls as each line of the input says.
+
+    Args:
+      build: makes, from a case, a function that computes once and waits for it.
+      case: its arguments.
+    """
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not be taken for an answer
+    start = time.perf_counter()
+    run = build(**case)
+    before = _peak_bytes()
+    run()
+    first = time.perf_counter() - start
+    run()
+    facts = {"first_call": first, "peak_bytes": _peak_bytes() - before}
+    print(json.dumps(facts), file=out, flush=True)
+    for line in sys.stdin:
+        run()  # the caches hold another case's data
+        times = []
+        for _ in range(int(line)):
+            start = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - start)
+        print(json.dumps(statistics.median(times)), file=out, flush=True)
+
+
+def compare(
+    cases: Mapping[str, Mapping[str, Any]],
+    base: str,
+    *,
+    rounds: int = 5,
+    calls: int = 3,
+    say: Callable[[str], None] = lambda _: None,
+) -> list[Row]:
+    """Times cases in turns.
+
+    Args:
+      cases: arguments of the worker's `build`, by name.
+      base: the case that the others are compared with.
+      rounds: how many turns each case has.
+      calls: how many calls a turn has.
+      say: told what is going on.
+
+    Returns:
+      One row a case, in order; a case that cannot be built is left out, and said.
+    """
+    workers: list[Worker] = []
+    try:
+        for name, case in cases.items():
+            try:
+                workers.append(Worker(name, case))
+            except RuntimeError as error:
+                say(f"left out {error}")
+        times: dict[str, list[float]] = {worker.name: [] for worker in workers}
+        for index in range(rounds):
+            say(f"round {index + 1} of {rounds}")
+            for worker in workers:
+                times[worker.name].append(worker.time(calls))
+    finally:
+        for worker in workers:
+            worker.close()
+    return [_row(worker, times[worker.name], times[base]) for worker in workers]
+
+
+def _row(worker: Worker, times: list[float], base: list[float]) -> Row:
+    ratios = [a / b for a, b in zip(times, base, strict=True)]
+    return Row(
+        worker.name,
+        statistics.median(times),
+        statistics.median(ratios),
+        min(ratios),
+        max(ratios),
+        **worker.facts,
+    )
+
+
+def _peak_bytes() -> int:
+    with open("/proc/self/status") as status:
+        line = next(line for line in status if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
