@@ -310,7 +310,7 @@ class CSC(Unit):
             x,
             (3, 3),
             (strides, strides),
-            [(1, 1), (1, 1)],  # pyright: ignore[reportArgumentType] (annotated too tight)
+            [(1, 1), (1, 1)],  # pyright: ignore[reportArgumentType]
         )
         return jnp.concatenate([y, pooled.astype(y.dtype)], -1)
 

@@ -43,6 +43,9 @@ class Prepare:
     """Where TFDS data sets are kept; by default where TFDS looks itself."""
 
 
+COMMANDS = {"evaluate": Evaluate, "prepare": Prepare}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs an experiment or a command.
 
@@ -50,39 +53,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
       arguments: those of the command line, by default the process's own.
 
     Returns:
-      The exit code: 0; 2 for a mistake of the user's, which is said in one line; 130
-      after Ctrl-C.
+      The exit code: 0, or 2 for a mistake of the user's, which is said in one line.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] in (["-h"], ["--help"]):
+        print(_overview())
+        return 0
     try:
-        return _run(given)
+        command = parse(given)
+        if isinstance(command, Evaluate):
+            _evaluate(command)
+        elif isinstance(command, Prepare):
+            _prepare(command)
+        else:
+            _train(command)
     except InputError as error:
         print(f"train: {error}", file=sys.stderr)
         return USER_MISTAKE
+    return 0
 
 
-def _run(given: list[str]) -> int:
-    if given and given[0] in ("-h", "--help"):
-        print(_overview())
-        return 0
-    name = given.pop(0) if given and not given[0].startswith("-") else "digits"
-    if name == "evaluate":
-        return _evaluate(_parse(Evaluate, "evaluate", given))
-    if name == "prepare":
-        return _prepare(_parse(Prepare, "prepare", given))
-    if name not in experiments.names():
-        known = [*experiments.names(), "evaluate", "prepare"]
-        raise unknown_name("experiment or command", name, known)
-    default = experiments.load(name)
-    return _train(_parse(config.Config, name, given, default))
+def parse(given: Sequence[str]) -> config.Config | Evaluate | Prepare:
+    """Reads a command line: an experiment, or one of the other commands.
 
-
-def _parse(kind: Any, name: str, given: list[str], default: Any = None) -> Any:
-    options = {} if default is None else {"default": default}
-    described = experiments.describe(name) if default is not None else kind.__doc__
-    return tyro.cli(
-        kind, prog=f"{PROGRAM} {name}", description=described, args=given, **options
+    Raises:
+      UnknownNameError: if the first word is neither.
+    """
+    first, *rest = (
+        given if given and not given[0].startswith("-") else ["digits", *given]
     )
+    if first in COMMANDS:
+        command = COMMANDS[first]
+        return _parse(command, first, rest, description=command.__doc__)
+    if first not in experiments.names():
+        known = [*experiments.names(), *COMMANDS]
+        raise unknown_name("experiment or command", first, known)
+    return _parse(
+        config.Config,
+        first,
+        rest,
+        default=experiments.load(first),
+        description=experiments.describe(first),
+    )
+
+
+def _parse(kind: Any, name: str, rest: list[str], **options: Any) -> Any:
+    return tyro.cli(kind, prog=f"{PROGRAM} {name}", args=rest, **options)
 
 
 def _overview() -> str:
@@ -92,8 +108,7 @@ def _overview() -> str:
         summary = experiments.describe(name).splitlines()[0]
         lines.append(f"  {name:<10} {summary}")
     lines += ["", "commands:"]
-    for kind in (Evaluate, Prepare):
-        lines.append(f"  {kind.__name__.lower():<10} {kind.__doc__}")
+    lines += [f"  {name:<10} {kind.__doc__}" for name, kind in COMMANDS.items()]
     return "\n".join([*lines, "", f"{PROGRAM} NAME --help shows every option of it."])
 
 
@@ -111,7 +126,7 @@ def _prepare_process() -> None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
-def _train(run: config.Config) -> int:
+def _train(run: config.Config) -> None:
     _prepare_process()
     from train.loop import CURVES, train
 
@@ -123,7 +138,7 @@ def _train(run: config.Config) -> int:
             "with the same command",
             highlight=False,
         )
-        return 0
+        return
     top1, examples = outcome.test["top1"], outcome.test["examples"]
     for line in (
         f"test top-1 {100 * top1:.2f}% of {examples:,.0f} examples",
@@ -131,10 +146,9 @@ def _train(run: config.Config) -> int:
         f"next: {PROGRAM} evaluate --workdir {run.workdir}",
     ):
         console.print(line, highlight=False, markup=False)
-    return 0
 
 
-def _evaluate(command: Evaluate) -> int:
+def _evaluate(command: Evaluate) -> None:
     _prepare_process()
     from train.evaluation import evaluate_run
 
@@ -146,17 +160,15 @@ def _evaluate(command: Evaluate) -> int:
         f"loss {result['loss']:.4f}  "
         f"{result['examples']:,.0f} examples, step {result['step']:,.0f}"
     )
-    return 0
 
 
-def _prepare(command: Prepare) -> int:
+def _prepare(command: Prepare) -> None:
     from train.data.prepare import prepare
 
     console = Console(soft_wrap=True)
     prepare(
         command.name, source=command.source, data_dir=command.data_dir, console=console
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -221,15 +221,18 @@ class _Window:
         self.restart(0.0)
 
     def restart(self, waited: float) -> None:
+        """Begins anew; `waited` is the input's waiting time so far."""
         self._sums: dict[str, float] = {}
         self._since = time.perf_counter()
         self._waited = waited
 
     def add(self, sums: dict[str, Any]) -> None:
+        """Adds the sums of a dispatch."""
         for name in ("loss", "top1", "examples"):
             self._sums[name] = self._sums.get(name, 0.0) + float(sums[name])
 
     def means(self, waited: float) -> dict[str, float]:
+        """Returns means over the examples, and rates over the time."""
         examples = self._sums["examples"]
         seconds = time.perf_counter() - self._since
         return {

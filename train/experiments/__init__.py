@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from types import ModuleType
 
 from shiftjax.errors import unknown_name
 from train.config import Config
@@ -31,7 +32,7 @@ def describe(name: str) -> str:
     return _module(name).__doc__ or ""
 
 
-def _module(name: str):  # noqa: ANN202 (a module)
+def _module(name: str) -> ModuleType:
     if name not in names():
         raise unknown_name("experiment", name, names())
     return importlib.import_module(f"{__name__}.{name}")

@@ -1,0 +1,52 @@
+"""Draws the pictures of the documentation: `python docs/figures.py`."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import shiftjax
+
+FOLDER = Path(__file__).parent
+SIZE = 5
+FRAME = "#999999"
+
+
+def letter() -> np.ndarray:
+    """A small picture that shows which way it was moved: an arrow head, 0 or 1."""
+    rows = ("..#..", ".###.", "#####", "..#..", "..#..")
+    return np.array([[c == "#" for c in row] for row in rows], np.float32)
+
+
+def draw_grid(axes: Axes, picture: np.ndarray, title: str) -> None:
+    """Draws one channel."""
+    axes.imshow(picture, cmap="Blues", vmin=0, vmax=1.4)
+    axes.set_xticks(np.arange(SIZE + 1) - 0.5, labels=[])
+    axes.set_yticks(np.arange(SIZE + 1) - 0.5, labels=[])
+    axes.grid(color=FRAME, linewidth=0.5)
+    axes.tick_params(length=0)
+    axes.set_title(title, fontsize=8, pad=3)
+
+
+def shift_figure() -> Figure:
+    """One channel before, and nine after a shift with K = 3."""
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.35))
+    axes = left.subplots()
+    draw_grid(axes, letter(), "before: any channel")
+    axes.title.set_fontsize(10)
+    moved = shiftjax.shift(np.repeat(letter()[:, :, None], 9, 2), 3)
+    grid = right.subplots(3, 3)
+    for channel, (dy, dx) in enumerate(shiftjax.displacements(9, 3)):
+        draw_grid(
+            grid[dy + 1, dx + 1],
+            np.asarray(moved[:, :, channel]),
+            f"({dy:+d}, {dx:+d})".replace("+0", "0"),
+        )
+    right.suptitle("after: group by group, moved by its (dy, dx)", fontsize=10)
+    return figure
+
+
+if __name__ == "__main__":
+    shift_figure().savefig(FOLDER / "shift.png", dpi=140)
