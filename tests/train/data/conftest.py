@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core.registered import skip_registration
 
-from train.data import cifar_files
+from train.data.prepare import files
 
 # fmt: off
 CIFAR10_NAMES = [
@@ -131,7 +131,7 @@ def official(tmp_path, monkeypatch, noise):
     """Returns a function that writes CIFAR files and makes their digests known."""
 
     def write(name="cifar10", batch=12):
-        spec = cifar_files.DATA_SETS[name]
+        spec = files.DATA_SETS[name]
         if name == "cifar10":
             names = {"label": CIFAR10_NAMES}
         else:
@@ -149,11 +149,11 @@ def official(tmp_path, monkeypatch, noise):
         made.python.mkdir(parents=True)
         made.binary.mkdir()
         for part in ("train", "test"):
-            files = zip(
+            pairs = zip(
                 getattr(spec.python, part), getattr(spec.binary, part), strict=True
             )
             images, labels = [], {key: [] for key in names}
-            for python, binary in files:
+            for python, binary in pairs:
                 images.append(noise(batch, 32, 32, 3))
                 planes = images[-1].transpose(0, 3, 1, 2).reshape(batch, 3072)
                 new = {k: (noise(batch) % len(v)).tolist() for k, v in names.items()}
@@ -181,7 +181,7 @@ def official(tmp_path, monkeypatch, noise):
             python=dataclasses.replace(spec.python, md5=md5s(spec.python, made.python)),
             binary=dataclasses.replace(spec.binary, md5=md5s(spec.binary, made.binary)),
         )
-        monkeypatch.setitem(cifar_files.DATA_SETS, name, spec)
+        monkeypatch.setitem(files.DATA_SETS, name, spec)
         return made
 
     return write
@@ -200,7 +200,7 @@ def pack(tmp_path, monkeypatch):
     """Returns a function that packs made files as the official archive."""
 
     def write(made, layout, prefix=""):
-        spec = cifar_files.DATA_SETS[made.name]
+        spec = files.DATA_SETS[made.name]
         part = getattr(spec, layout)
         path = tmp_path / "packed" / part.archive
         path.parent.mkdir(exist_ok=True)
@@ -214,7 +214,7 @@ def pack(tmp_path, monkeypatch):
             archive_digest=f"{algorithm}:{digest}",
         )
         spec = dataclasses.replace(spec, **{layout: part})
-        monkeypatch.setitem(cifar_files.DATA_SETS, made.name, spec)
+        monkeypatch.setitem(files.DATA_SETS, made.name, spec)
         return path
 
     return write

@@ -14,9 +14,8 @@ from rich.console import Console
 from tensorflow_datasets.image_classification import cifar
 
 from shiftjax.errors import InputError, UnknownNameError
-from train.data import cifar_files
-from train.data import prepare as prepare_module
-from train.data.prepare import prepare
+from train.data.prepare import builder as prepare_module
+from train.data.prepare import files, prepare
 from train.data.sources import load
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -190,7 +189,7 @@ def test_an_archive_in_the_downloads_is_used_and_kept(official, pack, run, data_
 def test_the_published_digests_are_those_of_the_real_pictures(name):
     """The test split and the names; the training split would take half a minute."""
     pytest.importorskip("pillow_jxl", reason="the real pictures are JPEG XL")
-    spec = cifar_files.DATA_SETS[name]
+    spec = files.DATA_SETS[name]
     with Image.open(SHARED / name / "test.jxl") as file:
         mosaic = np.asarray(file).reshape(100, 32, 100, 32, 3)
     planes = mosaic.transpose(0, 2, 4, 1, 3).reshape(10000, 3072)

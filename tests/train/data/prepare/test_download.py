@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from shiftjax.errors import InputError
-from train.data.download import download
+from train.data.prepare.download import download
 
 CONTENT = bytes(range(256)) * 20000  # several reads
 SIZE = len(CONTENT)

@@ -20,9 +20,10 @@ from tensorflow_datasets.core.registered import skip_registration
 from tensorflow_datasets.image_classification import cifar
 
 from shiftjax.errors import InputError, unknown_name
-from train.data import cifar_reader, tfds_directory
-from train.data.cifar_files import DATA_SETS, URL, Cifar
-from train.data.download import download
+from train.data import tfds_directory
+from train.data.prepare import reader
+from train.data.prepare.download import download
+from train.data.prepare.files import DATA_SETS, URL, Cifar
 
 # The records (150 MB) are on the disk twice while they are put in order.
 _BYTES_NEEDED = 350_000_000
@@ -76,7 +77,7 @@ def prepare(
     downloading = not source and not archive.exists()
     if downloading:
         _download(spec, archive, console)
-    contents = cifar_reader.read(spec, source or [archive])
+    contents = reader.read(spec, source or [archive])
     _write(spec, contents, target, console)
     if downloading:
         archive.unlink()
@@ -104,13 +105,13 @@ def _download(spec: Cifar, path: Path, console: Console) -> None:
         URL + spec.binary.archive,
         path,
         spec.binary.archive_bytes,
-        verify=lambda part: cifar_reader.verify_archive(spec.binary, part),
+        verify=lambda part: reader.verify_archive(spec.binary, part),
         console=console,
     )
 
 
 def _write(
-    spec: Cifar, contents: cifar_reader.CifarContents, target: Path, console: Console
+    spec: Cifar, contents: reader.CifarContents, target: Path, console: Console
 ) -> None:
     """Writes the records beside the target and moves them there when all is done."""
     root = target.parents[1]
@@ -142,12 +143,12 @@ class _Local:
     # TFDS would look beside this file for checksums of downloads, there are none, and
     # needs a package for it that it does not declare (importlib_resources).
     code_path: ClassVar[None] = None
-    _contents: cifar_reader.CifarContents
+    _contents: reader.CifarContents
     _progress: Progress
     _task: TaskID
 
     def fill(
-        self, contents: cifar_reader.CifarContents, progress: Progress, task: TaskID
+        self, contents: reader.CifarContents, progress: Progress, task: TaskID
     ) -> None:
         """Takes what is to be written."""
         self._contents, self._progress, self._task = contents, progress, task
@@ -162,7 +163,7 @@ class _Local:
         }
 
     def _records(
-        self, prefix: str, split: cifar_reader.CifarSplit
+        self, prefix: str, split: reader.CifarSplit
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         for index, image in enumerate(split.images):
             labels = {key: int(values[index]) for key, values in split.labels.items()}

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from shiftjax.errors import InputError, MissingFileError
-from train.data import cifar_reader
-from train.data.cifar_files import DATA_SETS
-from train.data.cifar_pickle import load_pickle
+from train.data.prepare import reader
+from train.data.prepare.files import DATA_SETS
+from train.data.prepare.pickles import load_pickle
 
 
 def read(name, *source):
-    return cifar_reader.read(DATA_SETS[name], source)
+    return reader.read(DATA_SETS[name], source)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])

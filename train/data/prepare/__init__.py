@@ -1,0 +1,9 @@
+"""Writes CIFAR-10 and CIFAR-100 for TFDS from the official files, without TensorFlow.
+
+`builder` writes; `reader` and `pickles` read and verify the official files, of which
+`files` has the names and digests; `download` fetches the archive.
+"""
+
+from train.data.prepare.builder import prepare
+
+__all__ = ["prepare"]
