@@ -18,7 +18,7 @@ from train.data.prepare import builder as prepare_module
 from train.data.prepare import files, prepare
 from train.data.sources import load
 
-SHARED = Path(__file__).parents[4] / "shared" / "data"
+SHARED = Path(__file__).parents[5] / "shared" / "data"
 
 
 @pytest.fixture
