@@ -321,12 +321,14 @@ def _finish(
     setup: Setup, state: TrainState, writer: MetricsWriter, workdir: Path
 ) -> dict[str, float]:
     """Reads the test set once, and draws the curves."""
-    step = setup.total_steps
-    for record in read_metrics(workdir):
-        if record["split"] == "test":
-            return {k: record[k] for k in ("loss", "top1", "examples")}
-    test = evaluate(setup, state, load_split(setup.config, "test"))
-    epoch = round(setup.epoch(step), 4)
-    writer.write({"step": step, "epoch": epoch, "split": "test", **test})
-    plot_curves(workdir, workdir / CURVES)
+    recorded = [r for r in read_metrics(workdir) if r["split"] == "test"]
+    if recorded:
+        test = {name: recorded[-1][name] for name in ("loss", "top1", "examples")}
+    else:
+        test = evaluate(setup, state, load_split(setup.config, "test"))
+        step = setup.total_steps
+        epoch = round(setup.epoch(step), 4)
+        writer.write({"step": step, "epoch": epoch, "split": "test", **test})
+    if not recorded or not (workdir / CURVES).exists():
+        plot_curves(workdir, workdir / CURVES)
     return test

@@ -187,10 +187,12 @@ class CifarResNet(Unit):
                 f"images are {images.dtype} {list(images.shape)}; the network takes "
                 "normalised floats [batch, height, width, channels]"
             )
-        on_cpu = self.layout == "auto" and jax.default_backend() == "cpu"
-        if self.is_initializing() or not self.has_planes:
-            return images
-        if self.layout == "planes" or on_cpu:
+        fast = self.layout == "planes" or (
+            self.layout == "auto"
+            and jax.default_backend() == "cpu"
+            and isinstance(images.shape[0], int)  # not exported with a free batch
+        )
+        if fast and self.has_planes and not self.is_initializing():
             return Planes.from_nhwc(images)
         return images
 
