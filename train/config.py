@@ -158,10 +158,12 @@ FREE = frozenset(
     }
 )
 
+ABOVE_ZERO = 5e-324  # the smallest number above it
+
 # field: (lowest, highest), both allowed.
 BOUNDS: Mapping[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
-    "epochs": (1e-9, math.inf),
+    "epochs": (ABOVE_ZERO, math.inf),
     "batch_size": (1, math.inf),
     "label_smoothing": (0, 1),
     "ema_decay": (0, 1),
@@ -173,13 +175,13 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "augment.cutmix": (0, math.inf),
     "optimizer.momentum": (0, 1),
     "optimizer.weight_decay": (0, math.inf),
-    "optimizer.clip_norm": (1e-30, math.inf),
+    "optimizer.clip_norm": (ABOVE_ZERO, math.inf),
     "schedule.learning_rate": (0, math.inf),
     "schedule.warmup_epochs": (0, math.inf),
     "schedule.factor": (0, 1),
     "eval_batch_size": (1, math.inf),
-    "eval_epochs": (1e-9, math.inf),
-    "save_epochs": (1e-9, math.inf),
+    "eval_epochs": (ABOVE_ZERO, math.inf),
+    "save_epochs": (ABOVE_ZERO, math.inf),
     "log_steps": (1, math.inf),
     "keep_last": (1, math.inf),
     "keep_best": (0, math.inf),
@@ -210,8 +212,7 @@ def validate(config: Config) -> None:
     for name, (low, high) in BOUNDS.items():
         value = flat[name]
         if value is not None and not low <= value <= high:
-            limit = f"at least {low:g}" if high == math.inf else f"{low:g} to {high:g}"
-            raise InputError(f"--{_flag(name)} {value}: it must be {limit}")
+            raise InputError(f"--{_flag(name)} {value}: it must be {_limit(low, high)}")
     if min(config.data.std) <= 0:
         raise InputError(f"--data.std {config.data.std}: each must be above 0")
     if config.schedule.kind == "steps" and not config.schedule.boundaries:
@@ -221,6 +222,12 @@ def validate(config: Config) -> None:
             f"--schedule.warmup-epochs {config.schedule.warmup_epochs}: it must be at "
             f"most the run's {config.epochs} epochs"
         )
+
+
+def _limit(low: float, high: float) -> str:
+    if high == math.inf:
+        return "above 0" if low == ABOVE_ZERO else f"at least {low:g}"
+    return f"{low:g} to {high:g}"
 
 
 def differences(old: Config, new: Config) -> list[str]:

@@ -7,13 +7,14 @@ waits only where it must, to evaluate and to save.
 
 import collections
 import dataclasses
+import fcntl
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import IO, Any
 
 import jax
 import numpy as np
@@ -259,13 +260,14 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
     """
     setup = prepare(config)
     workdir = _open_workdir(config)
+    lock = _lock(workdir)
     checkpoints = Checkpoints(
         workdir / CHECKPOINTS,
         keep_last=config.keep_last,
         keep_best=config.keep_best,
         best_metric="top1",
     )
-    with checkpoints, StopRequest() as stop:
+    with lock, checkpoints, StopRequest() as stop:
         state, messages = _start(setup, checkpoints)
         step = int(state.step)
         writer = MetricsWriter(
@@ -299,6 +301,19 @@ def _open_workdir(config: Config) -> Path:
     except OSError as error:
         raise InputError(f"--workdir {workdir} cannot be written: {error}") from error
     return workdir
+
+
+def _lock(workdir: Path) -> IO[str]:
+    """Holds the folder for as long as the file is open, or raises if another does."""
+    file = (workdir / ".lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise InputError(
+            f"{workdir} is in use: another process trains in it"
+        ) from error
+    return file
 
 
 def _start(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState, list[str]]:

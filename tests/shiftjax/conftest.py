@@ -1,0 +1,240 @@
+"""What the tests of the library share: a reference in NumPy, and random variables."""
+
+import jax
+import numpy as np
+import pytest
+
+MOMENTUM, EPSILON = 0.9, 1e-5
+
+
+class Reference:
+    """The operation and the modules as the papers define them, in plain NumPy.
+
+    Nothing here calls the library. A module is a function of the params and running
+    statistics under its name, NHWC arrays, and `train`; it returns its output and the
+    running statistics after the step.
+    """
+
+    @staticmethod
+    def displace(x, table, stride=1):
+        """Moves each channel by its row of the table, number by number."""
+        height, width, channels = x.shape[-3:]
+        size = -(-height // stride), -(-width // stride)
+        out = np.zeros((*x.shape[:-3], *size, channels), x.dtype)
+        for h in range(size[0]):
+            for w in range(size[1]):
+                for c, (dy, dx) in enumerate(table):
+                    row, column = stride * h + dy, stride * w + dx
+                    if 0 <= row < height and 0 <= column < width:
+                        out[..., h, w, c] = x[..., row, column, c]
+        return out
+
+    @staticmethod
+    def spread(g, table, shape, stride=1):
+        """The transpose of `displace`: brings every number back to where it was."""
+        out = np.zeros(shape, g.dtype)
+        for h in range(g.shape[-3]):
+            for w in range(g.shape[-2]):
+                for c, (dy, dx) in enumerate(table):
+                    row, column = stride * h + dy, stride * w + dx
+                    if 0 <= row < shape[-3] and 0 <= column < shape[-2]:
+                        out[..., row, column, c] += g[..., h, w, c]
+        return out
+
+    @staticmethod
+    def table(channels, kernel_size, dilation=1):
+        """The displacements of the paper: contiguous groups, the rest in place."""
+        moves = []
+        for row in range(kernel_size):
+            for column in range(kernel_size):
+                dy, dx = row - kernel_size // 2, column - kernel_size // 2
+                moves += [(dilation * dy, dilation * dx)] * (channels // kernel_size**2)
+        return moves + [(0, 0)] * (channels - len(moves))
+
+    @classmethod
+    def shift(cls, x, kernel_size=3, dilation=1, stride=1):
+        """The shift of the paper."""
+        return cls.displace(x, cls.table(x.shape[-1], kernel_size, dilation), stride)
+
+    @staticmethod
+    def conv(x, kernel, stride=1, groups=1):
+        """A convolution `[K, K, in / groups, out]` or `[in, out]`, padded by K // 2."""
+        kernel = kernel if kernel.ndim == 4 else kernel[None, None]
+        size, half = len(kernel), len(kernel) // 2
+        height, width = x.shape[1:3]
+        x = np.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
+        outs = []
+        for inputs, kernels in zip(
+            np.split(x, groups, -1), np.split(kernel, groups, -1), strict=True
+        ):
+            out = 0
+            for i in range(size):
+                for j in range(size):
+                    tap = inputs[:, i : i + height : stride, j : j + width : stride]
+                    out = out + np.einsum("bhwi,io->bhwo", tap, kernels[i, j])
+            outs.append(out)
+        return np.concatenate(outs, -1)
+
+    @staticmethod
+    def batch_norm(params, stats, x, train):
+        """BatchNorm; running averages are of the mean and of the biased variance."""
+        mean, var = stats["mean"], stats["var"]
+        if train:
+            pixels = x.reshape(-1, x.shape[-1])
+            mean = pixels.sum(0) / len(pixels)
+            var = ((pixels - mean) ** 2).sum(0) / len(pixels)
+        y = (x - mean) / np.sqrt(var + EPSILON) * params["scale"] + params["bias"]
+        return y, {
+            "mean": MOMENTUM * stats["mean"] + (1 - MOMENTUM) * mean,
+            "var": MOMENTUM * stats["var"] + (1 - MOMENTUM) * var,
+        }
+
+    @classmethod
+    def conv_norm(cls, params, stats, x, train, stride=1, groups=1):
+        """A convolution and BatchNorm."""
+        y = cls.conv(x, params["conv"]["kernel"], stride, groups)
+        y, norm = cls.batch_norm(params["norm"], stats["norm"], y, train)
+        return y, {"norm": norm}
+
+    @classmethod
+    def shortcut(cls, params, stats, x, train, stride, new):
+        """The input, or its 1x1 convolution and BatchNorm where there is one."""
+        if "shortcut" not in params:
+            return x
+        y, new["shortcut"] = cls.conv_norm(
+            params["shortcut"], stats["shortcut"], x, train, stride
+        )
+        return y
+
+    @classmethod
+    def shift_conv(cls, params, stats, x, train, stride=1, kernel_size=3, dilation=1):
+        """The block of a CIFAR ShiftResNet (the authors' code), no ReLU at its end."""
+        new = {}
+        unit = params["expand"], stats["expand"]
+        y, new["expand"] = cls.conv_norm(*unit, x, train)
+        y = cls.shift(np.maximum(y, 0), kernel_size, dilation)
+        unit = params["project"], stats["project"]
+        y, new["project"] = cls.conv_norm(*unit, y, train, stride)
+        return np.maximum(y, 0) + cls.shortcut(params, stats, x, train, stride, new), new
+
+    @classmethod
+    def residual_block(cls, params, stats, x, train, stride=1):
+        """The plain block of He et al., with a projection where the shape changes."""
+        new = {}
+        unit = params["first"], stats["first"]
+        y, new["first"] = cls.conv_norm(*unit, x, train, stride)
+        unit = params["second"], stats["second"]
+        y, new["second"] = cls.conv_norm(*unit, np.maximum(y, 0), train)
+        y = y + cls.shortcut(params, stats, x, train, stride, new)
+        return np.maximum(y, 0), new
+
+    @classmethod
+    def depthwise_block(cls, params, stats, x, train, stride=1):
+        """The depthwise block of the authors' code."""
+        new = {}
+        unit = params["expand"], stats["expand"]
+        y, new["expand"] = cls.conv_norm(*unit, x, train)
+        unit = params["depthwise"], stats["depthwise"]
+        y = np.maximum(y, 0)
+        y, new["depthwise"] = cls.conv_norm(*unit, y, train, groups=y.shape[-1])
+        unit = params["project"], stats["project"]
+        y, new["project"] = cls.conv_norm(*unit, y, train, stride)
+        y = y + cls.shortcut(params, stats, x, train, stride, new)
+        return np.maximum(y, 0), new
+
+    @classmethod
+    def csc(
+        cls,
+        params,
+        stats,
+        x,
+        train,
+        features,
+        stride=1,
+        kernel_size=3,
+        dilation=1,
+        shift_first=False,
+    ):
+        """Conv-shift-conv, whose stride is that of the second convolution."""
+        new = {}
+        y = cls.shift(x, kernel_size, dilation) if shift_first else x
+        norm = params["expand_norm"], stats["expand_norm"]
+        y, new["expand_norm"] = cls.batch_norm(*norm, y, train)
+        y = cls.conv(np.maximum(y, 0), params["expand"]["kernel"])
+        y = cls.shift(y, kernel_size, dilation)
+        norm = params["project_norm"], stats["project_norm"]
+        y, new["project_norm"] = cls.batch_norm(*norm, y, train)
+        y = cls.conv(np.maximum(y, 0), params["project"]["kernel"], stride)
+        if features == x.shape[-1] and stride == 1:
+            return x + y, new
+        mean = np.full((3, 3, 1, x.shape[-1]), 1 / 9)  # padding counts
+        return np.concatenate([y, cls.conv(x, mean, stride, x.shape[-1])], -1), new
+
+    @classmethod
+    def cifar_network(cls, block, params, stats, x, train):
+        """Stem, three stages of blocks, mean over the pixels and the dense layer."""
+        new, features = {}, {}
+        y, new["stem"] = cls.conv_norm(params["stem"], stats["stem"], x, train)
+        y = features["stem"] = np.maximum(y, 0)
+        for name in sorted(key for key in params if key.startswith("stage")):
+            stride = 2 if name in ("stage2_block01", "stage3_block01") else 1
+            y, new[name] = block(params[name], stats[name], y, train, stride)
+            features[name.split("_")[0]] = y
+        y = features["pre_logits"] = y.mean((1, 2))
+        return y @ params["head"]["kernel"] + params["head"]["bias"], features, new
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """Plain NumPy for everything that the library computes."""
+    return Reference
+
+
+@pytest.fixture
+def randomize(rng):
+    """Returns a function that makes random variables for a module and its input.
+
+    Unlike fresh ones they hide nothing: no scale is 1, no bias or mean 0. Params keep
+    the size of activations near 1.
+    """
+
+    def leaf(path, shape):
+        name = path[-1].key
+        if name == "kernel":
+            value = rng.normal(size=shape.shape) / np.sqrt(np.prod(shape.shape[:-1]))
+        elif name in ("scale", "var"):
+            value = rng.uniform(0.5, 1.5, shape.shape)
+        else:
+            value = rng.normal(size=shape.shape) / 2
+        dtype = np.float64 if jax.config.jax_enable_x64 else shape.dtype
+        return value.astype(dtype)
+
+    def make(module, *inputs):
+        shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+        return jax.tree_util.tree_map_with_path(leaf, shapes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def assert_trees_close():
+    """Returns a comparison of two trees: the same names, and values within rtol.
+
+    The tolerance of a leaf is relative to the leaf's own largest number, so that numbers
+    that are small by cancellation do not ask for more than the arithmetic can give.
+    """
+
+    def compare(actual, expected, rtol):
+        assert jax.tree.structure(actual) == jax.tree.structure(expected)
+        pairs = zip(
+            jax.tree_util.tree_leaves_with_path(actual),
+            jax.tree.leaves(expected),
+            strict=True,
+        )
+        for (path, a), b in pairs:
+            a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+            scale = np.abs(b).max(initial=1e-300)
+            where = jax.tree_util.keystr(path)
+            np.testing.assert_allclose(a / scale, b / scale, 0, rtol, err_msg=where)
+
+    return compare
