@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 
+from shiftjax.arguments import parse
 from shiftjax.errors import InputError
 
 USER_MISTAKE = 2
@@ -71,13 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
       The exit code: 0, or 2 for a mistake of the user's, which is said in one line.
     """
-    command = tyro.cli(
-        Command,  # pyright: ignore[reportArgumentType] (a union is a form to tyro)
-        prog="shiftjax",
-        description="Vision networks built on the shift operation.",
-        args=None if arguments is None else list(arguments),
-    )
+    given = sys.argv[1:] if arguments is None else arguments
     try:
+        command = parse(Command, "shiftjax", given, description=__doc__)
         command.run(Console(width=None if sys.stdout.isatty() else 120))
     except InputError as error:
         print(f"shiftjax: {error}", file=sys.stderr)

@@ -10,6 +10,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
+from shiftjax import arguments
 from shiftjax.errors import InputError, unknown_name
 from train import config, experiments
 
@@ -46,16 +47,16 @@ class Prepare:
 COMMANDS = {"evaluate": Evaluate, "prepare": Prepare}
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(given: Sequence[str] | None = None) -> int:
     """Runs an experiment or a command.
 
     Args:
-      arguments: those of the command line, by default the process's own.
+      given: the arguments, by default those of the process.
 
     Returns:
       The exit code: 0, or 2 for a mistake of the user's, which is said in one line.
     """
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if given is None else given)
     if given[:1] in (["-h"], ["--help"]):
         print(_overview())
         return 0
@@ -98,7 +99,7 @@ def parse(given: Sequence[str]) -> config.Config | Evaluate | Prepare:
 
 
 def _parse(kind: Any, name: str, rest: list[str], **options: Any) -> Any:
-    return tyro.cli(kind, prog=f"{PROGRAM} {name}", args=rest, **options)
+    return arguments.parse(kind, f"{PROGRAM} {name}", rest, **options)
 
 
 def _overview() -> str:
