@@ -1,6 +1,7 @@
 """Evaluation of a run after the fact."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -9,7 +10,7 @@ from shiftjax.errors import InputError
 from train import config as config_file
 from train.checkpointing import Checkpoints
 from train.loop import CHECKPOINTS
-from train.setup import evaluate, load_split, prepare
+from train.setup import evaluate, load_split, set_up
 
 
 def evaluate_run(
@@ -18,6 +19,7 @@ def evaluate_run(
     *,
     step: int | None = None,
     devices: int | None = None,
+    say: Callable[[str], None] = print,
 ) -> dict[str, float]:
     """Evaluates a checkpoint of a run on every example of a split.
 
@@ -26,6 +28,7 @@ def evaluate_run(
       split: "test", "validation", "train" or "train+validation".
       step: the checkpoint to take; None for the newest.
       devices: how many devices to use; None for all.
+      say: told of checkpoints that are damaged, and passed over.
 
     Returns:
       Means over the examples: "loss", "top1" (and "top5" of more than ten classes), how
@@ -35,12 +38,13 @@ def evaluate_run(
       InputError: if there is no such run, checkpoint or split.
     """
     config = config_file.load(Path(workdir))
-    batch_size = config.batch_size if devices is None else devices
-    config = dataclasses.replace(config, devices=devices, batch_size=batch_size)
-    setup = prepare(config)
+    examples = load_split(config, split)
+    setup = set_up(dataclasses.replace(config, devices=devices), examples)
     with Checkpoints(Path(workdir) / CHECKPOINTS) as checkpoints:
         restored = checkpoints.restore(jax.eval_shape(setup.initial_state), step=step)
     if restored is None:
         raise InputError(f"{workdir} holds no checkpoint yet")
+    for message in restored.skipped:
+        say(message)
     state = setup.replicas.replicate(restored.state)
-    return evaluate(setup, state, load_split(config, split)) | {"step": restored.step}
+    return evaluate(setup, state, examples) | {"step": restored.step}

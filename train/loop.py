@@ -32,7 +32,7 @@ from train.setup import (
     host_share,
     load_split,
     on_devices,
-    prepare,
+    set_up,
 )
 from train.state import TrainState
 from train.steps import NEVER
@@ -258,7 +258,7 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
       InputError: if something that a person gave cannot be used, or the loss is not
         finite.
     """
-    setup = prepare(config)
+    setup = set_up(config)
     workdir = _open_workdir(config)
     lock = _lock(workdir)
     checkpoints = Checkpoints(

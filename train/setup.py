@@ -79,16 +79,21 @@ class Setup:
         return step * self.order.batch_size / self.order.examples
 
 
-def prepare(config: Config) -> Setup:
+def set_up(config: Config, train_set: ImageSet | None = None) -> Setup:
     """Checks the configuration, loads the training examples and builds the programs.
+
+    Args:
+      config: the run's.
+      train_set: what to take for the training examples, to load none.
 
     Raises:
       InputError: if a value of the configuration cannot be used.
     """
     validate(config)
     replicas = Replicas.local(config.devices, config.backend)
-    replicas.per_device(config.batch_size)
-    train_set = load_split(config, config.data.train_on)
+    if train_set is None:
+        replicas.per_device(config.batch_size)
+        train_set = load_split(config, config.data.train_on)
     task = make_task(config, train_set.num_classes)
     order = Order(len(train_set), config.batch_size, config.seed)
     total_steps = max(round(config.epochs * order.steps_per_epoch), 1)
