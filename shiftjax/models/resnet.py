@@ -96,12 +96,15 @@ class CifarResNet(Unit):
         the tensors between blocks.
       layout: "nhwc", "planes" (the fast form for CPUs, `shiftjax.planes`) or "auto":
         planes on a CPU, where they differ. Forward-mode derivatives need "nhwc".
+      chunk: on planes, for how many images at a time the wide tensors of shift blocks
+        exist, which are then computed again in the backward pass; None for all.
     """
 
     depth: int = 20
     num_classes: int = 10
     remat: bool = False
     layout: str = "auto"
+    chunk: int | None = None
 
     image_size: ClassVar[int] = 32
     channels: ClassVar[int] = 3
@@ -193,7 +196,7 @@ class CifarResNet(Unit):
             and isinstance(images.shape[0], int)  # not exported with a free batch
         )
         if fast and self.has_planes and not self.is_initializing():
-            return Planes.from_nhwc(images)
+            return Planes.from_nhwc(images, chunk=self.chunk)
         return images
 
 
