@@ -7,12 +7,13 @@ import pytest
 
 DEVICES = 4
 
-# Read when JAX starts a backend. A kept program would hide that one no longer compiles.
+# Read when JAX starts a backend.
 os.environ["XLA_FLAGS"] = (
     f"{os.environ.get('XLA_FLAGS', '')} "
     f"--xla_force_host_platform_device_count={DEVICES}"
 ).strip()
-os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# Programs kept from other sessions would hide that one no longer compiles.
+os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
 
 import jax  # noqa: E402 (after its environment)
 import numpy as np  # noqa: E402

@@ -1,0 +1,404 @@
+"""The layout for CPUs: the same functions as the NHWC modules, which define them.
+
+`test_layers.py` shows that the NHWC modules equal NumPy. Here each runs on planes with
+the same variables, and everything it gives is compared: output, gradients, statistics.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from shiftjax.layers import ConvNorm, ShiftConv
+from shiftjax.models.resnet import ResNet, ShiftResNet
+from shiftjax.planes import Planes
+from shiftjax.planes.block import displace
+from shiftjax.planes.products import dot, pointwise
+from shiftjax.planes.statistics import covariance, moments, whole_batch
+
+# In float64, sums of at most 5,000 products, a few normalisations in a row, and their
+# derivatives, lose some thousand units in the last place (2e-16).
+FLOAT64 = 2e-12
+
+# Only values are compared, not speed: this takes half the time to compile.
+QUICK = {"xla_backend_optimization_level": 0}
+
+# In float32 the same is 2,000 units in the last place (6e-8).
+FLOAT32 = 1e-4
+
+# batch, parts, chunk: the shape of each part, as [channels, chunks, H, W, images]
+CUTS = {
+    (6, 2, None): [(3, 1, 4, 5, 3)] * 2,
+    (6, 4, None): [(3, 1, 4, 5, 3)] * 2,  # 4 does not divide 6, 2 does
+    (7, 2, None): [(3, 1, 4, 5, 7)],
+    (7, 2, 2): [(3, 7, 4, 5, 1)],
+    (9, 3, 2): [(3, 3, 4, 5, 1)] * 3,
+    (12, 2, 4): [(3, 2, 4, 5, 3)] * 2,  # of 6 images, at most 4 in a chunk: 3
+    (12, 3, 100): [(3, 1, 4, 5, 4)] * 3,
+    (1, 2, None): [(3, 1, 4, 5, 1)],
+    (5, 1, 5): [(3, 1, 4, 5, 5)],
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_cutting_and_joining(rng, cut):
+    batch, parts, chunk = cut
+    x = rng.normal(size=(batch, 4, 5, 3)).astype(np.float32)
+    planes = Planes.from_nhwc(x, parts=parts, chunk=chunk)
+    assert [part.shape for part in planes.parts] == CUTS[cut]
+    assert planes.shape == x.shape
+    np.testing.assert_array_equal(planes.to_nhwc(), x)
+    pooled = planes.global_average_pool()
+    expected = x.astype(np.float64).mean((1, 2))
+    np.testing.assert_allclose(pooled, expected, atol=1e-6)  # 20 additions in float32
+
+
+def test_planes_hold_each_image_whole(rng):
+    x = rng.normal(size=(6, 4, 5, 3)).astype(np.float32)
+    first, second = Planes.from_nhwc(x, parts=2, chunk=1).parts
+    for i in range(3):
+        for c in range(3):
+            np.testing.assert_array_equal(first[c, i, :, :, 0], x[i, :, :, c])
+            np.testing.assert_array_equal(second[c, i, :, :, 0], x[3 + i, :, :, c])
+
+
+def test_planes_are_a_tree_and_map(rng):
+    x = rng.normal(size=(4, 2, 2, 3)).astype(np.float32)
+    doubled = jax.jit(lambda p: p.map(lambda part: 2 * part))(Planes.from_nhwc(x))
+    np.testing.assert_array_equal(doubled.to_nhwc(), 2 * x)
+
+
+# module, shape of the input, parts, chunk
+CASES = {
+    "conv 1x1, stride 3": (ConvNorm(7, strides=3), (6, 5, 7, 4), 2, 1),
+    "conv 3x3": (ConvNorm(5, 3), (5, 4, 5, 3), 2, 2),
+    "conv 3x3, stride 2, odd": (ConvNorm(5, 3, 2), (4, 5, 7, 3), 2, None),
+    "conv 5x5, stride 3, small": (ConvNorm(5, 5, 3), (4, 2, 3, 3), 1, None),
+    "parts and chunks": (ShiftConv(9, expansion=2), (12, 5, 6, 9), 3, 2),
+    "left-over channels": (ShiftConv(7, expansion=3), (3, 5, 6, 7), 1, None),
+    "too few channels to shift": (ShiftConv(8), (4, 5, 6, 5), 1, None),
+    "stride 2, odd": (ShiftConv(10, strides=2, expansion=2), (6, 5, 7, 4), 2, 2),
+    "stride 2, one row": (ShiftConv(9, strides=2), (4, 1, 6, 9), 1, None),
+    "stride 3, dilation 2": (ShiftConv(9, 3, 3, 2), (4, 8, 7, 9), 1, None),
+    "dilation 3": (ShiftConv(9, dilation=3, expansion=2), (3, 7, 5, 9), 1, None),
+    "dilation 3, small": (ShiftConv(9, dilation=3), (4, 2, 3, 9), 1, None),
+    "5x5": (ShiftConv(5, 5, expansion=6), (4, 5, 4, 5), 1, None),
+    "5x5, stride 2, dilation 2": (ShiftConv(5, 5, 2, 2, 11), (4, 9, 7, 5), 1, None),
+    "even": (ShiftConv(8, 4, 2, expansion=3), (4, 5, 6, 8), 1, None),
+}
+SOME = ["conv 3x3, stride 2, odd", "stride 2, odd"]
+
+
+@functools.partial(
+    jax.jit, static_argnames=("module", "parts", "chunk"), compiler_options=QUICK
+)
+def everything(module, variables, x, g, parts=None, chunk=None):
+    """All that a module gives, for NHWC arrays or on planes where `parts` is given."""
+
+    def apply(variables, x, **options):
+        if parts is None:
+            return module.apply(variables, x, **options)
+        y = module.apply(variables, Planes.from_nhwc(x, parts=parts, chunk=chunk), **options)
+        mutable = "mutable" in options
+        return (y[0].to_nhwc(), y[1]) if mutable else y.to_nhwc()
+
+    def train(params, x):
+        return apply(variables | {"params": params}, x, train=True, mutable=["batch_stats"])
+
+    y, pull, updates = jax.vjp(train, variables["params"], x, has_aux=True)
+    return {
+        "trained": y,
+        "batch_stats": updates["batch_stats"],
+        "gradient": pull(g),
+        "evaluated": apply(variables, x),
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.usefixtures("float64")
+def test_a_module_on_planes_equals_itself(rng, randomize, assert_trees_close, name):
+    module, shape, parts, chunk = CASES[name]
+    x = rng.normal(size=shape)
+    variables = randomize(module, x)
+    g = rng.normal(size=jax.eval_shape(module.apply, variables, x).shape)
+    expected = everything(module, variables, x, g)
+    actual = everything(module, variables, x, g, parts, chunk)
+    assert_trees_close(actual, expected, FLOAT64)
+
+
+@pytest.mark.parametrize("name", SOME)
+@pytest.mark.usefixtures("float64")
+def test_gradients_with_running_statistics(rng, randomize, assert_trees_close, name):
+    """As in fine-tuning with frozen BatchNorm, which is folded into the kernels."""
+    module, shape, parts, chunk = CASES[name]
+    x = rng.normal(size=shape)
+    variables = randomize(module, x)
+
+    @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+    def gradient(enter, params, x):
+        def loss(params, x):
+            y = module.apply(variables | {"params": params}, enter(x))
+            return ((y.to_nhwc() if isinstance(y, Planes) else y) ** 2).mean()
+
+        return jax.grad(loss, (0, 1))(params, x)
+
+    enter = functools.partial(Planes.from_nhwc, parts=parts, chunk=chunk)
+    actual = gradient(enter, variables["params"], x)
+    expected = gradient(jnp.asarray, variables["params"], x)
+    assert_trees_close(actual, expected, FLOAT64)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_in_float32(rng, randomize, assert_trees_close, name):
+    module, shape, parts, chunk = CASES[name]
+    x = rng.normal(size=shape).astype(np.float32)
+    variables = randomize(module, x)
+    y = jax.eval_shape(module.apply, variables, x)
+    g = rng.normal(size=y.shape).astype(np.float32)
+    with jax.default_matmul_precision("highest"):  # as everywhere but on a CPU it is not
+        expected = everything(module, variables, x, g)
+        actual = everything(module, variables, x, g, parts, chunk)
+    assert_trees_close(actual, expected, FLOAT32)
+
+
+@pytest.mark.usefixtures("float64")
+def test_statistics_over_replicas(rng, randomize, assert_trees_close, devices):
+    """Four devices of two parts each, as one device with the whole batch."""
+    module = ShiftConv(9, strides=2, expansion=2)
+    x = rng.normal(size=(16, 5, 6, 5))
+    variables = randomize(module, x)
+
+    def replica(params, x):
+        def loss(params, x):
+            now, planes = variables | {"params": params}, Planes.from_nhwc(x)
+            unit = module.clone(axis_name="batch")
+            y, updates = unit.apply(now, planes, train=True, mutable=["batch_stats"])
+            return (y.to_nhwc() ** 3).mean(), updates
+
+        (value, updates), gradient = jax.value_and_grad(loss, has_aux=True)(params, x)
+        return jax.lax.pmean((value, updates, gradient), "batch")
+
+    def whole(params, x):
+        now = variables | {"params": params}
+        y, updates = module.apply(now, x, train=True, mutable=["batch_stats"])
+        return (y**3).mean(), updates
+
+    replicated = jax.pmap(
+        replica, "batch", in_axes=(None, 0), out_axes=None, devices=devices
+    )
+    actual = replicated(variables["params"], x.reshape(4, 4, 5, 6, 5))
+    (value, updates), gradient = jax.jit(jax.value_and_grad(whole, has_aux=True))(
+        variables["params"], x
+    )
+    assert_trees_close(actual, (value, updates, gradient), FLOAT64)
+
+
+# The pieces.
+
+
+@pytest.mark.parametrize("size", [(4, 5), (3, 2), (6, 7)])
+def test_displace_of_planes_equals_loops(reference, rng, size):
+    """Also to another size than that of the input, as the phases of a stride need."""
+    table = tuple(map(tuple, rng.integers(-6, 7, (8, 2)).tolist()))
+    x = rng.normal(size=(8, 4, 5, 3)).astype(np.float32)
+    padded = np.pad(x, ((0, 0), (0, 2), (0, 2), (0, 0)))
+    expected = reference.displace(padded.transpose(3, 1, 2, 0), table)
+    expected = expected.transpose(3, 1, 2, 0)[:, : size[0], : size[1]]
+    np.testing.assert_array_equal(displace(x, table, size), expected)
+
+
+def shifted_numbers(rng, *means):
+    """float32 `[4, 8000]` for each mean, of deviation 1."""
+    return [(rng.normal(size=(4, 8000)) + mean).astype(np.float32) for mean in means]
+
+
+# A mean 1000 times the deviation. Centred sums of 8,000 squares in float32 are good to
+# 1e-5 however they are added up; mean(x^2) - mean(x)^2 would be off by 0.06.
+OFFSETS = {"equal parts": (1000, 1000), "far parts": (1000, -1000), "one": (1000,)}
+
+
+@pytest.mark.parametrize("name", OFFSETS)
+def test_variances_keep_their_accuracy_beside_large_means(rng, name):
+    parts = shifted_numbers(rng, *OFFSETS[name])
+    x = np.concatenate(parts, 1).astype(np.float64)
+    mean, var = whole_batch(moments, parts, None)
+    np.testing.assert_allclose(mean, x.mean(1), rtol=1e-6, atol=1e-4)
+    np.testing.assert_allclose(var, x.var(1), rtol=1e-5)
+    mean, cov = whole_batch(covariance, parts, None)
+    np.testing.assert_allclose(mean, x.mean(1), rtol=1e-6, atol=1e-4)
+    expected = np.cov(x, bias=True)
+    np.testing.assert_allclose(cov, expected, atol=1e-5 * expected.max())
+
+
+@pytest.mark.parametrize("module", [ConvNorm(6), ShiftConv(6, expansion=2)], ids=repr)
+def test_modules_keep_their_accuracy_beside_large_means(
+    rng, randomize, assert_trees_close, module
+):
+    """Against the same in float64.
+
+    A mean is known to 6e-8 of itself, so numbers normalised by a deviation 1000 times
+    smaller to 6e-5 at best, which two units in a row and their sums make 1e-3.
+    """
+    x = (1000 + rng.normal(size=(8, 8, 8, 6))).astype(np.float32)
+    variables = randomize(module, x)
+    apply = functools.partial(module.apply, train=True, mutable=["batch_stats"])
+    with jax.default_matmul_precision("highest"):
+        y, updates = jax.jit(apply)(variables, Planes.from_nhwc(x))
+    with jax.enable_x64(True):
+        wide = jax.tree.map(np.float64, variables)
+        expected, expected_updates = jax.jit(apply)(wide, x.astype(np.float64))
+    assert_trees_close(y.to_nhwc(), expected, 1e-3)
+    assert_trees_close(updates, expected_updates, 1e-3)
+
+
+@pytest.mark.parametrize("statistic", [moments, covariance])
+@pytest.mark.usefixtures("float64")
+def test_gradients_of_statistics(rng, assert_trees_close, statistic):
+    """Against those that JAX derives from the definition."""
+
+    def definition(x):
+        centred = x - x.mean(1, keepdims=True)
+        both = centred @ centred.T / x.shape[1]
+        return x.mean(1), both if statistic is covariance else jnp.diag(both)
+
+    x = rng.normal(size=(4, 30))
+    y, pull = jax.vjp(definition, x)
+    g = jax.tree.map(lambda v: rng.normal(size=v.shape), y)
+    actual, actual_pull = jax.vjp(statistic, x)
+    assert_trees_close(actual, y, FLOAT64)
+    assert_trees_close(actual_pull(g), pull(g), FLOAT64)
+
+
+def test_a_feature_that_cancels_out_stays_finite(rng, randomize):
+    """Its variance is 0, and must not come out negative by rounding.
+
+    The input has one direction only, of size 100, and no kernel has a part along it.
+    """
+    direction = rng.normal(size=8)
+    x = (100 * rng.normal(size=(8, 8, 8, 1)) * direction).astype(np.float32)
+    module = ShiftConv(8, expansion=16)
+    variables = randomize(module, x)
+    unit = variables["params"]["expand"]["conv"]
+    along = np.outer(direction, direction @ unit["kernel"]) / (direction**2).sum()
+    unit["kernel"] = (unit["kernel"] - along).astype(np.float32)
+    result = everything(module, variables, x, np.ones_like(x), 2)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result))
+
+
+def test_products_of_bfloat16_are_added_in_float32():
+    """In bfloat16 the sum of ones would stay at 256."""
+    ones = jnp.ones((1, 4096), jnp.bfloat16)
+    for y in (dot(ones, ones.T), dot(ones, ones, 1), pointwise(ones.T, None, ones.T)):
+        assert y.dtype == jnp.float32
+        assert y.ravel()[0] == 4096
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_bfloat16_is_near_float32(rng, randomize, assert_trees_close, name):
+    """Each of at most 8 roundings in a row is off by 2^-9; statistics are float32.
+
+    Gradients are compared as directions, since ReLU passes or stops a whole number
+    where its input is within rounding of zero.
+    """
+    module, shape, parts, chunk = CASES[name]
+    x = rng.normal(size=shape).astype(np.float32)
+    variables = randomize(module, x)
+    y = jax.eval_shape(module.apply, variables, x)
+    g = rng.normal(size=y.shape).astype(np.float32)
+    low = module.clone(dtype=jnp.bfloat16)
+    expected = everything(module, variables, x, g)
+    actual = everything(low, variables, x, g, parts, chunk)
+    for key in ("trained", "evaluated", "batch_stats"):
+        assert_trees_close(actual[key], expected[key], 8 * 2**-9)
+    a, b = (
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree["gradient"])])
+        for tree in (actual, expected)
+    )
+    assert a @ b > 0.99 * np.linalg.norm(a) * np.linalg.norm(b)
+
+
+def test_bfloat16_input_is_promoted_by_float32_params(rng, randomize, assert_trees_close):
+    """With dtype=None both layouts compute in the promoted dtype, which is float32."""
+    module = ConvNorm(7)
+    x = jnp.asarray(rng.normal(size=(4, 5, 6, 4)), jnp.bfloat16)
+    variables = randomize(module, x)
+    actual = module.apply(variables, Planes.from_nhwc(x)).to_nhwc()
+    expected = module.apply(variables, x)
+    assert_trees_close(actual, expected, FLOAT32)
+
+
+# Whole networks.
+
+NETWORKS = {
+    "ResNet, reduced": (ResNet(8, block_reduction=2, net_reduction=4), (5, 9, 10, 1)),
+    "ShiftResNet": (ShiftResNet(8, expansion=2), (3, 9, 7, 3)),
+    "ShiftResNet, 5x5, dilated, rematerialised": (
+        ShiftResNet(8, kernel_size=5, dilation=2, expansion=2, remat=True),
+        (3, 8, 8, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.usefixtures("float64")
+def test_a_network_on_planes_equals_itself(rng, randomize, assert_trees_close, name):
+    """Logits, features, new statistics, and the gradient of params and images.
+
+    Eight layers amplify what one loses, which leaves 1e-10.
+    """
+    model, shape = NETWORKS[name]
+    images = rng.normal(size=shape)
+    variables = randomize(model, images)
+
+    @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+    def run(model, variables, images):
+        def loss(params, images):
+            outputs, updates = model.apply(
+                variables | {"params": params},
+                images,
+                train=True,
+                capture_features=True,
+                mutable=["batch_stats"],
+            )
+            return (outputs[0] ** 2).mean(), (outputs, updates)
+
+        gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)
+        return gradients(variables["params"], images)
+
+    actual = run(model.clone(layout="planes"), variables, images)
+    expected = run(model.clone(layout="nhwc"), variables, images)
+    assert_trees_close(actual, expected, 1e-10)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (3, 1)])
+@pytest.mark.usefixtures("float64")
+def test_a_network_takes_few_pixels(rng, randomize, assert_trees_close, shape):
+    images = rng.normal(size=(2, *shape, 3))
+    model = ShiftResNet(8, layout="planes")
+    variables = randomize(model, images)
+    actual = model.apply(variables, images, capture_features=True)
+    model = model.clone(layout="nhwc")
+    expected = model.apply(variables, images, capture_features=True)
+    assert_trees_close(actual, expected, 1e-10)
+
+
+@pytest.mark.usefixtures("float64")
+def test_vmap_over_variables(rng, randomize, assert_trees_close):
+    """An ensemble: one network with several sets of variables."""
+    model = ShiftResNet(8, layout="planes")
+    images = rng.normal(size=(2, 4, 4, 3))
+    members = [randomize(model, images) for _ in range(2)]
+    ensemble = jax.tree.map(lambda *leaves: np.stack(leaves), *members)
+    logits = jax.jit(jax.vmap(model.apply, (0, None)), compiler_options=QUICK)
+    one = jax.jit(model.apply, compiler_options=QUICK)
+    expected = np.stack([one(member, images) for member in members])
+    assert_trees_close(logits(ensemble, images), expected, FLOAT64)
+
+
+def test_an_empty_batch_gives_empty_logits():
+    model = ResNet(8, layout="planes")
+    images = jnp.zeros((0, 8, 8, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    assert jax.eval_shape(model.apply, variables, images).shape == (0, 10)

@@ -1,0 +1,188 @@
+"""Small runs for the trainer's tests, and one compilation of each of their programs."""
+
+import contextlib
+import dataclasses
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from rich.console import Console
+
+from train import loop
+from train.config import Augment, Config, Data, Model, Schedule
+
+ROOT = Path(__file__).parents[2]
+
+# 40 examples in batches of 16: an epoch is two and a half steps.
+EPOCH = 2.5
+STEPS = 12
+
+# The tests compile much and compute little. Subprocesses share what is compiled.
+COMPILATION = {
+    "jax_disable_most_optimizations": True,
+    "jax_persistent_cache_min_compile_time_secs": 0.0,
+    "jax_persistent_cache_min_entry_size_bytes": -1,
+}
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory) -> Path:
+    """The folder that SHIFTJAX_CACHE names."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def compiled_once(cache_dir):
+    """Returns a context in which each program is compiled once in the session."""
+
+    @contextlib.contextmanager
+    def context():
+        options = COMPILATION | {"jax_compilation_cache_dir": f"{cache_dir}/compiled"}
+        before = {name: jax.config.values[name] for name in options}
+        for name, value in options.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()  # which has noted the folder
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                jax.config.update(name, value)
+            compilation_cache.reset_cache()
+
+    return context
+
+
+@pytest.fixture
+def quick(compiled_once):
+    """Compiles quickly, and each program once."""
+    with compiled_once():
+        yield
+
+
+def tiny_config(workdir: object, **changes) -> Config:
+    """A run of a second: an 8-layer network on 40 digits of 8x8 pixels."""
+    config = Config(
+        workdir=str(workdir),
+        epochs=STEPS / EPOCH,
+        batch_size=16,
+        model=Model("shiftresnet20", {"depth": 8, "expansion": 1}),
+        data=Data(image_size=8, validation_examples=1397),
+        augment=Augment(crop_padding=1, flip=True),
+        schedule=Schedule(learning_rate=0.05, warmup_epochs=1),
+        log_steps=3,
+        eval_epochs=4 / EPOCH,
+        save_epochs=5 / EPOCH,
+        tensorboard=False,
+    )
+    return dataclasses.replace(config, **changes)
+
+
+def flags(config: Config) -> list[str]:
+    """The command line of a run, written out."""
+    words = ["digits"]
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        values = {"": value}
+        if dataclasses.is_dataclass(value):
+            values = {f".{f.name}": getattr(value, f.name) for f in fields_of(value)}
+        for inner, one in values.items():
+            words += flag(f"{field.name}{inner}".replace("_", "-"), one)
+    return words
+
+
+def fields_of(group) -> tuple[dataclasses.Field, ...]:
+    return dataclasses.fields(group)
+
+
+def flag(name: str, value: object) -> list[str]:
+    if isinstance(value, bool):
+        group, _, last = name.rpartition(".")
+        no = "" if value else "no-"
+        return [f"--{group}{'.' if group else ''}{no}{last}"]
+    if isinstance(value, dict):
+        value = [word for pair in value.items() for word in pair]
+    if isinstance(value, tuple | list):
+        return [f"--{name}", *map(str, value)] if value else []
+    return [f"--{name}", str(value)]
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Returns a function that configures a tiny run in a workdir."""
+    return tiny_config
+
+
+@pytest.fixture(scope="session")
+def command_line():
+    """Returns a function that writes a run's configuration as command line."""
+    return flags
+
+
+@pytest.fixture(scope="session")
+def run(compiled_once):
+    """Returns a function that runs `train`: its outcome, and what a person reads."""
+
+    def run(config: Config) -> tuple[loop.Outcome, str]:
+        text = io.StringIO()
+        with compiled_once():
+            outcome = loop.train(config, Console(file=text, soft_wrap=True))
+        return outcome, text.getvalue()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def start(cache_dir):
+    """Returns a function that starts `python -m train` in a process of its own."""
+
+    def start(*words: str) -> subprocess.Popen:
+        added = {name.upper(): str(value) for name, value in COMPILATION.items()}
+        added |= {"PYTHONPATH": str(ROOT), "SHIFTJAX_CACHE": str(cache_dir)}
+        return subprocess.Popen(
+            [sys.executable, "-W", "error", "-m", "train", *words],
+            env=os.environ | added | {"JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return start
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """An uninterrupted run on four devices.
+
+    Attributes:
+      config: what was asked for.
+      outcome: what `train` returned.
+      text: what a person read.
+      splits: the splits that were loaded, in order.
+    """
+
+    config: Config
+    outcome: loop.Outcome
+    text: str
+    splits: list[str]
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, run) -> Finished:
+    """The run that others are compared with; its workdir must stay as it is."""
+    config = tiny_config(tmp_path_factory.mktemp("finished") / "run")
+    splits: list[str] = []
+
+    def load_split(config: Config, split: str):
+        splits.append(split)
+        return original(config, split)
+
+    original = loop.load_split
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "load_split", load_split)
+        outcome, text = run(config)
+    return Finished(config, outcome, text, splits)

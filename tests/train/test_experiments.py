@@ -1,0 +1,77 @@
+"""The experiments: each can be run as its docstring says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from shiftjax import list_models
+from shiftjax.errors import UnknownNameError
+from train import config, experiments
+from train.__main__ import Prepare, parse
+
+NAMES = experiments.names()
+
+
+def commands(text: str) -> list[list[str]]:
+    """The command lines in a docstring; a backslash at the end continues a line."""
+    joined = re.sub(r"\\\n\s*", " ", text)
+    lines = (line.strip() for line in joined.splitlines())
+    return [line.split() for line in lines if line.startswith("python -m train")]
+
+
+def test_each_file_is_an_experiment():
+    files = Path(experiments.__file__).parent.glob("*.py")
+    assert sorted(path.stem for path in files if path.stem != "__init__") == NAMES
+    assert "digits" in NAMES  # what runs without a name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_experiment_can_be_run(name):
+    run = experiments.load(name)
+    config.validate(run)
+    assert run.model.name in list_models()
+    assert run.data.source.partition(":")[0] in ("digits", "tfds", "folder")
+
+
+def test_experiments_have_workdirs_of_their_own():
+    assert len({experiments.load(name).workdir for name in NAMES}) == len(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_names_the_command(name):
+    text = experiments.describe(name)
+    assert ["python", "-m", "train", name] in commands(text)
+    summary = text.splitlines()[0]
+    assert summary.endswith(".")
+    assert len(summary) <= 85  # with the quotes, a line; the overview shows it
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_commands_in_the_docstring_are_understood(name):
+    parsed = [parse(words[3:]) for words in commands(experiments.describe(name))]
+    runs = [command for command in parsed if isinstance(command, config.Config)]
+    assert experiments.load(name) in runs
+    for run in runs:
+        config.validate(run)
+    prepared = {command.name for command in parsed if isinstance(command, Prepare)}
+    assert prepared <= {name}
+
+
+def test_the_papers_schedule_is_the_papers():
+    """Section 4.1 and the authors' code: 0.1, a tenth after 82 and 124 epochs."""
+    (words,) = (w for w in commands(experiments.describe("cifar10")) if "82" in w)
+    run = parse(words[3:])
+    schedule = run.schedule
+    values = (schedule.kind, schedule.learning_rate, schedule.factor)
+    assert values == ("steps", 0.1, 0.1)
+    assert schedule.boundaries == (82, 124)
+    assert schedule.warmup_epochs == 0
+    assert run.batch_size == 128
+
+
+def test_an_unknown_experiment_is_refused_with_the_nearest():
+    with pytest.raises(UnknownNameError, match="did you mean 'digits'"):
+        experiments.load("digit")
+    with pytest.raises(UnknownNameError, match="did you mean 'cifar10'"):
+        experiments.describe("cifar1O")
