@@ -1,5 +1,7 @@
 """What the tests of the library share: a reference in NumPy, and random variables."""
 
+import contextlib
+
 import jax
 import numpy as np
 import pytest
@@ -115,7 +117,9 @@ class Reference:
         y = cls.shift(np.maximum(y, 0), kernel_size, dilation)
         unit = params["project"], stats["project"]
         y, new["project"] = cls.conv_norm(*unit, y, train, stride)
-        return np.maximum(y, 0) + cls.shortcut(params, stats, x, train, stride, new), new
+        return np.maximum(y, 0) + cls.shortcut(
+            params, stats, x, train, stride, new
+        ), new
 
     @classmethod
     def residual_block(cls, params, stats, x, train, stride=1):
@@ -182,6 +186,31 @@ class Reference:
             features[name.split("_")[0]] = y
         y = features["pre_logits"] = y.mean((1, 2))
         return y @ params["head"]["kernel"] + params["head"]["bias"], features, new
+
+
+@contextlib.contextmanager
+def few_optimizations(few):
+    """Lets the compiler do little (these tests compile much and compute little)."""
+    before = jax.config.values["jax_disable_most_optimizations"]
+    jax.config.update("jax_disable_most_optimizations", few)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture
+def quick():
+    """Compiles in half the time."""
+    with few_optimizations(True):
+        yield
+
+
+@pytest.fixture
+def optimized(quick):
+    """Compiles as users do, in a module that is otherwise `quick`."""
+    with few_optimizations(False):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from shiftjax import InputError
 from shiftjax.layers import ConvNorm, ShiftConv
 from shiftjax.models.resnet import ResNet, ShiftResNet
 from shiftjax.planes import Planes
@@ -18,12 +19,11 @@ from shiftjax.planes.block import displace
 from shiftjax.planes.products import dot, pointwise
 from shiftjax.planes.statistics import covariance, moments, whole_batch
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 # In float64, sums of at most 5,000 products, a few normalisations in a row, and their
 # derivatives, lose some thousand units in the last place (2e-16).
 FLOAT64 = 2e-12
-
-# Only values are compared, not speed: this takes half the time to compile.
-QUICK = {"xla_backend_optimization_level": 0}
 
 # In float32 the same is 2,000 units in the last place (6e-8).
 FLOAT32 = 1e-4
@@ -76,7 +76,7 @@ CASES = {
     "conv 3x3": (ConvNorm(5, 3), (5, 4, 5, 3), 2, 2),
     "conv 3x3, stride 2, odd": (ConvNorm(5, 3, 2), (4, 5, 7, 3), 2, None),
     "conv 5x5, stride 3, small": (ConvNorm(5, 5, 3), (4, 2, 3, 3), 1, None),
-    "parts and chunks": (ShiftConv(9, expansion=2), (12, 5, 6, 9), 3, 2),
+    "parts and chunks": (ShiftConv(9, expansion=2), (12, 5, 6, 9), 2, 3),
     "left-over channels": (ShiftConv(7, expansion=3), (3, 5, 6, 7), 1, None),
     "too few channels to shift": (ShiftConv(8), (4, 5, 6, 5), 1, None),
     "stride 2, odd": (ShiftConv(10, strides=2, expansion=2), (6, 5, 7, 4), 2, 2),
@@ -91,28 +91,25 @@ CASES = {
 SOME = ["conv 3x3, stride 2, odd", "stride 2, odd"]
 
 
-@functools.partial(
-    jax.jit, static_argnames=("module", "parts", "chunk"), compiler_options=QUICK
-)
+@functools.partial(jax.jit, static_argnames=("module", "parts", "chunk"))
 def everything(module, variables, x, g, parts=None, chunk=None):
     """All that a module gives, for NHWC arrays or on planes where `parts` is given."""
 
-    def apply(variables, x, **options):
-        if parts is None:
-            return module.apply(variables, x, **options)
-        y = module.apply(variables, Planes.from_nhwc(x, parts=parts, chunk=chunk), **options)
-        mutable = "mutable" in options
-        return (y[0].to_nhwc(), y[1]) if mutable else y.to_nhwc()
+    def apply(params, x, train):
+        if parts is not None:
+            x = Planes.from_nhwc(x, parts=parts, chunk=chunk)
+        now = variables | {"params": params}
+        y, updates = module.apply(now, x, train, mutable=["batch_stats"])
+        return (y if parts is None else y.to_nhwc()), updates
 
-    def train(params, x):
-        return apply(variables | {"params": params}, x, train=True, mutable=["batch_stats"])
-
+    train = functools.partial(apply, train=True)
     y, pull, updates = jax.vjp(train, variables["params"], x, has_aux=True)
+    evaluated, unchanged = apply(variables["params"], x, train=False)
     return {
         "trained": y,
-        "batch_stats": updates["batch_stats"],
+        "evaluated": evaluated,
+        "batch_stats": [updates, unchanged],
         "gradient": pull(g),
-        "evaluated": apply(variables, x),
     }
 
 
@@ -136,7 +133,7 @@ def test_gradients_with_running_statistics(rng, randomize, assert_trees_close, n
     x = rng.normal(size=shape)
     variables = randomize(module, x)
 
-    @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
+    @functools.partial(jax.jit, static_argnums=0)
     def gradient(enter, params, x):
         def loss(params, x):
             y = module.apply(variables | {"params": params}, enter(x))
@@ -157,7 +154,7 @@ def test_in_float32(rng, randomize, assert_trees_close, name):
     variables = randomize(module, x)
     y = jax.eval_shape(module.apply, variables, x)
     g = rng.normal(size=y.shape).astype(np.float32)
-    with jax.default_matmul_precision("highest"):  # as everywhere but on a CPU it is not
+    with jax.default_matmul_precision("highest"):  # elsewhere than on a CPU it is less
         expected = everything(module, variables, x, g)
         actual = everything(module, variables, x, g, parts, chunk)
     assert_trees_close(actual, expected, FLOAT32)
@@ -220,6 +217,7 @@ OFFSETS = {"equal parts": (1000, 1000), "far parts": (1000, -1000), "one": (1000
 
 
 @pytest.mark.parametrize("name", OFFSETS)
+@pytest.mark.usefixtures("optimized")
 def test_variances_keep_their_accuracy_beside_large_means(rng, name):
     parts = shifted_numbers(rng, *OFFSETS[name])
     x = np.concatenate(parts, 1).astype(np.float64)
@@ -232,7 +230,8 @@ def test_variances_keep_their_accuracy_beside_large_means(rng, name):
     np.testing.assert_allclose(cov, expected, atol=1e-5 * expected.max())
 
 
-@pytest.mark.parametrize("module", [ConvNorm(6), ShiftConv(6, expansion=2)], ids=repr)
+@pytest.mark.parametrize("module", [ConvNorm(6), ShiftConv(6, expansion=2)], ids=type)
+@pytest.mark.usefixtures("optimized")
 def test_modules_keep_their_accuracy_beside_large_means(
     rng, randomize, assert_trees_close, module
 ):
@@ -308,8 +307,9 @@ def test_bfloat16_is_near_float32(rng, randomize, assert_trees_close, name):
     y = jax.eval_shape(module.apply, variables, x)
     g = rng.normal(size=y.shape).astype(np.float32)
     low = module.clone(dtype=jnp.bfloat16)
-    expected = everything(module, variables, x, g)
-    actual = everything(low, variables, x, g, parts, chunk)
+    with jax.default_matmul_precision("highest"):
+        expected = everything(module, variables, x, g)
+        actual = everything(low, variables, x, g, parts, chunk)
     for key in ("trained", "evaluated", "batch_stats"):
         assert_trees_close(actual[key], expected[key], 8 * 2**-9)
     a, b = (
@@ -319,7 +319,7 @@ def test_bfloat16_is_near_float32(rng, randomize, assert_trees_close, name):
     assert a @ b > 0.99 * np.linalg.norm(a) * np.linalg.norm(b)
 
 
-def test_bfloat16_input_is_promoted_by_float32_params(rng, randomize, assert_trees_close):
+def test_float32_params_promote_bfloat16_images(rng, randomize, assert_trees_close):
     """With dtype=None both layouts compute in the promoted dtype, which is float32."""
     module = ConvNorm(7)
     x = jnp.asarray(rng.normal(size=(4, 5, 6, 4)), jnp.bfloat16)
@@ -332,18 +332,26 @@ def test_bfloat16_input_is_promoted_by_float32_params(rng, randomize, assert_tre
 # Whole networks.
 
 NETWORKS = {
-    "ResNet, reduced": (ResNet(8, block_reduction=2, net_reduction=4), (5, 9, 10, 1)),
-    "ShiftResNet": (ShiftResNet(8, expansion=2), (3, 9, 7, 3)),
-    "ShiftResNet, 5x5, dilated, rematerialised": (
+    "in chunks": (ShiftResNet(8, expansion=2, chunk=1), (3, 9, 7, 3)),
+    "5x5, dilated, rematerialised": (
         ShiftResNet(8, kernel_size=5, dilation=2, expansion=2, remat=True),
         (3, 8, 8, 3),
     ),
 }
 
 
+def run_network(model, variables, images, layout):
+    """Logits, features and new statistics."""
+    return model.clone(layout=layout).apply(
+        variables, images, train=True, capture_features=True, mutable=["batch_stats"]
+    )
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.usefixtures("float64")
-def test_a_network_on_planes_equals_itself(rng, randomize, assert_trees_close, name):
+def test_a_shift_network_on_planes_equals_itself(
+    rng, randomize, assert_trees_close, name
+):
     """Logits, features, new statistics, and the gradient of params and images.
 
     Eight layers amplify what one loses, which leaves 1e-10.
@@ -352,35 +360,42 @@ def test_a_network_on_planes_equals_itself(rng, randomize, assert_trees_close, n
     images = rng.normal(size=shape)
     variables = randomize(model, images)
 
-    @functools.partial(jax.jit, static_argnums=0, compiler_options=QUICK)
-    def run(model, variables, images):
-        def loss(params, images):
-            outputs, updates = model.apply(
-                variables | {"params": params},
-                images,
-                train=True,
-                capture_features=True,
-                mutable=["batch_stats"],
-            )
-            return (outputs[0] ** 2).mean(), (outputs, updates)
+    def loss(params, images, layout):
+        now = variables | {"params": params}
+        outputs, updates = run_network(model, now, images, layout)
+        return (outputs[0] ** 2).mean(), (outputs, updates)
 
-        gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)
-        return gradients(variables["params"], images)
-
-    actual = run(model.clone(layout="planes"), variables, images)
-    expected = run(model.clone(layout="nhwc"), variables, images)
+    gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)
+    actual, expected = (
+        jax.jit(functools.partial(gradients, layout=layout))(
+            variables["params"], images
+        )
+        for layout in ("planes", "nhwc")
+    )
     assert_trees_close(actual, expected, 1e-10)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (2, 2), (3, 1)])
 @pytest.mark.usefixtures("float64")
-def test_a_network_takes_few_pixels(rng, randomize, assert_trees_close, shape):
-    images = rng.normal(size=(2, *shape, 3))
-    model = ShiftResNet(8, layout="planes")
+def test_a_plain_network_on_planes_equals_itself(rng, randomize, assert_trees_close):
+    """Logits, features and new statistics, as above."""
+    images = rng.normal(size=(5, 9, 10, 1))
+    model = ResNet(8, block_reduction=2, net_reduction=4)
     variables = randomize(model, images)
-    actual = model.apply(variables, images, capture_features=True)
-    model = model.clone(layout="nhwc")
-    expected = model.apply(variables, images, capture_features=True)
+    actual, expected = (
+        jax.jit(functools.partial(run_network, model, layout=layout))(variables, images)
+        for layout in ("planes", "nhwc")
+    )
+    assert_trees_close(actual, expected, 1e-10)
+
+
+@pytest.mark.usefixtures("float64")
+def test_a_network_takes_one_pixel(rng, randomize, assert_trees_close):
+    images = rng.normal(size=(2, 1, 1, 3))
+    variables = randomize(ShiftResNet(8), images)
+    actual, expected = (
+        jax.jit(ShiftResNet(8, layout=layout).apply)(variables, images)
+        for layout in ("planes", "nhwc")
+    )
     assert_trees_close(actual, expected, 1e-10)
 
 
@@ -391,10 +406,19 @@ def test_vmap_over_variables(rng, randomize, assert_trees_close):
     images = rng.normal(size=(2, 4, 4, 3))
     members = [randomize(model, images) for _ in range(2)]
     ensemble = jax.tree.map(lambda *leaves: np.stack(leaves), *members)
-    logits = jax.jit(jax.vmap(model.apply, (0, None)), compiler_options=QUICK)
-    one = jax.jit(model.apply, compiler_options=QUICK)
+    logits = jax.jit(jax.vmap(model.apply, (0, None)))
+    one = jax.jit(model.apply)
     expected = np.stack([one(member, images) for member in members])
     assert_trees_close(logits(ensemble, images), expected, FLOAT64)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5])
+def test_an_invalid_chunk_is_named_with_its_value(value):
+    model = ShiftResNet(8, layout="planes", chunk=value)
+    images = jnp.zeros((2, 8, 8, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    with pytest.raises(InputError, match=f"chunk={value}"):
+        jax.eval_shape(model.apply, variables, images)
 
 
 def test_an_empty_batch_gives_empty_logits():

@@ -46,7 +46,7 @@ CASES = {
 def numbers(rng, shape, dtype):
     """Random numbers that tell every place from its neighbours, of any dtype."""
     dtype = jnp.dtype(dtype)
-    if dtype == bool:
+    if dtype.kind == "b":
         return rng.integers(0, 2, shape).astype(bool)
     if jnp.issubdtype(dtype, jnp.integer):
         return rng.integers(0, 100, shape).astype(dtype)
@@ -79,6 +79,7 @@ def random_case(rng):
 
 
 @pytest.mark.parametrize("group", range(20))
+@pytest.mark.usefixtures("quick")
 def test_equals_loops_on_500_random_cases(request, reference, group):
     rng = np.random.default_rng((request.config.getoption("seed"), group))
     cases = [random_case(rng) for _ in range(25)]
@@ -106,8 +107,9 @@ def test_every_lowering_equals_loops(reference, rng, lowering):
 
     @jax.jit
     def program(inputs):
+        options = {"lowering": lowering}
         return {
-            name: displace(x, tables[name][0], stride=tables[name][1], lowering=lowering)
+            name: displace(x, tables[name][0], stride=tables[name][1], **options)
             for name, x in inputs.items()
         }
 
@@ -131,12 +133,13 @@ def test_every_lowering_takes_irregular_tables(reference, rng, lowering):
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.usefixtures("quick")
 def test_every_lowering_keeps_every_dtype(reference, rng, lowering):
     check_dtypes(reference, rng, lowering, DTYPES)
 
 
 @pytest.mark.parametrize("lowering", LOWERINGS)
-@pytest.mark.usefixtures("float64")
+@pytest.mark.usefixtures("float64", "quick")
 def test_every_lowering_keeps_every_wide_dtype(reference, rng, lowering):
     check_dtypes(reference, rng, lowering, WIDE_DTYPES)
 

@@ -14,13 +14,13 @@ from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
 from train import loop
-from train.config import Augment, Config, Data, Model, Schedule
+from train.config import Augment, Config, Data, Model, Schedule, flatten
 
 ROOT = Path(__file__).parents[2]
 
 # 40 examples in batches of 16: an epoch is two and a half steps.
 EPOCH = 2.5
-STEPS = 12
+STEPS = 20
 
 # The tests compile much and compute little. Subprocesses share what is compiled.
 COMPILATION = {
@@ -75,40 +75,26 @@ def tiny_config(workdir: object, **changes) -> Config:
         augment=Augment(crop_padding=1, flip=True),
         schedule=Schedule(learning_rate=0.05, warmup_epochs=1),
         log_steps=3,
-        eval_epochs=4 / EPOCH,
+        eval_epochs=10 / EPOCH,
         save_epochs=5 / EPOCH,
         tensorboard=False,
     )
     return dataclasses.replace(config, **changes)
 
 
-def flags(config: Config) -> list[str]:
-    """The command line of a run, written out."""
+def command_line_of(config: Config) -> list[str]:
+    """The command line of a run, with every option."""
     words = ["digits"]
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        values = {"": value}
-        if dataclasses.is_dataclass(value):
-            values = {f".{f.name}": getattr(value, f.name) for f in fields_of(value)}
-        for inner, one in values.items():
-            words += flag(f"{field.name}{inner}".replace("_", "-"), one)
+    for name, value in flatten(config).items():
+        group, dot, last = name.replace("_", "-").rpartition(".")
+        if isinstance(value, bool):
+            words.append(f"--{group}{dot}{'' if value else 'no-'}{last}")
+            continue
+        if isinstance(value, dict):
+            value = [word for pair in value.items() for word in pair]
+        values = value if isinstance(value, tuple | list) else [value]
+        words += [f"--{group}{dot}{last}", *map(str, values)] if values else []
     return words
-
-
-def fields_of(group) -> tuple[dataclasses.Field, ...]:
-    return dataclasses.fields(group)
-
-
-def flag(name: str, value: object) -> list[str]:
-    if isinstance(value, bool):
-        group, _, last = name.rpartition(".")
-        no = "" if value else "no-"
-        return [f"--{group}{'.' if group else ''}{no}{last}"]
-    if isinstance(value, dict):
-        value = [word for pair in value.items() for word in pair]
-    if isinstance(value, tuple | list):
-        return [f"--{name}", *map(str, value)] if value else []
-    return [f"--{name}", str(value)]
 
 
 @pytest.fixture(scope="session")
@@ -120,7 +106,7 @@ def tiny():
 @pytest.fixture(scope="session")
 def command_line():
     """Returns a function that writes a run's configuration as command line."""
-    return flags
+    return command_line_of
 
 
 @pytest.fixture(scope="session")

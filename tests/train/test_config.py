@@ -11,7 +11,7 @@ import pytest
 
 from shiftjax.errors import InputError, MissingFileError
 from train import config, experiments
-from train.__main__ import main
+from train.__main__ import main, parse
 from train.config import Augment, Config, Data, Model, Optimizer, Schedule
 
 # Nothing at its default.
@@ -75,7 +75,7 @@ NUMBERS = {
     "label_smoothing": ([0, 1], [-0.1, 1.1]),
     "ema_decay": ([0, 0.999, None], [-0.1, 1.1]),
     "data.image_size": ([1], [0]),
-    "data.validation_examples": ([0], [-1]),
+    "data.validation_examples": ([0, None], [-1]),
     "data.resident_bytes": ([0], [-1]),
     "augment.crop_padding": ([0], [-1]),
     "augment.mixup": ([0, 0.2], [-0.1]),
@@ -259,6 +259,11 @@ def test_a_folder_without_a_run_is_named(kind, tmp_path):
         (tmp_path / "config.json").mkdir()
     with pytest.raises(MissingFileError, match=re.escape(f"{tmp_path} holds no run")):
         config.load(tmp_path)
+
+
+@pytest.mark.parametrize("run", [Config(), OTHER], ids=["defaults", "others"])
+def test_every_field_can_be_given_on_the_command_line(run, command_line):
+    assert parse(command_line(run)) == run
 
 
 # --- what may differ when a run is resumed ------------------------------------------

@@ -3,6 +3,10 @@
     python -m train prepare cifar10
     python -m train cifar10
 
+87.64% test top-1 (seed 0, one run, all 50,000 training examples; nothing was chosen on
+the test set). 11,719 steps of 0.18 s on 2 quiet cores of an AMD EPYC, 35 minutes; the
+record is in checkpoints/logs.
+
 The paper's own schedule takes five times as long:
 
     python -m train cifar10 --epochs 160 --schedule.kind steps --schedule.boundaries \

@@ -161,7 +161,7 @@ def test_without_mixing_nothing_changes():
 
 
 def test_mixup_blends_image_and_target_alike():
-    images, targets = batch()
+    images, _ = batch()
     some = set()
     for step in range(5):
         blended, blended_targets = map(np.asarray, mixed(key(step), *batch(), MIXUP))

@@ -146,6 +146,12 @@ def test_preparation_is_on_another_thread_and_a_few_ahead():
         prefetch.close()
 
 
+def consume(prefetch: Prefetch, received: list) -> None:
+    """Notes the requests as their items come."""
+    for request, _ in prefetch:
+        received.append(request)
+
+
 def fail_at(number: int):
     def prepare(x: int) -> int:
         if x == number:
@@ -158,8 +164,7 @@ def fail_at(number: int):
 def test_an_error_reaches_the_consumer_after_what_was_ready(threads):
     received = []
     with pytest.raises(OSError, match="no item 3"):
-        for request, _ in Prefetch(fail_at(3), range(10)):
-            received.append(request)
+        consume(Prefetch(fail_at(3), range(10)), received)
     assert received == [0, 1, 2]
     assert wait_for(lambda: threads() == 0)
 
@@ -171,8 +176,7 @@ def test_an_error_of_the_requests_reaches_the_consumer(threads):
 
     received = []
     with pytest.raises(ValueError, match="no more"):
-        for request, _ in Prefetch(str, requests()):
-            received.append(request)
+        consume(Prefetch(str, requests()), received)
     assert received == [1]
     assert wait_for(lambda: threads() == 0)
 

@@ -1,0 +1,124 @@
+"""Networks by name: what is listed, what is made, and what an unknown name says."""
+
+import fnmatch
+
+import flax.linen as nn
+import jax.numpy as jnp
+import pytest
+
+from shiftjax import InputError, UnknownNameError, create_model, list_models
+from shiftjax.models.resnet import DepthwiseResNet, ResNet, ShiftResNet
+
+NAMES = [
+    *(f"depthwise_resnet{depth}" for depth in (20, 56, 110)),
+    *(f"resnet{depth}" for depth in (20, 56, 110)),
+    *(f"shiftresnet{depth}_e{e}" for depth in (20, 56, 110) for e in (1, 3, 6, 9)),
+]
+
+
+def test_all_networks_of_the_paper_are_listed():
+    assert set(NAMES) <= set(list_models())
+    assert list_models() == sorted(set(list_models()))
+
+
+PATTERNS = {
+    "shiftresnet20_*": [f"shiftresnet20_e{e}" for e in (1, 3, 6, 9)],
+    "*_e9": ["shiftresnet110_e9", "shiftresnet20_e9", "shiftresnet56_e9"],
+    "resnet??": ["resnet20", "resnet56"],
+    "resnet[15]*": ["resnet110", "resnet56"],
+    "resnet20": ["resnet20"],
+    "RESNET20": [],
+    "resnet2": [],
+    "": [],
+}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_wildcards(pattern):
+    found = [name for name in list_models(pattern) if name in NAMES]
+    assert found == PATTERNS[pattern]
+
+
+def test_pretrained_names_are_an_architecture_and_a_tag():
+    names = list_models(pretrained=True)
+    assert names == sorted(names)
+    for name in names:
+        architecture, tag = name.split(".")
+        assert architecture in list_models()
+        assert tag
+    assert list_models("no such name", pretrained=True) == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_says_what_is_made(name):
+    model = create_model(name)
+    family, _, expansion = name.partition("_e")
+    kinds = {"depthwise": DepthwiseResNet, "shiftresnet": ShiftResNet, "resnet": ResNet}
+    kind = next(kind for start, kind in kinds.items() if name.startswith(start))
+    assert type(model) is kind
+    assert isinstance(model, nn.Module)
+    assert model.depth == int(family.removeprefix("depthwise_").strip("shiftren"))
+    if kind is ShiftResNet:
+        assert model.expansion == int(expansion)
+
+
+def test_overrides_are_fields_of_the_network():
+    options = {"num_classes": 100, "dtype": jnp.bfloat16, "param_dtype": jnp.float16}
+    model = create_model("shiftresnet56_e3", expansion=4.5, remat=True, **options)
+    assert (model.depth, model.expansion, model.remat) == (56, 4.5, True)
+    assert {name: getattr(model, name) for name in options} == options
+    assert create_model("shiftresnet56_e3").num_classes == 10
+
+
+@pytest.mark.parametrize("depth", [20, 56, 110])
+def test_a_family_takes_any_expansion(depth):
+    model = create_model(f"shiftresnet{depth}", expansion=4)
+    assert (type(model), model.depth, model.expansion) == (ShiftResNet, depth, 4)
+
+
+@pytest.mark.parametrize("depth", [20, 56, 110])
+def test_a_family_without_its_expansion_says_what_to_write(depth):
+    name = f"shiftresnet{depth}"
+    with pytest.raises(InputError) as error:
+        create_model(name, num_classes=100)
+    for words in (f"'{name}' needs expansion=", f"{name}_e1", f"{name}_e9"):
+        assert words in str(error.value)
+
+
+UNKNOWN = {
+    "resnet2O": "unknown model 'resnet2O': did you mean 'resnet20'",
+    "shiftresnet20_e2": "did you mean 'shiftresnet20_e[1369]'",
+    "shift_resnet20_e3": "did you mean 'shiftresnet20_e3'",
+    "shiftresnet5": "did you mean 'shiftresnet5?6'",
+    "transformer": r"unknown model 'transformer': .*known: depthwise_resnet110",
+    "": "unknown model ''",
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_an_unknown_name_is_answered_with_the_nearest(name):
+    with pytest.raises(UnknownNameError, match=UNKNOWN[name]) as error:
+        create_model(name)
+    assert isinstance(error.value, KeyError)
+    assert isinstance(error.value, ValueError)
+
+
+UNKNOWN_OPTIONS = {
+    ("resnet20", "num_class"): "option of resnet20 'num_class': did you mean 'num_c",
+    ("resnet20", "expansion"): "option of resnet20 'expansion'",
+    ("shiftresnet20_e3", "net_reduction"): "option of shiftresnet20_e3 'net_reduction'",
+    ("depthwise_resnet20", "block_reduction"): "did you mean 'reduction'",
+    ("resnet20", "parent"): "option of resnet20 'parent'",
+}
+
+
+@pytest.mark.parametrize(("name", "option"), UNKNOWN_OPTIONS)
+def test_an_unknown_option_is_answered_with_the_nearest(name, option):
+    with pytest.raises(UnknownNameError, match=UNKNOWN_OPTIONS[name, option]):
+        create_model(name, **{option: 1})
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_listed_name_can_be_made_and_matches_itself(name):
+    assert isinstance(create_model(name), nn.Module)
+    assert fnmatch.filter(list_models(name), name) == [name]
