@@ -196,31 +196,45 @@ def test_features_of_a_reduced_network():
     assert shapes == cifar_features(images.shape, (9, 18, 37))
 
 
-@pytest.mark.parametrize("kind", [ResNet, DepthwiseResNet, ShiftResNet])
-@pytest.mark.usefixtures("float64")
-def test_remat_gives_the_same_gradients(rng, randomize, assert_trees_close, kind):
-    """With the same variables; each of three blocks is a checkpoint."""
-    images = rng.normal(size=(4, 8, 8, 3))
-    plain = kind(8, layout="nhwc")
-    again = plain.clone(remat=True)
-    variables = randomize(plain, images)
-    assert jax.tree.structure(randomize(again, images)) == jax.tree.structure(variables)
+def train(model, variables, images):
+    return model.apply(variables, images, train=True, mutable=["batch_stats"])
 
-    def loss(model, params):
-        now = variables | {"params": params}
-        logits, updates = model.apply(now, images, train=True, mutable=["batch_stats"])
-        return (logits**2).mean(), updates
+
+@pytest.mark.parametrize("layout", ["nhwc", "planes"])
+@pytest.mark.parametrize("kind", [ResNet, DepthwiseResNet, ShiftResNet])
+def test_remat_makes_a_checkpoint_of_each_block(kind, layout):
+    """Of all three, on the same variables."""
+    images = jnp.zeros((2, 8, 8, 3))
+    plain = kind(8, layout=layout)
+    again = plain.clone(remat=True)
+    variables, same = (
+        jax.eval_shape(model.init, jax.random.key(0), images)
+        for model in (plain, again)
+    )
+    assert variables == same
 
     def checkpoints(model):
-        program = jax.make_jaxpr(functools.partial(loss, model))(variables["params"])
+        program = jax.make_jaxpr(functools.partial(train, model))(variables, images)
         return sum("remat" in equation.primitive.name for equation in program.eqns)
 
     assert (checkpoints(plain), checkpoints(again)) == (0, 3)
+
+
+@pytest.mark.usefixtures("float64")
+def test_remat_gives_the_same_gradients(rng, randomize, assert_trees_close):
+    images = rng.normal(size=(4, 8, 8, 3))
+    model = ShiftResNet(8, layout="nhwc")
+    variables = randomize(model, images)
+
+    def loss(model, params):
+        logits, updates = train(model, variables | {"params": params}, images)
+        return (logits**2).mean(), updates
+
     actual, expected = (
-        jax.jit(jax.grad(functools.partial(loss, model), has_aux=True))(
+        jax.jit(jax.grad(functools.partial(loss, remat), has_aux=True))(
             variables["params"]
         )
-        for model in (again, plain)
+        for remat in (model.clone(remat=True), model)
     )
     assert_trees_close(actual, expected, FLOAT64)
 
