@@ -7,6 +7,7 @@ their `__call__` is the definition, which the form on planes computes faster on 
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -159,16 +160,25 @@ class ConvNorm(Unit):
         Returns:
           `[batch, ceil(height / strides), ceil(width / strides), features]`.
         """
+        strides = positive("strides", self.strides)
+        if positive("kernel_size", self.kernel_size) % 2 == 0:
+            raise InputError(f"kernel_size={self.kernel_size}: it must be odd")
+        if self.depthwise and (self.kernel_size == 1 or isinstance(x, Planes)):
+            raise InputError(
+                f"depthwise=True: a depthwise convolution needs NHWC arrays and a "
+                f"kernel_size above 1, not {self.kernel_size} on {type(x).__name__}"
+            )
         if isinstance(x, Planes):
-            return self.on_planes(planes.conv_norm, x, train, strides=self.strides)
+            return self.on_planes(planes.conv_norm, x, train, strides=strides)
+        positive("features", self.features)
         if self.kernel_size == 1:
-            kept = x[..., :: self.strides, :: self.strides, :]
+            kept = x[..., ::strides, ::strides, :]
             return self.norm("norm", train)(self.pointwise(self.features, "conv")(kept))
         half = self.kernel_size // 2
         y = nn.Conv(
             self.features,
             (self.kernel_size, self.kernel_size),
-            self.strides,
+            strides,
             padding=[(half, half), (half, half)],
             feature_group_count=x.shape[-1] if self.depthwise else 1,
             use_bias=False,
@@ -242,7 +252,7 @@ class ShiftConv(Unit):
         skip = x
         if x.shape != y.shape:
             skip = unit(self.features, strides=strides, name="shortcut")(x, train)
-        return y + skip
+        return y + skip.astype(y.dtype)
 
 
 class CSC(Unit):
@@ -288,7 +298,7 @@ class CSC(Unit):
         Raises:
           InputError: if there are fewer features than input channels.
         """
-        same = x.shape[-1] == self.features and self.strides == 1
+        same = x.shape[-1] == self.features and positive("strides", self.strides) == 1
         branch = self.features if same else self.features - x.shape[-1]
         if branch < 1:
             raise InputError(
@@ -301,11 +311,11 @@ class CSC(Unit):
             y = Shift(kernel_size, 1, dilation, name="first_shift")(y)
         y = nn.relu(self.norm("expand_norm", train)(y))
         y = self.pointwise(_expanded(self.expansion, branch), "expand")(y)
-        y = Shift(kernel_size, strides, dilation, name="shift")(y)
-        y = nn.relu(self.norm("project_norm", train)(y))
-        y = self.pointwise(branch, "project")(y)
+        y = Shift(kernel_size, 1, dilation, name="shift")(y)
+        y = nn.relu(self.norm("project_norm", train)(y))  # of the full resolution
+        y = self.pointwise(branch, "project")(y[..., ::strides, ::strides, :])
         if same:
-            return y + x
+            return y + x.astype(y.dtype)
         pooled = nn.avg_pool(
             x,
             (3, 3),
@@ -334,7 +344,7 @@ class SC2(CSC):
 def _expanded(expansion: float, features: int) -> int:
     """Returns the width of the shifted tensor, or raises if there is none."""
     positive("features", features)
-    width = int(expansion * features)
+    width = int(expansion * features) if math.isfinite(expansion) else 0
     if width < 1:
         raise InputError(
             f"expansion={expansion}: {features} features leave no channel to shift; "

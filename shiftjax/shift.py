@@ -8,7 +8,8 @@ spatial convolution.
 displacements, one row `(dy, dx)` per channel; the other members of the family
 (4-connected, axial, temporal shifts) are other tables. `displace` is one JAX primitive,
 linear, whose transpose is the opposite displacement; XLA compiles it from one of the
-`LOWERINGS`, all equal bit for bit, of which `DEFAULT_LOWERING` names the fastest
+`LOWERINGS`, all equal bit for bit (on finite numbers, up to the sign of zero, where one
+computes instead of moving), of which `DEFAULT_LOWERING` names the fastest
 measured on each platform.
 
 Source: B. Wu et al., "Shift: A Zero FLOP, Zero Parameter Alternative to Spatial
@@ -239,7 +240,8 @@ def by_roll(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
     out = jnp.zeros((*x.shape[:-3], *size, x.shape[-1]), x.dtype)
     for dy, dx in sorted(set(table)):
         rolled = jnp.roll(x, (-dy, -dx), (-3, -2))
-        kept = jnp.take(jnp.take(rolled, rows, -3), columns, -2)
+        kept = jnp.take(rolled, rows % height, -3)  # size may exceed that of x
+        kept = jnp.take(kept, columns % width, -2)
         inside_rows = (rows + dy >= 0) & (rows + dy < height)
         inside_columns = (columns + dx >= 0) & (columns + dx < width)
         mine = np.equal(table, (dy, dx)).all(1)
@@ -250,6 +252,9 @@ def by_roll(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
 
 def by_depthwise(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
     """A depthwise convolution with one-hot kernels (of finite numbers)."""
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):  # whose products are not exact
+        parts = (by_depthwise(part, table, stride, size) for part in (x.real, x.imag))
+        return lax.complex(*parts)
     offsets = np.asarray(table)
     low, high = offsets.min(0), offsets.max(0)
     dtype = jnp.uint8 if x.dtype == bool else x.dtype

@@ -115,7 +115,7 @@ def summarize(
         name, model = name_or_model, create_model(name_or_model)
     else:
         name, model = type(name_or_model).__name__, name_or_model
-    size = image_size or getattr(model, "image_size", None)
+    size = getattr(model, "image_size", None) if image_size is None else image_size
     if size is None:
         raise InputError(f"{name} has no image size of its own: give image_size=")
     size = positive("image_size", size)
@@ -134,7 +134,8 @@ def _layers(model: nn.Module, image: tuple[int, int, int]) -> list[Layer]:
             own = module.variables.get("params", {})
             arrays = [v for v in own.values() if hasattr(v, "shape")]
             if arrays or isinstance(module, Shift):
-                layers.append(_layer(module, arrays, output))
+                shared = module.path in {tuple(row.path.split("/")) for row in layers}
+                layers.append(_layer(module, [] if shared else arrays, output))
         return output
 
     images = jnp.zeros((1, *image))

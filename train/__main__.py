@@ -138,6 +138,7 @@ def _train(run: config.Config) -> None:
             f"stopped after step {outcome.steps:,}, saved in {run.workdir}: resume "
             "with the same command",
             highlight=False,
+            markup=False,
         )
         return
     top1, examples = outcome.test["top1"], outcome.test["examples"]

@@ -213,6 +213,8 @@ def validate(config: Config) -> None:
         value = flat[name]
         if value is not None and not low <= value <= high:
             raise InputError(f"--{_flag(name)} {value}: it must be {_limit(low, high)}")
+    if math.isinf(config.epochs):
+        raise InputError(f"--epochs {config.epochs}: it must be finite")
     if min(config.data.std) <= 0:
         raise InputError(f"--data.std {config.data.std}: each must be above 0")
     if config.schedule.kind == "steps" and not config.schedule.boundaries:
@@ -259,9 +261,11 @@ def load(workdir: Path) -> Config:
     if not path.is_file():
         raise MissingFileError(f"{workdir} holds no run: there is no {FILE} in it")
     try:
-        return from_dict(json.loads(path.read_text()))
+        config = from_dict(json.loads(path.read_text()))
+        validate(config)
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{path} cannot be read: {error}") from error
+    return config
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:

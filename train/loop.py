@@ -93,7 +93,7 @@ def every(period: float, step: int) -> int:
       >>> every(2.5, 0), every(2.5, 3), every(2.5, 5)
       (3, 5, 8)
     """
-    period = max(period, 1.0)
+    period = min(max(period, 1.0), 2.0**53)  # infinity stands for never
     multiple = int(step / period)
     while int(multiple * period + 0.5) <= step:
         multiple += 1
@@ -158,8 +158,9 @@ class Loop:
                 while len(in_flight) > (0 if waits else 1):
                     self._collect(*in_flight.popleft(), prefetch.waited)
                 if waits:
+                    began = time.perf_counter()
                     self._pause(state, step, due["evaluate"], due["save"] or stopping)
-                    self._window.restart(prefetch.waited)
+                    self._window.leave_out(time.perf_counter() - began)
                 if stopping:
                     break
         finally:
@@ -182,10 +183,14 @@ class Loop:
         """Fetches the sums of a dispatch, and writes a line when one is due."""
         sums = jax.device_get(sums)
         if sums["bad_step"] != NEVER:
+            saved = max(self.checkpoints.steps(), default=None)
+            kept = "no checkpoint was saved yet"
+            if saved is not None:
+                kept = f"the last checkpoint, of step {saved}, is kept"
             raise InputError(
-                f"the loss of step {int(sums['bad_step'])} is not finite; the last "
-                f"checkpoint, of step {max(self.checkpoints.steps(), default=0)}, is "
-                "kept: try a lower --schedule.learning-rate or --optimizer.clip-norm 1"
+                f"step {int(sums['bad_step'])} diverged, its loss or its update is not "
+                f"finite; {kept}: try a lower --schedule.learning-rate or "
+                "--optimizer.clip-norm 1"
             )
         self._window.add(sums)
         if every(self._periods["log"], step - 1) != step and (
@@ -227,6 +232,10 @@ class _Window:
         self._since = time.perf_counter()
         self._waited = waited
 
+    def leave_out(self, seconds: float) -> None:
+        """Takes time in which nothing was trained out of the rates."""
+        self._since += seconds
+
     def add(self, sums: dict[str, Any]) -> None:
         """Adds the sums of a dispatch."""
         for name in ("loss", "top1", "examples"):
@@ -259,15 +268,14 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
         finite.
     """
     setup = set_up(config)
+    jax.eval_shape(setup.initial_state)  # refuses a network that cannot be built
     workdir = _open_workdir(config)
-    lock = _lock(workdir)
-    checkpoints = Checkpoints(
-        workdir / CHECKPOINTS,
-        keep_last=config.keep_last,
-        keep_best=config.keep_best,
-        best_metric="top1",
-    )
-    with lock, checkpoints, StopRequest() as stop:
+    kept = {"keep_last": config.keep_last, "keep_best": config.keep_best}
+    with (
+        _lock(workdir),
+        Checkpoints(workdir / CHECKPOINTS, best_metric="top1", **kept) as checkpoints,
+        StopRequest() as stop,
+    ):
         state, messages = _start(setup, checkpoints)
         step = int(state.step)
         writer = MetricsWriter(
@@ -338,7 +346,8 @@ def _finish(
     """Reads the test set once, and draws the curves."""
     recorded = [r for r in read_metrics(workdir) if r["split"] == "test"]
     if recorded:
-        test = {name: recorded[-1][name] for name in ("loss", "top1", "examples")}
+        places = ("step", "epoch", "split")
+        test = {name: x for name, x in recorded[-1].items() if name not in places}
     else:
         test = evaluate(setup, state, load_split(setup.config, "test"))
         step = setup.total_steps

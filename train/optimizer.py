@@ -1,5 +1,6 @@
 """The optimizer and its learning rate, composed from Optax."""
 
+import collections
 from typing import Any
 
 import jax
@@ -36,9 +37,11 @@ def learning_rate(
     elif schedule.kind == "one_cycle":
         body = optax.linear_schedule(peak, 0.0, rest)
     else:
-        steps = [round(epoch * steps_per_epoch) for epoch in schedule.boundaries]
+        falls = collections.Counter(  # boundaries may be rounded to the same step
+            round(epoch * steps_per_epoch) - warmup for epoch in schedule.boundaries
+        )
         body = optax.piecewise_constant_schedule(
-            peak, {step - warmup: schedule.factor for step in steps}
+            peak, {step: schedule.factor**count for step, count in falls.items()}
         )
     if not warmup:
         return body

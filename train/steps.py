@@ -50,11 +50,12 @@ class Classification:
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Makes a training batch: images `[batch, ...]`, targets, labels."""
         images, labels = lookup(data, item)
-        images = crop_and_flip(key, images, item["index"], self.augment)
+        crop_key, mix_key = jax.random.split(key)
+        images = crop_and_flip(crop_key, images, item["index"], self.augment)
         images = normalize(images, self.mean, self.std)
         targets = jax.nn.one_hot(labels, self.num_classes)
         targets = optax.smooth_labels(targets, self.label_smoothing)
-        device_key = jax.random.fold_in(key, lax.axis_index(AXIS))
+        device_key = jax.random.fold_in(mix_key, lax.axis_index(AXIS))
         return *mix(device_key, images, targets, self.augment), labels
 
     def evaluate(self, variables: Any, data: Item | None, item: Item) -> Sums:
@@ -64,7 +65,10 @@ class Classification:
         logits: Any = self.model.apply(variables, images)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         own = jnp.take_along_axis(logits, labels[:, None], 1)
-        rank = (logits > own).sum(1)
+        # The place of the label's logit: of equal ones the first is the larger, as for
+        # argmax; one that is not a number is never right.
+        earlier = jnp.arange(self.num_classes) < labels[:, None]
+        rank = (~(logits <= own) | ((logits == own) & earlier)).sum(1)
         real = item["index"] >= 0
         sums = {"loss": losses, "top1": rank < 1, "top5": rank < 5, "examples": real}
         return {
@@ -141,11 +145,13 @@ class Trainer:
             opt_state=opt_state,
         )
         state = self._averaged(state)
+        # The loss is of the params before: it does not tell if the new ones are lost.
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(updates))
         return state, {
             "loss": loss * len(labels),
             "top1": (logits.argmax(-1) == labels).sum(dtype=jnp.float32),
             "examples": jnp.float32(len(labels)),
-            "bad_step": jnp.where(jnp.isfinite(loss), NEVER, state.step),
+            "bad_step": jnp.where(finite, NEVER, state.step),
         }
 
     def train_steps(
@@ -155,7 +161,7 @@ class Trainer:
 
         Returns:
           The state after, and sums over all devices: "loss", "top1", "examples", and
-          "bad_step", the first step whose loss was not finite, or `NEVER`.
+          "bad_step", the first step whose loss or update was not finite, or `NEVER`.
         """
 
         def body(i: jax.Array, carry: tuple) -> tuple:

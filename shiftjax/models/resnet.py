@@ -190,11 +190,17 @@ class CifarResNet(Unit):
                 f"images are {images.dtype} {list(images.shape)}; the network takes "
                 "normalised floats [batch, height, width, channels]"
             )
+        stem = self.variables.get("params", {}).get("stem")
+        if stem and images.shape[-1] != (channels := stem["conv"]["kernel"].shape[-2]):
+            raise InputError(
+                f"images have {images.shape[-1]} channels; the network's have {channels}"
+            )
         fast = self.layout == "planes" or (
             self.layout == "auto"
             and jax.default_backend() == "cpu"
             and isinstance(images.shape[0], int)  # not exported with a free batch
         )
+        fast = fast and 0 not in images.shape
         if fast and self.has_planes and not self.is_initializing():
             return Planes.from_nhwc(images, chunk=self.chunk)
         return images
@@ -218,6 +224,8 @@ class ResNet(CifarResNet):
 
     def widths(self) -> tuple[int, int, int]:
         """Returns the features of the three stages, reduced."""
+        if not self.net_reduction > 0:
+            raise InputError(f"net_reduction={self.net_reduction}: it must be positive")
         r = math.sqrt(self.net_reduction)
         return reduced(16, r), reduced(32, r), reduced(64, r)
 

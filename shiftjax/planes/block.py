@@ -171,7 +171,7 @@ def _branches(
         wide = pointwise(
             weights["expand"][:, group], weights["expand_bias"][group], rows(phase)
         )
-        wide = wide.astype(dtype).reshape(-1, *phase.shape[1:])
+        wide = wide.astype(dtype).reshape(len(members), *phase.shape[1:])
         shifted.append(relu_shift(wide, table, size))
     out = {
         "project": pointwise(
@@ -242,7 +242,7 @@ def shift_block(
       kernel_size: side of the window of displacements.
       strides: distance between the rows and columns kept, in pixels.
       dilation: distance between neighbouring displacements, in pixels.
-      dtype: what to multiply in, or None for that of `x`.
+      dtype: what to multiply in, or None for the promoted dtype of `x` and kernels.
       epsilon: added to the variances.
       axis_name: the axis of the replicas, or None.
 
@@ -257,7 +257,8 @@ def shift_block(
         "expand_bias": weights["expand_bias"][order],
         "project": weights["project"][order],
     }
-    dtype = jnp.dtype(dtype or x.parts[0].dtype)
+    promoted = jnp.promote_types(x.parts[0].dtype, weights["project"].dtype)
+    dtype = jnp.dtype(dtype or promoted)
     function = functools.partial(_branches, plan, strides, dtype)
     outs: list[Chunks] = [map_chunks(function, weights, part) for part in x.parts]
     y, skip = [out["project"] for out in outs], list(x.parts)

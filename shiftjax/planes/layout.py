@@ -7,6 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from shiftjax.shift import positive
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +46,11 @@ class Planes:
         Returns:
           The same values in this layout.
         """
-        size = len(x) // math.gcd(parts, len(x))
+        if chunk is not None:
+            positive("chunk", chunk)
+        size = len(x) // math.gcd(positive("parts", parts), len(x))
         limit = min(chunk or size, size)
-        n = max(n for n in range(1, limit + 1) if size % n == 0)
+        n = max((n for n in range(1, limit + 1) if size % n == 0), default=1)
         chunked = x.reshape(-1, size // n, n, *x.shape[1:])
         return cls(tuple(chunked.transpose(0, 5, 1, 3, 4, 2)))
 

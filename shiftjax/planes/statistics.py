@@ -132,7 +132,7 @@ def fold(
     narrow_mean, cov = whole_batch(covariance, parts, axis_name)
     stats = {
         "mean": narrow_mean @ kernel,
-        "var": ((cov @ kernel) * kernel).sum(0),
+        "var": jnp.maximum(((cov @ kernel) * kernel).sum(0), 0),  # despite rounding
     }
     gain, bias = affine(norm, stats, epsilon)
     return kernel * gain, bias, stats
@@ -158,7 +158,7 @@ def conv_norm(
       stats: running statistics of "norm" to use, or None to use those of the batch.
       x: the input.
       strides: distance between the rows and columns kept, in pixels.
-      dtype: what to multiply in, or None for that of `x`.
+      dtype: what to multiply in, or None for the promoted dtype of `x` and kernel.
       epsilon: added to the variance.
       axis_name: the axis of the replicas, or None.
 
@@ -169,7 +169,7 @@ def conv_norm(
     if stats is not None:
         gain, bias = affine(params["norm"], stats["norm"], epsilon)
         kernel = kernel * gain
-    dtype = dtype or x.parts[0].dtype
+    dtype = dtype or jnp.promote_types(x.parts[0].dtype, kernel.dtype)
     y = [conv(kernel, bias, part.astype(dtype), strides=strides) for part in x.parts]
     if stats is not None:
         return Planes(tuple(y)), {}
