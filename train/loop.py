@@ -270,12 +270,13 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
     setup = set_up(config)
     jax.eval_shape(setup.initial_state)  # refuses a network that cannot be built
     workdir = _open_workdir(config)
-    kept = {"keep_last": config.keep_last, "keep_best": config.keep_best}
-    with (
-        _lock(workdir),
-        Checkpoints(workdir / CHECKPOINTS, best_metric="top1", **kept) as checkpoints,
-        StopRequest() as stop,
-    ):
+    checkpoints = Checkpoints(
+        workdir / CHECKPOINTS,
+        keep_last=config.keep_last,
+        keep_best=config.keep_best,
+        best_metric="top1",
+    )
+    with checkpoints, _lock(workdir), StopRequest() as stop:
         state, messages = _start(setup, checkpoints)
         step = int(state.step)
         writer = MetricsWriter(

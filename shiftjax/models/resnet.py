@@ -193,7 +193,7 @@ class CifarResNet(Unit):
         stem = self.variables.get("params", {}).get("stem")
         if stem and images.shape[-1] != (channels := stem["conv"]["kernel"].shape[-2]):
             raise InputError(
-                f"images have {images.shape[-1]} channels; the network's have {channels}"
+                f"images have {images.shape[-1]} channels, the params {channels}"
             )
         fast = self.layout == "planes" or (
             self.layout == "auto"
