@@ -146,7 +146,7 @@ class Trainer:
         )
         state = self._averaged(state)
         # The loss is of the params before: it does not tell if the new ones are lost.
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.global_norm(updates))
+        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(updates))
         return state, {
             "loss": loss * len(labels),
             "top1": (logits.argmax(-1) == labels).sum(dtype=jnp.float32),
