@@ -183,6 +183,7 @@ class Loop:
         """Fetches the sums of a dispatch, and writes a line when one is due."""
         sums = jax.device_get(sums)
         if sums["bad_step"] != NEVER:
+            self.checkpoints.wait()  # for one that is still being written
             saved = max(self.checkpoints.steps(), default=None)
             kept = "no checkpoint was saved yet"
             if saved is not None:
