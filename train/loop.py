@@ -108,6 +108,7 @@ class Loop:
       reporter: what shows it.
       writer: its record.
       checkpoints: where states are saved.
+      sums: of the line of the record that was begun before the first step, if any.
     """
 
     def __init__(
@@ -116,6 +117,7 @@ class Loop:
         reporter: Reporter,
         writer: MetricsWriter,
         checkpoints: Checkpoints,
+        sums: dict[str, float],
     ) -> None:
         self.setup = setup
         self.reporter = reporter
@@ -130,7 +132,7 @@ class Loop:
         held_out = config.data.train_on == "train"
         held_out = held_out and config.data.validation_examples != 0
         self._validation = load_split(config, "validation") if held_out else None
-        self._window = _Window()
+        self._window = _Window(sums)
 
     def run(self, state: TrainState, stop: StopRequest) -> TrainState:
         """Trains to the end, or until asked to stop; the last state is saved."""
@@ -213,7 +215,10 @@ class Loop:
             epoch = self.setup.epoch(step)
             self.reporter.message(f"epoch {epoch:.1f}  validation {describe(metrics)}")
         if save:
-            metadata = {"config": dataclasses.asdict(self.setup.config)}
+            metadata = {
+                "config": dataclasses.asdict(self.setup.config),
+                "sums": self._window.sums,
+            }
             self.checkpoints.save(step, state, metadata, metrics)
 
     def _record(self, step: int, split: str, means: dict[str, float]) -> dict[str, Any]:
@@ -224,12 +229,15 @@ class Loop:
 class _Window:
     """Sums since the last line of the record."""
 
-    def __init__(self) -> None:
+    def __init__(self, sums: dict[str, float]) -> None:
         self.restart(0.0)
+        self.sums |= sums
+        self._before = sums.get("examples", 0.0)  # in another process
 
     def restart(self, waited: float) -> None:
         """Begins anew; `waited` is the input's waiting time so far."""
-        self._sums: dict[str, float] = {}
+        self.sums: dict[str, float] = {}
+        self._before = 0.0
         self._since = time.perf_counter()
         self._waited = waited
 
@@ -240,16 +248,16 @@ class _Window:
     def add(self, sums: dict[str, Any]) -> None:
         """Adds the sums of a dispatch."""
         for name in ("loss", "top1", "examples"):
-            self._sums[name] = self._sums.get(name, 0.0) + float(sums[name])
+            self.sums[name] = self.sums.get(name, 0.0) + float(sums[name])
 
     def means(self, waited: float) -> dict[str, float]:
         """Returns means over the examples, and rates over the time."""
-        examples = self._sums["examples"]
+        examples = self.sums["examples"]
         seconds = time.perf_counter() - self._since
         return {
-            "loss": self._sums["loss"] / examples,
-            "top1": self._sums["top1"] / examples,
-            "images_per_second": examples / seconds,
+            "loss": self.sums["loss"] / examples,
+            "top1": self.sums["top1"] / examples,
+            "images_per_second": (examples - self._before) / seconds,
             "input_wait": (waited - self._waited) / seconds,
         }
 
@@ -278,7 +286,7 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
         best_metric="top1",
     )
     with checkpoints, _lock(workdir), StopRequest() as stop:
-        state, messages = _start(setup, checkpoints)
+        state, sums, messages = _start(setup, checkpoints)
         step = int(state.step)
         writer = MetricsWriter(
             workdir, resume_step=step, tensorboard=config.tensorboard
@@ -286,7 +294,7 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
         with writer, Reporter(setup.total_steps, step, reporter_console) as reporter:
             for message in messages:
                 reporter.message(message)
-            loop = Loop(setup, reporter, writer, checkpoints)
+            loop = Loop(setup, reporter, writer, checkpoints, sums)
             state = loop.run(setup.replicas.replicate(state), stop)
             step = int(state.step)
             finished = step == setup.total_steps
@@ -326,8 +334,10 @@ def _lock(workdir: Path) -> IO[str]:
     return file
 
 
-def _start(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState, list[str]]:
-    """The newest state, or the first one, and what to say of it."""
+def _start(
+    setup: Setup, checkpoints: Checkpoints
+) -> tuple[TrainState, dict[str, float], list[str]]:
+    """The newest state, or the first one, sums of its open line, and what to say."""
     state = setup.initial_state()
     restored = checkpoints.restore(jax.eval_shape(lambda: state))
     config = setup.config
@@ -337,9 +347,10 @@ def _start(setup: Setup, checkpoints: Checkpoints) -> tuple[TrainState, list[str
         f"{setup.replicas.count} {setup.replicas.devices[0].platform} device(s)"
     )
     if restored is None:
-        return state, [f"{where}; in {config.workdir}"]
+        return state, {}, [f"{where}; in {config.workdir}"]
     resumed = f"resuming {config.workdir} at step {restored.step:,}"
-    return restored.state, [where, *restored.skipped, resumed]
+    sums = restored.metadata.get("sums", {})
+    return restored.state, sums, [where, *restored.skipped, resumed]
 
 
 def _finish(
