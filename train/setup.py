@@ -60,9 +60,9 @@ class Setup:
         chosen = self.config.steps_per_dispatch
         if chosen is not None:
             return chosen
-        if not is_resident(self.config, self.train_set):
-            return FED_STEPS
-        return 1 if self.replicas.devices[0].platform == "cpu" else 32
+        if self.replicas.devices[0].platform == "cpu":
+            return 1
+        return 32 if is_resident(self.config, self.train_set) else FED_STEPS
 
     def initial_state(self) -> TrainState:
         """The state before the first step, on the default device."""

@@ -1,6 +1,7 @@
 """The parts of a run: what is built from a configuration, and exact evaluation."""
 
 import dataclasses
+import types
 from typing import Any
 
 import flax.linen as nn
@@ -160,9 +161,14 @@ def test_a_set_is_resident_up_to_its_bytes():
 
 def test_steps_in_a_dispatch():
     """One on a CPU, where a dispatch costs little; few pictures are fed at once."""
-    assert make_setup(10, 4, Config())[0].steps_per_dispatch == 1
     fed = Config(data=Data(resident_bytes=0))
-    assert make_setup(10, 4, fed)[0].steps_per_dispatch == setups.FED_STEPS
+    for config, steps in ((Config(), 32), (fed, setups.FED_STEPS)):
+        made = make_setup(10, 4, config)[0]
+        assert made.steps_per_dispatch == 1
+        accelerator = types.SimpleNamespace(platform="tpu")
+        replicas = dataclasses.replace(made.replicas, devices=(accelerator,))
+        elsewhere = dataclasses.replace(made, replicas=replicas)
+        assert elsewhere.steps_per_dispatch == steps
     chosen = Config(steps_per_dispatch=7)
     assert make_setup(10, 4, chosen)[0].steps_per_dispatch == 7
 

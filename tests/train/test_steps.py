@@ -407,7 +407,7 @@ def test_synchronisation_makes_a_difference_to_what_is_learned():
 
 @pytest.mark.parametrize(
     ("groups", "length"),
-    [([1, 1, 1, 1], 1), ([1, 3], 4), ([4], 7)],
+    [([1, 1, 1, 1], 2), ([1, 3], 4), ([4], 7)],
     ids=str,
 )
 def test_how_steps_are_grouped_changes_no_bit(groups, length):
@@ -419,6 +419,21 @@ def test_how_steps_are_grouped_changes_no_bit(groups, length):
     assert sums["loss"] == pytest.approx(wanted_sums["loss"], rel=1e-6)
     assert sums["top1"] == wanted_sums["top1"]
     assert sums["examples"] == 4 * BATCH
+
+
+def test_a_program_of_one_step_has_no_loop_and_is_equal_to_rounding():
+    """XLA compiles a convolution's gradient otherwise outside of a loop."""
+    trainer = make_trainer(ema_decay=0.24)
+    item = {"index": np.zeros((1, BATCH // 4), np.int32)}
+    traced = jax.make_jaxpr(trainer.train_steps, axis_env=[(AXIS, 4)])
+    assert "while[" not in str(traced(fresh(trainer), DATA, item, np.int32(1)))
+    item = {"index": np.zeros((2, BATCH // 4), np.int32)}
+    assert "while[" in str(traced(fresh(trainer), DATA, item, np.int32(1)))
+    wanted, wanted_sums = train(trainer, 4)
+    state, sums = train(trainer, 4, groups=[1, 1, 1, 1], length=1)
+    assert_close(state, wanted, 1e-5)
+    assert sums["loss"] == pytest.approx(wanted_sums["loss"], rel=1e-6)
+    assert sums["top1"] == wanted_sums["top1"]
 
 
 def test_fed_examples_give_the_same_bits_as_resident_ones():
