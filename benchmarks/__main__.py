@@ -70,7 +70,7 @@ def shift_cases(
     """Every lowering of the shift, beside a copy."""
     case = {"kind": "jax_nets.shift", "shape": shape, "kernel_size": kernel_size}
     case |= {"dtype": dtype, "backward": backward}
-    names = ("copy", "gather", "select", "slice", "roll")
+    names = ("copy", "pad", "select", "slice", "gather", "roll")
     return {name: case | {"lowering": name} for name in names}
 
 

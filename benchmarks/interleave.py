@@ -62,7 +62,7 @@ class Worker:
         self.facts = self._read()
 
     def time(self, calls: int) -> float:
-        """Returns the median seconds of some calls."""
+        """Returns the median seconds of at least so many calls."""
         assert self._process.stdin is not None
         print(calls, file=self._process.stdin, flush=True)
         return self._read()
@@ -98,13 +98,19 @@ def serve(build: Callable[..., Callable[[], Any]], case: dict[str, Any]) -> None
     facts = {"first_call": first, "peak_bytes": _peak_bytes() - before}
     print(json.dumps(facts), file=out, flush=True)
     for line in sys.stdin:
-        run()  # the caches hold another case's data
-        times = []
-        for _ in range(int(line)):
-            start = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - start)
+        _times(run, 1, seconds=0.1)  # caches, even memory, may hold another case's data
+        times = _times(run, int(line), seconds=0.2)
         print(json.dumps(statistics.median(times)), file=out, flush=True)
+
+
+def _times(run: Callable[[], Any], calls: int, seconds: float) -> list[float]:
+    """Times at least so many calls, for at least so many seconds."""
+    times: list[float] = []
+    while len(times) < calls or sum(times) < seconds:
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return times
 
 
 def compare(
@@ -121,7 +127,7 @@ def compare(
       cases: arguments of the worker's `build`, by name.
       base: the case that the others are compared with.
       rounds: how many turns each case has.
-      calls: how many calls a turn has.
+      calls: how many calls a turn has at least.
       say: told what is going on.
 
     Returns:

@@ -197,17 +197,46 @@ def window(x: jax.Array, dy: int, dx: int, stride: int, size: Size) -> jax.Array
     return crop(rows, dx, x.ndim - 2, stride, size[1])
 
 
+def choose(offsets: np.ndarray, candidates: dict[int, jax.Array]) -> jax.Array:
+    """Takes each channel from the candidate of its own offset."""
+    (_, x), *others = candidates.items()
+    for offset, candidate in others:
+        x = jnp.where(offsets == offset, candidate, x)
+    return x
+
+
 def by_select(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
     """Rows, then columns: one masked select for each distinct offset of an axis."""
-    for axis, offsets in enumerate(zip(*table, strict=True)):
-        moved = [
-            (value, crop(x, value, x.ndim - 3 + axis, stride, size[axis]))
-            for value in sorted(set(offsets))
-        ]
-        x = moved[0][1]
-        for value, candidate in moved[1:]:
-            x = jnp.where(np.equal(offsets, value), candidate, x)
+    for i, offsets in enumerate(np.asarray(table).T):
+        axis = x.ndim - 3 + i
+        candidates = {
+            offset: crop(x, offset, axis, stride, size[i])
+            for offset in np.unique(offsets).tolist()
+        }
+        x = choose(offsets, candidates)
     return x
+
+
+def by_pad(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
+    """As by_select, from a padded copy: each candidate is a plain load on a CPU."""
+    dtype, extent = x.dtype, x.shape[-3:-1]
+    if jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize == 2:
+        x = lax.bitcast_convert_type(x, jnp.uint16)  # else it computes in float32
+    reach = [stride * (length - 1) + 1 for length in size]
+    offsets = np.clip(table, np.negative(reach), extent)  # what is clipped reads zero
+    low = np.maximum(-offsets.min(0), 0)
+    high = np.maximum(offsets.max(0) + reach - extent, 0)
+    leading = [(0, 0)] * (x.ndim - 3)
+    x = jnp.pad(x, [*leading, *zip(low, high, strict=True), (0, 0)])
+    for i, starts in enumerate((offsets + low).T):
+        x = lax.optimization_barrier(x)  # written, not fused into each candidate
+        axis = x.ndim - 3 + i
+        candidates = {
+            start: lax.slice_in_dim(x, start, start + reach[i], stride, axis)
+            for start in np.unique(starts).tolist()
+        }
+        x = choose(starts, candidates)
+    return lax.bitcast_convert_type(x, dtype) if x.dtype != dtype else x
 
 
 def by_slice(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
@@ -279,15 +308,16 @@ def by_depthwise(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Arr
 Lowering = Callable[[jax.Array, Table, int, Size], jax.Array]
 LOWERINGS: dict[str, Lowering] = {
     "select": by_select,
+    "pad": by_pad,
     "slice": by_slice,
     "gather": by_gather,
     "roll": by_roll,
     "depthwise": by_depthwise,
 }
 
-# Measured on CPU (`python -m benchmarks shift`: a gather takes 1.3 to 2 times a copy);
-# from the compiler's costs on TPU; elsewhere selects, which fuse with their neighbours.
-DEFAULT_LOWERING = {"cpu": "gather", "tpu": "select"}
+# Measured on CPU (`python -m benchmarks shift`); from the compiler's costs on TPU;
+# elsewhere selects, which fuse with their neighbours.
+DEFAULT_LOWERING = {"cpu": "pad", "tpu": "select"}
 
 
 # The primitive. Its platform is known when it is lowered, not when it is traced, so one
