@@ -12,6 +12,7 @@ import importlib
 import importlib.metadata
 import json
 import platform
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def show(console: Console, title: str, base: str, rows: list[Row]) -> None:
     """Prints one table."""
     table = Table(title=title)
     table.add_column("case")
-    for column in ("ms", f"time over {base}", "range", "first call, s", "peak, MB"):
+    for column in ("ms", f"time over {base}", "quartiles", "first call, s", "peak, MB"):
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(
@@ -125,7 +126,10 @@ def machine() -> dict[str, Any]:
     cpu = platform.processor() or platform.machine()
     with open("/proc/cpuinfo") as info:
         lines = [line.split(":")[1].strip() for line in info if "model name" in line]
+    git = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(git, capture_output=True, text=True, check=False)
     return {
+        "commit": commit.stdout.strip() or None,
         "cpu": lines[0] if lines else cpu,
         "cores": len(lines),
         "python": platform.python_version(),

@@ -2,7 +2,7 @@
 
 Each case lives in a process of its own, all with the same allocator settings. One runs
 at a time, so that load from elsewhere hits all alike; ratios are taken within a round,
-and their median and range are reported.
+and their median and quartiles are reported.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ class Row:
       name: of the case.
       seconds: median time of a call.
       ratio: median over the rounds of its time over that of the base case.
-      low: smallest of these.
-      high: largest of these.
+      low: their lower quartile.
+      high: their upper quartile.
       first_call: seconds from building to the end of the first call.
       peak_bytes: growth of the process's peak memory by running.
     """
@@ -153,14 +153,8 @@ def compare(
 
 def _row(worker: Worker, times: list[float], base: list[float]) -> Row:
     ratios = [a / b for a, b in zip(times, base, strict=True)]
-    return Row(
-        worker.name,
-        statistics.median(times),
-        statistics.median(ratios),
-        min(ratios),
-        max(ratios),
-        **worker.facts,
-    )
+    low, middle, high = statistics.quantiles(ratios, method="inclusive")
+    return Row(worker.name, statistics.median(times), middle, low, high, **worker.facts)
 
 
 def _peak_bytes() -> int:

@@ -1,5 +1,7 @@
 """Our own cases: training steps of the trainer's, and forms of the shift."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,9 +25,8 @@ def training_step(model, batch_size, **overrides):
     labels = rng.integers(0, 10, len(images)).astype(np.int32)
     examples = ImageSet(images, labels, tuple("0123456789"))
     replicas = Replicas.local()
-    task = make_task(config, 10)
     network = shiftjax.create_model(model, axis_name=AXIS, **overrides)
-    object.__setattr__(task, "model", network)
+    task = dataclasses.replace(make_task(config, 10), model=network)
     optimizer = make_optimizer(
         config.optimizer, learning_rate(config.schedule, 10_000, 400)
     )
