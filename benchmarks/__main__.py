@@ -1,6 +1,7 @@
 """Measures speed against the alternatives: `python -m benchmarks NAME`.
 
 `training`: a step of ShiftResNet-20 beside PyTorch's and beside plain ResNet-20s.
+`memory`: the same for ShiftResNet-110, whole and in chunks of 8 images.
 `shift`: every lowering of the operation beside a copy of the same bytes.
 
 Each prints a table and writes it, with the machine and the versions, to
@@ -23,6 +24,7 @@ from rich.table import Table
 
 from benchmarks.interleave import Row, compare, serve
 
+NAMES = ("training", "memory", "shift")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -31,7 +33,7 @@ class Benchmark:
     """Time cases in turns, and report ratios."""
 
     name: tyro.conf.Positional[str]
-    """training or shift."""
+    """training, memory or shift."""
     expansions: tuple[int, ...] = (3, 9)
     """Expansions E of the training steps."""
     batch_size: int = 128
@@ -65,6 +67,23 @@ def training_cases(options: Benchmark, expansion: int) -> dict[str, dict[str, An
     return cases
 
 
+def memory_cases(options: Benchmark) -> dict[str, dict[str, Any]]:
+    """Steps of the deepest network, whose memory should not grow with E."""
+    cases: dict[str, dict[str, Any]] = {}
+    for expansion in options.expansions:
+        theirs = {"kind": "torch_nets.training_step", "depth": 110}
+        ours = {"kind": "jax_nets.training_step"}
+        ours |= {"model": f"shiftresnet110_e{expansion}"}
+        cases |= {
+            f"PyTorch, E = {expansion}": theirs | {"expansion": expansion},
+            f"shiftjax, E = {expansion}": ours,
+            f"shiftjax, E = {expansion}, chunk = 8": ours | {"chunk": 8},
+        }
+    return {
+        name: case | {"batch_size": options.batch_size} for name, case in cases.items()
+    }
+
+
 def shift_cases(
     shape: tuple[int, ...], kernel_size: int, dtype: str, backward: bool
 ) -> dict[str, dict[str, Any]]:
@@ -86,6 +105,11 @@ def plan(options: Benchmark) -> list[tuple[str, str, dict[str, dict[str, Any]]]]
             )
             for e in options.expansions
         ]
+    if options.name == "memory":
+        title = f"training step, ShiftResNet-110, {options.batch_size} images, float32"
+        return [
+            (title, f"PyTorch, E = {options.expansions[-1]}", memory_cases(options))
+        ]
     tables = []
     for dtype in ("float32", "bfloat16"):
         for kernel_size, shape in ((3, (128, 32, 32, 48)), (5, (16, 56, 56, 256))):
@@ -101,7 +125,13 @@ def show(console: Console, title: str, base: str, rows: list[Row]) -> None:
     """Prints one table."""
     table = Table(title=title)
     table.add_column("case")
-    for column in ("ms", f"time over {base}", "quartiles", "first call, s", "peak, MB"):
+    for column in (
+        "ms",
+        f"time over {base}",
+        "quartiles",
+        "first call, s",
+        "memory, MB",
+    ):
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(
@@ -110,7 +140,7 @@ def show(console: Console, title: str, base: str, rows: list[Row]) -> None:
             f"{row.ratio:.2f}",
             f"{row.low:.2f} - {row.high:.2f}",
             f"{row.first_call:.1f}",
-            f"{row.peak_bytes / 1e6:.0f}",
+            f"{row.memory_bytes / 1e6:.0f}",
         )
     console.print(table)
 
@@ -145,8 +175,9 @@ def main() -> int:
         serve(getattr(importlib.import_module(f"benchmarks.{module}"), function), case)
         return 0
     options = tyro.cli(Benchmark, prog="python -m benchmarks", description=__doc__)
-    if options.name not in ("training", "shift"):
-        print(f"unknown benchmark {options.name!r}: training or shift", file=sys.stderr)
+    if options.name not in NAMES:
+        names = ", ".join(NAMES)
+        print(f"unknown benchmark {options.name!r}: one of {names}", file=sys.stderr)
         return 2
     console = Console()
     results = []

@@ -17,12 +17,13 @@ scale at random, ours is 1; kernels are He-normal.
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from shiftjax.errors import InputError
 from shiftjax.layers import Activations, ConvNorm, ShiftConv, Unit
@@ -94,6 +95,8 @@ class CifarResNet(Unit):
       num_classes: number of logits.
       remat: whether to compute each block again in the backward pass, which keeps only
         the tensors between blocks.
+      scan: whether the equal blocks of a stage are one loop: a deep network compiles in
+        the time of a few blocks, and runs a little slower.
       layout: "nhwc", "planes" (the fast form for CPUs, `shiftjax.planes`) or "auto":
         planes on a CPU, where they differ. Forward-mode derivatives need "nhwc".
       chunk: on planes, for how many images at a time the wide tensors of shift blocks
@@ -103,6 +106,7 @@ class CifarResNet(Unit):
     depth: int = 20
     num_classes: int = 10
     remat: bool = False
+    scan: bool = False
     layout: str = "auto"
     chunk: int | None = None
 
@@ -114,7 +118,7 @@ class CifarResNet(Unit):
         """Returns the features of the three stages; the stem has those of the first."""
         return 16, 32, 64
 
-    def make_block(self, features: int, strides: int, name: str) -> Unit:
+    def make_block(self, features: int, strides: int, **options: Any) -> Unit:
         """Returns a block, to be called as `block(x, train)`."""
         raise NotImplementedError(f"{type(self).__name__} is the base of the networks")
 
@@ -143,10 +147,16 @@ class CifarResNet(Unit):
         x = relu(self.unit(ConvNorm, widths[0], 3, name="stem")(x, train))
         features["stem"] = x
         for stage, width in enumerate(widths, 1):
-            for index in range(1, self._blocks_per_stage() + 1):
-                strides = 2 if stage > 1 and index == 1 else 1
-                name = f"stage{stage}_block{index:02}"
-                x = self.make_block(width, strides, name)(x, train)
+            first, *others = (
+                f"stage{stage}_block{index:02}"
+                for index in range(1, self._blocks_per_stage() + 1)
+            )
+            x = self.make_block(width, 1 if stage == 1 else 2, name=first)(x, train)
+            if self.scan and not self.is_initializing():
+                x = self._scan_blocks(width, others, x, train)
+            else:
+                for name in others:
+                    x = self.make_block(width, 1, name=name)(x, train)
             features[f"stage{stage}"] = x
         is_planes = isinstance(x, Planes)
         x = x.global_average_pool() if is_planes else x.mean((1, 2))
@@ -158,6 +168,28 @@ class CifarResNet(Unit):
             name: value.to_nhwc() if isinstance(value, Planes) else value
             for name, value in features.items()
         }
+
+    def _scan_blocks(
+        self, features: int, names: Sequence[str], x: Activations, train: bool
+    ) -> Activations:
+        """Applies equal blocks one after the other, by a program with one of them."""
+        if not names:
+            return x
+        block = self.make_block(features, 1, parent=None)
+
+        def step(x: Activations, variables: Any) -> tuple[Activations, Any]:
+            return block.apply(variables, x, train, mutable=["batch_stats"])
+
+        each = [
+            {kind: self.variables[kind][name] for kind in ("params", "batch_stats")}
+            for name in names
+        ]
+        x, updates = lax.scan(step, x, jax.tree.map(lambda *v: jnp.stack(v), *each))
+        if train:
+            for i, name in enumerate(names):
+                stats = jax.tree.map(lambda v, i=i: v[i], updates["batch_stats"])
+                self.put_variable("batch_stats", name, stats)
+        return x
 
     def block(self, kind: type[Unit]) -> Any:
         """Returns the class of a block, rematerialised if asked for."""
@@ -229,14 +261,14 @@ class ResNet(CifarResNet):
         r = math.sqrt(self.net_reduction)
         return reduced(16, r), reduced(32, r), reduced(64, r)
 
-    def make_block(self, features: int, strides: int, name: str) -> Unit:
+    def make_block(self, features: int, strides: int, **options: Any) -> Unit:
         """Returns a plain block."""
         return self.unit(
             self.block(ResidualBlock),
             features,
             strides,
             self.block_reduction,
-            name=name,
+            **options,
         )
 
 
@@ -250,10 +282,10 @@ class DepthwiseResNet(CifarResNet):
     reduction: float = 1.0
     has_planes: ClassVar[bool] = False
 
-    def make_block(self, features: int, strides: int, name: str) -> Unit:
+    def make_block(self, features: int, strides: int, **options: Any) -> Unit:
         """Returns a depthwise block."""
         return self.unit(
-            self.block(DepthwiseBlock), features, strides, self.reduction, name=name
+            self.block(DepthwiseBlock), features, strides, self.reduction, **options
         )
 
 
@@ -278,7 +310,7 @@ class ShiftResNet(CifarResNet):
     kernel_size: int = 3
     dilation: int = 1
 
-    def make_block(self, features: int, strides: int, name: str) -> Unit:
+    def make_block(self, features: int, strides: int, **options: Any) -> Unit:
         """Returns a shift block."""
         return self.unit(
             self.block(ShiftConv),
@@ -287,7 +319,7 @@ class ShiftResNet(CifarResNet):
             strides,
             self.dilation,
             self.expansion,
-            name=name,
+            **options,
         )
 
 

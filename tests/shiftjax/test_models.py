@@ -240,6 +240,55 @@ def test_remat_gives_the_same_gradients(rng, randomize, assert_trees_close):
 
 
 @pytest.mark.parametrize("kind", [ResNet, DepthwiseResNet, ShiftResNet])
+def test_scanned_blocks_are_one_program(kind):
+    """Of the equal ones of each stage; the variables are those of single blocks."""
+    images = jnp.zeros((2, 8, 8, 3), jnp.bfloat16)
+    plain = kind(26, layout="nhwc", dtype=jnp.bfloat16)  # four blocks a stage
+    variables, same = (
+        jax.eval_shape(model.init, jax.random.key(0), images)
+        for model in (plain, plain.clone(scan=True))
+    )
+    assert variables == same
+
+    def loops(model):
+        program = jax.make_jaxpr(functools.partial(train, model))(variables, images)
+        return [
+            equation.params["length"]
+            for equation in program.eqns
+            if equation.primitive.name == "scan"
+        ]
+
+    assert loops(plain) == []
+    assert loops(plain.clone(scan=True)) == [3, 3, 3]
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("remat", [False, True], ids=["kept", "remat"])
+@pytest.mark.parametrize("layout", ["nhwc", "planes"])
+def test_scanned_blocks_give_the_same_gradients_and_statistics(
+    rng, randomize, assert_trees_close, layout, remat
+):
+    images = rng.normal(size=(4, 8, 8, 3))
+    model = ShiftResNet(20, layout=layout)
+    variables = randomize(model, images)
+
+    def loss(model, params):
+        logits, updates = train(model, variables | {"params": params}, images)
+        return (logits**2).mean(), updates
+
+    models = model, model.clone(scan=True, remat=remat)
+    expected, actual = (
+        jax.jit(jax.grad(functools.partial(loss, model), has_aux=True))(
+            variables["params"]
+        )
+        for model in models
+    )
+    assert_trees_close(actual, expected, FLOAT64)
+    expected, actual = (jax.jit(model.apply)(variables, images) for model in models)
+    assert_trees_close(actual, expected, FLOAT64)
+
+
+@pytest.mark.parametrize("kind", [ResNet, DepthwiseResNet, ShiftResNet])
 def test_the_fields_of_a_network_reach_every_unit_and_norm(kind):
     def kernel_init(*args):
         return jnp.ones(args[1], args[2])
