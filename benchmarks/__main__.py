@@ -182,7 +182,13 @@ def main() -> int:
     console = Console()
     results = []
     for title, base, cases in plan(options):
-        rows = compare(cases, base, rounds=options.rounds, say=console.log)
+        rows = compare(
+            cases,
+            base,
+            rounds=options.rounds,
+            together=options.name != "memory",  # which not every machine has
+            say=console.log,
+        )
         show(console, title, base, rows)
         rows_json = [dataclasses.asdict(row) for row in rows]
         results.append({"title": title, "base": base, "rows": rows_json})

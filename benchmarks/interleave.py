@@ -121,6 +121,7 @@ def compare(
     *,
     rounds: int = 5,
     calls: int = 3,
+    together: bool = True,
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Row]:
     """Times cases in turns.
@@ -130,11 +131,19 @@ def compare(
       base: the case that the others are compared with.
       rounds: how many turns each case has.
       calls: how many calls a turn has at least.
+      together: whether all cases are held in memory, to take turns; else they run one
+        after the other.
       say: told what is going on.
 
     Returns:
       One row a case, in order; a case that cannot be built is left out, and said.
     """
+    if not together:
+        rows = [
+            compare({name: case}, name, rounds=rounds, calls=calls, say=say)
+            for name, case in cases.items()
+        ]
+        return _relative([row for group in rows for row in group], base)
     workers: list[Worker] = []
     try:
         for name, case in cases.items():
@@ -151,6 +160,16 @@ def compare(
         for worker in workers:
             worker.close()
     return [_row(worker, times[worker.name], times[base]) for worker in workers]
+
+
+def _relative(rows: list[Row], base: str) -> list[Row]:
+    """Compares medians of cases that did not take turns."""
+    (unit,) = (row.seconds for row in rows if row.name == base)
+    ratios = [row.seconds / unit for row in rows]
+    return [
+        dataclasses.replace(row, ratio=ratio, low=ratio, high=ratio)
+        for row, ratio in zip(rows, ratios, strict=True)
+    ]
 
 
 def _row(worker: Worker, times: list[float], base: list[float]) -> Row:
