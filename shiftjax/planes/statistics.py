@@ -73,7 +73,7 @@ def whole_batch(
 
     Args:
       statistic: `moments` or `covariance`.
-      parts: arrays `[C, ...]` of one shape.
+      parts: arrays of one shape, as `statistic` takes them.
       axis_name: the axis of the replicas, or None for this replica alone.
 
     Returns:
@@ -113,6 +113,7 @@ def fold(
     parts: Sequence[jax.Array],
     epsilon: float,
     axis_name: str | None,
+    statistic: Statistic = covariance,
 ) -> tuple[jax.Array, jax.Array, Norm]:
     """Returns BatchNorm(x @ kernel) as a kernel and a bias, from statistics of x.
 
@@ -122,14 +123,15 @@ def fold(
     Args:
       kernel: `[in, out]`.
       norm: scale and bias `[out]`.
-      parts: the narrow x, `[in, ...]`.
+      parts: the narrow x, as `statistic` takes it: `[in, ...]`.
       epsilon: added to the variance.
       axis_name: the axis of the replicas, or None.
+      statistic: gives mean and covariance of a part, in whatever layout it has.
 
     Returns:
       Kernel `[in, out]`, bias `[out]`, and the statistics of x @ kernel.
     """
-    narrow_mean, cov = whole_batch(covariance, parts, axis_name)
+    narrow_mean, cov = whole_batch(statistic, parts, axis_name)
     stats = {
         "mean": narrow_mean @ kernel,
         "var": jnp.maximum(((cov @ kernel) * kernel).sum(0), 0),  # despite rounding
