@@ -11,7 +11,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,6 @@ ENVIRONMENT = {
 }
 os.environ.update(ENVIRONMENT)
 
-import jax  # noqa: E402 (after its environment)
 import numpy as np  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
@@ -70,6 +69,11 @@ class Cost:
     unknown: int
     open_loops: int
 
+    @property
+    def cycle_seconds(self) -> float:
+        """The time of the instructions alone."""
+        return self.cycles / CLOCK
+
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
@@ -88,19 +92,26 @@ class Operation:
     hbm_bytes: int
 
 
-def compile_for_tpu(
-    function: Callable[..., Any], *shapes: Any, donate: tuple[int, ...] = ()
-) -> Cost:
-    """Compiles a function of arrays of these shapes for one core, and costs it."""
+def cores(count: int) -> NamedSharding:
+    """Returns a placement on so many cores of the chip, a copy on each."""
+    topology = topologies.get_topology_desc(TOPOLOGY, platform="tpu")
+    mesh = Mesh(np.array(topology.devices[:count]), ("core",))
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def compile_for_tpu(function: Any, *shapes: Any) -> Cost:
+    """Compiles a jitted function, placed on `cores`, and costs it.
+
+    Args:
+      function: what `jax.jit` returns.
+      shapes: trees of `jax.ShapeDtypeStruct`, its arguments.
+
+    Returns:
+      The cost of one call.
+    """
     for file in DUMPS.iterdir():
         file.unlink()
-    topology = topologies.get_topology_desc(TOPOLOGY, platform="tpu")
-    mesh = Mesh(np.array(topology.devices[:1]), ("core",))
-    core = NamedSharding(mesh, PartitionSpec())
-    jitted = jax.jit(
-        function, in_shardings=core, out_shardings=core, donate_argnums=donate
-    )
-    traced = jitted.trace(*shapes)
+    traced = function.trace(*shapes)
     compiled = traced.lower(lowering_platforms=("tpu",)).compile()
     text, memory = compiled.as_text(), compiled.memory_analysis()
     return total(list(operations(text)), read_bundles(), memory.temp_size_in_bytes)

@@ -1,0 +1,208 @@
+"""What the shift nets cost on a TPU, by its compiler: `python -m benchmarks.tpu`.
+
+Compiles for a v5e, which need not be there, with libtpu (`pip install libtpu`): a
+ShiftResNet block forward and backward, and a whole training step of ShiftResNet-20, all
+in bfloat16. The forms: no shift at all (K = 1), which is no competitor but the mark to
+reach; the shift as masked selects; and the kernel. The figures are estimates, by which
+forms can be ranked; see benchmarks/tpu_costs.py for what they leave out. Prints tables
+and writes benchmarks/results/tpu.json.
+"""
+
+import dataclasses
+import json
+import sys
+import time
+from typing import Any
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.tpu_costs import CHIP, Cost, compile_for_tpu, cores  # first: for jax
+
+# isort: split
+import jax
+import jax.numpy as jnp
+
+from benchmarks.__main__ import RESULTS, machine
+from shiftjax.layers import ShiftConv
+from shiftjax.models.resnet import ShiftResNet
+from shiftjax.tpu import is_supported, shift_block
+from train import experiments
+from train.optimizer import learning_rate, make_optimizer
+from train.parallel import AXIS, Replicas
+from train.setup import make_task
+from train.state import create_state
+from train.steps import Trainer
+
+# images, side, channels, expansion, kernel_size, strides
+BLOCKS = {
+    "256 x 32 x 32 x 16, E 3": (256, 32, 16, 3, 3, 1),
+    "256 x 16 x 16 x 32, E 3": (256, 16, 32, 3, 3, 1),
+    "256 x 8 x 8 x 64, E 3": (256, 8, 64, 3, 3, 1),
+    "256 x 32 x 32 x 16, E 9": (256, 32, 16, 9, 3, 1),
+    "128 x 56 x 56 x 64, E 4, K 5": (128, 56, 64, 4, 5, 1),
+    "128 x 28 x 28 x 128, E 3, K 5": (128, 28, 128, 3, 5, 1),
+    "128 x 14 x 14 x 256, E 2": (128, 14, 256, 2, 3, 1),
+    "256 x 32 x 32 x 16 to 32, E 3, stride 2": (256, 32, 16, 3, 3, 2),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Cost the forms of the shift block on a TPU, by its compiler."""
+
+    blocks: tuple[str, ...] = tuple(BLOCKS)
+    """Which blocks."""
+    batch_size: int = 256
+    """Images in a training step; 0 for none."""
+
+
+class KernelShiftConv(ShiftConv):
+    """The block with the kernel wherever that takes it, and strides by phases."""
+
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Applies the block."""
+        wide = int(self.expansion * self.features)
+        window = (self.kernel_size, self.dilation)
+        kernels = (x.shape[-1], wide), self.features
+        fits = self.strides > 1 or is_supported(x.shape, *kernels, *window, self.dtype)
+        if self.is_initializing() or not fits:
+            return super().__call__(x, train)
+        return self.on_planes(
+            shift_block,
+            x,
+            train,
+            kernel_size=self.kernel_size,
+            strides=self.strides,
+            dilation=self.dilation,
+        )
+
+
+class KernelShiftResNet(ShiftResNet):
+    """A ShiftResNet of such blocks."""
+
+    def make_block(self, features: int, strides: int, name: str) -> Any:
+        """Returns a block."""
+        window = (self.kernel_size, strides, self.dilation)
+        return self.unit(KernelShiftConv, features, *window, self.expansion, name=name)
+
+
+# The kind of block, of network, and whether it shifts at all.
+FORMS = {
+    "no shift": (ShiftConv, ShiftResNet, False),
+    "selects": (ShiftConv, ShiftResNet, True),
+    "kernel": (KernelShiftConv, KernelShiftResNet, True),
+}
+
+
+def block(form: str, name: str) -> Cost:
+    """Costs output, gradients and statistics of a block."""
+    images, side, channels, expansion, kernel_size, strides = BLOCKS[name]
+    kind, _, shifts = FORMS[form]
+    module = kind(
+        channels * strides,
+        kernel_size if shifts else 1,
+        strides,
+        expansion=expansion,
+        dtype=jnp.bfloat16,
+    )
+    x = jax.ShapeDtypeStruct((images, side, side, channels), jnp.bfloat16)
+    variables = jax.eval_shape(module.init, jax.random.key(0), x)
+    y = jax.eval_shape(module.apply, variables, x)
+
+    def both(variables: Any, x: jax.Array, g: jax.Array) -> Any:
+        def apply(params: Any, x: jax.Array) -> Any:
+            now = variables | {"params": params}
+            return module.apply(now, x, train=True, mutable=["batch_stats"])
+
+        y, pull, updates = jax.vjp(apply, variables["params"], x, has_aux=True)
+        return y, updates, pull(g)
+
+    core = cores(1)
+    return compile_for_tpu(
+        jax.jit(both, in_shardings=core, out_shardings=core), variables, x, y
+    )
+
+
+def training_step(form: str, batch_size: int) -> Cost:
+    """Costs a step of `python -m train cifar10` on one core."""
+    _, kind, shifts = FORMS[form]
+    network = kind(
+        depth=20,
+        expansion=3,
+        kernel_size=3 if shifts else 1,
+        axis_name=AXIS,
+        dtype=jnp.bfloat16,
+        layout="nhwc",
+    )
+    config = experiments.load("cifar10")
+    task = dataclasses.replace(make_task(config, 10), model=network)
+    rate = learning_rate(config.schedule, 10_000, 400)
+    optimizer = make_optimizer(config.optimizer, rate)
+    program = Trainer(task, optimizer).train_steps
+    replicas = Replicas(tuple(cores(1).mesh.devices.flat), backend="shard_map")
+    shape = jax.ShapeDtypeStruct
+    state = jax.eval_shape(lambda: create_state(network, optimizer, 0, (32, 32, 3)))
+    data = {
+        "images": shape((50_000, 32, 32, 3), jnp.uint8),
+        "labels": shape((50_000,), jnp.int32),
+    }
+    items = {"index": shape((1, batch_size), jnp.int32)}
+    return compile_for_tpu(
+        replicas.parallelize(program, donate_state=True),
+        state,
+        data,
+        items,
+        shape((), jnp.int32),
+    )
+
+
+def show(console: Console, title: str, costs: dict[str, Cost]) -> None:
+    """Prints one table."""
+    table = Table(title=title)
+    table.add_column("form")
+    for heading in ("us", "over no shift", "HBM, MB", "cycles, us", "temporary, MB"):
+        table.add_column(heading, justify="right")
+    base = costs["no shift"]
+    for name, cost in costs.items():
+        table.add_row(
+            name,
+            f"{1e6 * cost.seconds:.0f}",
+            f"{cost.seconds / base.seconds:.2f}",
+            f"{cost.hbm_bytes / 1e6:.0f}",
+            f"{1e6 * cost.cycle_seconds:.0f}",
+            f"{cost.temporary_bytes / 1e6:.0f}",
+        )
+    console.print(table)
+
+
+def write(report: dict[str, Any]) -> None:
+    """Writes what there is so far: a whole step takes minutes to compile."""
+    report = {"command": " ".join(["python -m benchmarks.tpu", *sys.argv[1:]])} | report
+    (RESULTS / "tpu.json").write_text(json.dumps(report, indent=1) + "\n")
+
+
+def main() -> int:
+    """Costs every case in every form."""
+    options = tyro.cli(Options, prog="python -m benchmarks.tpu", description=__doc__)
+    console, facts, tables = Console(), machine(), []
+    cases = [(f"block {name}", block, name) for name in options.blocks]
+    if options.batch_size:
+        title = f"training step, ShiftResNet-20, E = 3, {options.batch_size} images"
+        cases.append((title, training_step, options.batch_size))
+    for title, function, argument in cases:
+        costs = {}
+        for form in FORMS:
+            start = time.perf_counter()
+            costs[form] = function(form, argument)
+            console.log(f"{title}, {form}: {time.perf_counter() - start:.0f} s")
+        show(console, title, costs)
+        rows = [{"form": form, **dataclasses.asdict(costs[form])} for form in costs]
+        tables.append({"title": title, "rows": rows})
+        write({"compiled for": CHIP, "machine": facts, "tables": tables})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
