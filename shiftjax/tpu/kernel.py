@@ -28,7 +28,7 @@ from shiftjax.errors import InputError
 from shiftjax.shift import Table, displacements
 
 LANES = 128  # images in a step of the grid, and the depth of the matrix unit
-UNROLL = 4  # products in flight, at most
+UNROLL = 8  # products in flight, at most
 VMEM_LIMIT = 100 * 2**20  # of the 128 MiB of a v5e or v6e
 TILE = {jnp.dtype(jnp.bfloat16): 16, jnp.dtype(jnp.float32): 8}  # rows of a register
 TRANSPOSED = ((1,), (1,))  # contracts the last axes
@@ -97,6 +97,12 @@ class Plan:
         return next(p for p in range(most, 0, -1) if self.width % p == 0)
 
     @property
+    def projected(self) -> int:
+        """How many of these share a projecting product, whose depth is wide."""
+        most = max(1, LANES // self.expanded)
+        return next(p for p in range(most, 0, -1) if self.positions % p == 0)
+
+    @property
     def wide_ring(self) -> tuple[int, int, int, int]:
         """Shape of a ring of wide rows, with zeros left and right of each."""
         return self.slots, self.width + 2 * self.margin, self.expanded, LANES
@@ -124,6 +130,13 @@ def product(
 ) -> jax.Array:
     """Multiplies two matrices and adds in float32."""
     return lax.dot_general(a, b, (axes, ((), ())), preferred_element_type=dtype)
+
+
+def narrow(plan: Plan, kernel: jax.Array, wide: jax.Array) -> jax.Array:
+    """Takes `[positions * expanded, LANES]` to few channels, `projected` at a time."""
+    depth = plan.projected * plan.expanded
+    parts = [wide[i : i + depth] for i in range(0, len(wide), depth)]
+    return jnp.concatenate([product(kernel, part) for part in parts])
 
 
 def for_positions(plan: Plan, body: Any) -> None:
@@ -213,7 +226,7 @@ def forward_kernel(
     def _() -> None:
         def project_positions(start: jax.Array) -> None:
             wide = displaced(plan, ring, row, start, 1, x.dtype)
-            out = split(plan, product(project[...], wide), y.dtype)
+            out = split(plan, narrow(plan, project[...], wide), y.dtype)
             y[0, pl.ds(start, plan.positions)] = out
 
         for_positions(plan, project_positions)
@@ -272,7 +285,7 @@ def backward_kernel(
             wide_g = jnp.where(wide.astype(jnp.float32) > 0, wide_g, 0)
             d_bias[...] += wide_g
             wide_g = wide_g.astype(x.dtype)
-            out = split(plan, product(expand_back[...], wide_g), dx.dtype)
+            out = split(plan, narrow(plan, expand_back[...], wide_g), dx.dtype)
             dx[0, pl.ds(start, plan.positions)] = out
             inputs = matrix(plan, x_ring.at[done], start)
             d_expand[...] += product(wide_g, inputs, TRANSPOSED)
@@ -307,9 +320,9 @@ def leaving(plan: Plan, channels: int) -> pl.BlockSpec:
     )
 
 
-def diagonal(plan: Plan, kernel: jax.Array) -> jax.Array:
-    """Repeats a kernel for each position of a group, along the diagonal."""
-    identity = jnp.eye(plan.positions, dtype=kernel.dtype)
+def diagonal(plan: Plan, kernel: jax.Array, positions: int) -> jax.Array:
+    """Repeats a kernel for each of some positions, along the diagonal."""
+    identity = jnp.eye(positions, dtype=kernel.dtype)
     return jnp.kron(identity, kernel).astype(plan.dtype)
 
 
@@ -339,24 +352,28 @@ def forward(
     project: jax.Array,
 ) -> jax.Array:
     """Returns y `[height, width, features, batch]`."""
-    narrow, wide = plan.positions * plan.channels, plan.positions * plan.expanded
-    out, batch = plan.positions * plan.features, x.shape[3]
+    wide, batch = plan.positions * plan.expanded, x.shape[3]
     shape = (plan.height, plan.width, plan.features, batch)
     return pl.pallas_call(
         functools.partial(forward_kernel, plan=plan),
         out_shape=jax.ShapeDtypeStruct(shape, x.dtype),
         in_specs=[
             entering(plan, plan.channels),
-            whole(wide, narrow),
+            whole(wide, plan.positions * plan.channels),
             whole(wide, 1),
-            whole(out, wide),
+            whole(plan.projected * plan.features, plan.projected * plan.expanded),
         ],
         out_specs=leaving(plan, plan.features),
         scratch_shapes=[pltpu.VMEM(plan.wide_ring, x.dtype)],
         interpret=interpret,
         name="shift_project",
         **options(plan, batch, "parallel"),
-    )(x, diagonal(plan, expand.T), column(plan, bias), diagonal(plan, project.T))
+    )(
+        x,
+        diagonal(plan, expand.T, plan.positions),
+        column(plan, bias),
+        diagonal(plan, project.T, plan.projected),
+    )
 
 
 def backward(
@@ -369,9 +386,9 @@ def backward(
     project: jax.Array,
 ) -> Gradients:
     """Returns the gradients of x, expand, bias and project, the last three float32."""
-    narrow, wide = plan.positions * plan.channels, plan.positions * plan.expanded
-    out = plan.positions * plan.features
-    totals = [(wide, narrow), (wide, LANES), (wide, out)]
+    channels, wide = plan.positions * plan.channels, plan.positions * plan.expanded
+    features = plan.positions * plan.features
+    totals = [(wide, channels), (wide, LANES), (wide, features)]
     dx, d_expand, d_bias, d_project = pl.pallas_call(
         functools.partial(backward_kernel, plan=plan),
         out_shape=[
@@ -381,10 +398,10 @@ def backward(
         in_specs=[
             entering(plan, plan.channels),
             entering(plan, plan.features),
-            whole(wide, narrow),
+            whole(wide, channels),
             whole(wide, 1),
-            whole(wide, out),
-            whole(narrow, wide),
+            whole(wide, features),
+            whole(plan.projected * plan.channels, plan.projected * plan.expanded),
         ],
         out_specs=[leaving(plan, plan.channels), *(whole(*s) for s in totals)],
         scratch_shapes=[
@@ -399,10 +416,10 @@ def backward(
     )(
         x,
         g,
-        diagonal(plan, expand.T),
+        diagonal(plan, expand.T, plan.positions),
         column(plan, bias),
-        diagonal(plan, project),
-        diagonal(plan, expand),
+        diagonal(plan, project, plan.positions),
+        diagonal(plan, expand, plan.projected),
     )
     d_bias = d_bias.reshape(plan.positions, plan.expanded, LANES).sum((0, 2))
     return dx, blocks(plan, d_expand).T, d_bias, blocks(plan, d_project)
