@@ -67,30 +67,46 @@ def displace(x: jax.Array, table: Table, size: Size) -> jax.Array:
     return jax.vmap(window)(padded, starts).reshape(channels, *size, n)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def relu_shift(x: jax.Array, table: Table, size: Size) -> jax.Array:
-    """ReLU, then `displace`; the sign of the result masks the gradient."""
-    return displace(jnp.maximum(x, 0), table, size)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def relu_shift(x: jax.Array, bias: jax.Array, table: Table, size: Size) -> jax.Array:
+    """Bias, ReLU and `displace`; the sign of the result masks the gradient."""
+    biased = x + bias.astype(x.dtype)[:, None, None, None]
+    return displace(jnp.maximum(biased, 0), table, size)
 
 
-def _relu_shift_forward(x: jax.Array, table: Table, size: Size) -> tuple:
-    out = relu_shift(x, table, size)
-    return out, (out, x.shape[1:3])
+def _relu_shift_forward(
+    x: jax.Array, bias: jax.Array, table: Table, size: Size
+) -> tuple:
+    out = relu_shift(x, bias, table, size)
+    return out, (out, bias, x.shape[1:3])
 
 
 def _relu_shift_backward(
     table: Table, size: Size, residuals: tuple, g: jax.Array
-) -> tuple[jax.Array]:
+) -> tuple[jax.Array, jax.Array]:
     del size
-    out, input_size = residuals
+    out, bias, input_size = residuals
     back = tuple((-dy, -dx) for dy, dx in table)
-    return (displace(jnp.where(out > 0, g, 0), back, input_size),)
+    dx = displace(jnp.where(out > 0, g, 0), back, input_size)
+    return dx, rows(dx).sum(1, dtype=bias.dtype)
 
 
 relu_shift.defvjp(_relu_shift_forward, _relu_shift_backward)
 
 
 # The wide tensors exist for one chunk at a time.
+
+
+def all_chunks(
+    function: Callable[[Weights, jax.Array], Chunks], weights: Weights, x: jax.Array
+) -> Chunks:
+    """Applies `function(weights, chunk)` to x `[C, chunks, H, W, n]`, chunk by chunk.
+
+    A single chunk is kept for the backward pass; several are computed again in it.
+    """
+    if x.shape[1] > 1:
+        return map_chunks(function, weights, x)
+    return jax.tree.map(lambda y: y[:, None], function(weights, x[:, 0]))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -100,7 +116,7 @@ def map_chunks(
     """Applies `function(weights, chunk)` to each chunk of x `[C, chunks, H, W, n]`.
 
     The backward pass runs the function again, so that its wide tensors exist for one
-    chunk at a time. With a single chunk XLA merges both runs: faster, and keeps them.
+    chunk at a time.
     """
 
     def step(i: jax.Array, out: Chunks) -> Chunks:
@@ -168,11 +184,10 @@ def _branches(
     for (row, column), members, table in plan:
         group = slice(start, start := start + len(members))
         phase = x[:, row::stride, column::stride].astype(dtype)
-        wide = pointwise(
-            weights["expand"][:, group], weights["expand_bias"][group], rows(phase)
-        )
+        wide = pointwise(weights["expand"][:, group], None, rows(phase))
         wide = wide.astype(dtype).reshape(len(members), *phase.shape[1:])
-        shifted.append(relu_shift(wide, table, size))
+        bias = weights["expand_bias"][group]
+        shifted.append(relu_shift(wide, bias, table, size))
     out = {
         "project": pointwise(
             weights["project"],
@@ -260,7 +275,7 @@ def shift_block(
     promoted = jnp.promote_types(x.parts[0].dtype, weights["project"].dtype)
     dtype = jnp.dtype(dtype or promoted)
     function = functools.partial(_branches, plan, strides, dtype)
-    outs: list[Chunks] = [map_chunks(function, weights, part) for part in x.parts]
+    outs = [all_chunks(function, weights, part) for part in x.parts]
     y, skip = [out["project"] for out in outs], list(x.parts)
     if "shortcut" in weights:
         skip = [out["shortcut"] for out in outs]
@@ -273,4 +288,4 @@ def shift_block(
             )
             batch["shortcut"] = {"norm": norm}
     pairs = zip(y, skip, strict=True)
-    return Planes(tuple(jnp.maximum(a, 0) + b for a, b in pairs)), batch
+    return Planes(tuple(jax.nn.relu(a) + b for a, b in pairs)), batch
