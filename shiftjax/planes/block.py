@@ -8,7 +8,7 @@ it reads, and shifted there with stride 1.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import jax
@@ -18,7 +18,14 @@ from jax import lax
 
 from shiftjax.planes.layout import Planes, rows
 from shiftjax.planes.products import pointwise
-from shiftjax.planes.statistics import Params, Stats, affine, batch_norm, fold
+from shiftjax.planes.statistics import (
+    Params,
+    Stats,
+    affine,
+    batch_norm,
+    fold,
+    per_channel,
+)
 from shiftjax.shift import Size, Table, displacements
 
 Weights = dict[str, jax.Array]
@@ -184,22 +191,14 @@ def _branches(
     for (row, column), members, table in plan:
         group = slice(start, start := start + len(members))
         phase = x[:, row::stride, column::stride].astype(dtype)
-        wide = pointwise(weights["expand"][:, group], None, rows(phase))
+        wide = pointwise(weights["expand"][:, group], rows(phase))
         wide = wide.astype(dtype).reshape(len(members), *phase.shape[1:])
         bias = weights["expand_bias"][group]
         shifted.append(relu_shift(wide, bias, table, size))
-    out = {
-        "project": pointwise(
-            weights["project"],
-            weights.get("project_bias"),
-            rows(jnp.concatenate(shifted)),
-        )
-    }
+    out = {"project": pointwise(weights["project"], rows(jnp.concatenate(shifted)))}
     if "shortcut" in weights:
         kept = rows(x[:, ::stride, ::stride].astype(dtype))
-        out["shortcut"] = pointwise(
-            weights["shortcut"], weights.get("shortcut_bias"), kept
-        )
+        out["shortcut"] = pointwise(weights["shortcut"], kept)
     return jax.tree.map(lambda y: y.reshape(-1, *size, x.shape[-1]), out)
 
 
@@ -210,7 +209,10 @@ def _weights(
     epsilon: float,
     axis_name: str | None,
 ) -> tuple[Weights, Stats]:
-    """The kernels of `_branches`, with every BatchNorm folded that can be."""
+    """The kernels of `_branches`, with every BatchNorm folded that can be.
+
+    Of the running statistics' BatchNorms, all but the offset of those that come last.
+    """
     kernels = {name: unit["conv"]["kernel"] for name, unit in params.items()}
     norms = {name: unit["norm"] for name, unit in params.items()}
     if stats is None:
@@ -218,11 +220,11 @@ def _weights(
             kernels["expand"], norms["expand"], x.parts, epsilon, axis_name
         )
         return kernels | {"expand_bias": bias}, {"expand": {"norm": batch}}
-    weights = {}
-    for name, kernel in kernels.items():
-        gain, offset = affine(norms[name], stats[name]["norm"], epsilon)
-        weights |= {name: kernel * gain, f"{name}_bias": offset}
-    return weights, {}
+    affines = {
+        name: affine(norms[name], stats[name]["norm"], epsilon) for name in norms
+    }
+    weights = {name: kernel * affines[name][0] for name, kernel in kernels.items()}
+    return weights | {"expand_bias": affines["expand"][1]}, {}
 
 
 @functools.partial(
@@ -276,16 +278,18 @@ def shift_block(
     dtype = jnp.dtype(dtype or promoted)
     function = functools.partial(_branches, plan, strides, dtype)
     outs = [all_chunks(function, weights, part) for part in x.parts]
-    y, skip = [out["project"] for out in outs], list(x.parts)
-    if "shortcut" in weights:
-        skip = [out["shortcut"] for out in outs]
-    if stats is None:
-        y, norm = batch_norm(params["project"]["norm"], y, epsilon, axis_name)
-        batch["project"] = {"norm": norm}
-        if "shortcut" in weights:
-            skip, norm = batch_norm(
-                params["shortcut"]["norm"], skip, epsilon, axis_name
-            )
-            batch["shortcut"] = {"norm": norm}
+
+    def norm(name: str) -> Sequence[jax.Array]:
+        """BatchNorm of a branch, or what of it is not in the kernel."""
+        parts, own = [out[name] for out in outs], params[name]["norm"]
+        if stats is None:
+            parts, batch_stats = batch_norm(own, parts, epsilon, axis_name)
+            batch[name] = {"norm": batch_stats}
+            return parts
+        offset = per_channel(affine(own, stats[name]["norm"], epsilon)[1])
+        return [part + offset for part in parts]
+
+    y = norm("project")
+    skip = norm("shortcut") if "shortcut" in weights else x.parts
     pairs = zip(y, skip, strict=True)
     return Planes(tuple(jax.nn.relu(a) + b for a, b in pairs)), batch

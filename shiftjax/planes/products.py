@@ -33,39 +33,33 @@ def dot(a: jax.Array, b: jax.Array, b_axis: int = 0) -> jax.Array:
 
 
 @jax.custom_vjp
-def pointwise(kernel: jax.Array, bias: jax.Array | None, x: jax.Array) -> jax.Array:
+def pointwise(kernel: jax.Array, x: jax.Array) -> jax.Array:
     """A 1x1 convolution.
 
     Args:
       kernel: `[in, out]`.
-      bias: `[out]` or None.
       x: `[in, P]`, in the dtype to multiply in.
 
     Returns:
       `[out, P]`, float32 or better.
     """
-    if bias is not None:  # one more input, of ones, instead of a pass over the output
-        kernel = jnp.concatenate([kernel, bias[None]])
-        x = jnp.concatenate([x, jnp.ones_like(x[:1])])
     # The barrier keeps the (small) transpose apart: else it is folded into the product.
     return dot(lax.optimization_barrier(kernel.T).astype(x.dtype), x)
 
 
-PointwiseInputs = tuple[jax.Array, jax.Array | None, jax.Array]
-
-
 def _pointwise_forward(
-    kernel: jax.Array, bias: jax.Array | None, x: jax.Array
-) -> tuple[jax.Array, PointwiseInputs]:
-    return pointwise(kernel, bias, x), (kernel, bias, x)
+    kernel: jax.Array, x: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return pointwise(kernel, x), (kernel, x)
 
 
-def _pointwise_backward(inputs: PointwiseInputs, g: jax.Array) -> PointwiseInputs:
-    kernel, bias, x = inputs
+def _pointwise_backward(
+    inputs: tuple[jax.Array, jax.Array], g: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    kernel, x = inputs
     g = g.astype(x.dtype)
     dx = dot(lax.optimization_barrier(kernel).astype(x.dtype), g).astype(x.dtype)
-    d_bias = None if bias is None else g.sum(1, dtype=bias.dtype)
-    return _weight_gradient(x, g).astype(kernel.dtype), d_bias, dx
+    return _weight_gradient(x, g).astype(kernel.dtype), dx
 
 
 def _weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
@@ -78,14 +72,11 @@ def _weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
 pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 
 
-def conv(
-    kernel: jax.Array, bias: jax.Array | None, x: jax.Array, *, strides: int = 1
-) -> jax.Array:
+def conv(kernel: jax.Array, x: jax.Array, *, strides: int = 1) -> jax.Array:
     """A convolution with an odd window and zero padding of half the window.
 
     Args:
       kernel: `[K, K, in, out]`, or `[in, out]` for K = 1.
-      bias: `[out]` or None.
       x: `[in, chunks, height, width, n]`, in the dtype to multiply in.
       strides: distance between the rows and columns kept, in pixels.
 
@@ -99,7 +90,7 @@ def conv(
         taps, kernel = windows(x, size), kernel.transpose(2, 0, 1, 3)
     else:
         taps = _slices(x, size, strides)
-    out = pointwise(kernel.reshape(len(taps), -1), bias, rows(taps))
+    out = pointwise(kernel.reshape(len(taps), -1), rows(taps))
     return out.reshape(-1, *taps.shape[1:])
 
 

@@ -97,13 +97,18 @@ def affine(norm: Norm, stats: Norm, epsilon: float) -> tuple[jax.Array, jax.Arra
     return gain, norm["bias"] - stats["mean"] * gain
 
 
+def per_channel(v: jax.Array) -> jax.Array:
+    """Turns `[C]` into `[C, 1, 1, 1, 1]`, which goes with a part."""
+    return v[:, None, None, None, None]
+
+
 def batch_norm(
     norm: Norm, parts: Sequence[jax.Array], epsilon: float, axis_name: str | None
 ) -> tuple[list[jax.Array], Norm]:
     """Normalises parts `[C, ...]` with their own statistics, and returns these too."""
     mean, var = whole_batch(moments, parts, axis_name)
     stats = {"mean": mean, "var": var}
-    gain, offset = (v[:, None, None, None, None] for v in affine(norm, stats, epsilon))
+    gain, offset = map(per_channel, affine(norm, stats, epsilon))
     return [x * gain + offset for x in parts], stats
 
 
@@ -167,13 +172,13 @@ def conv_norm(
     Returns:
       The output, and the batch's statistics (none where `stats` is given).
     """
-    kernel, bias = params["conv"]["kernel"], None
+    kernel = params["conv"]["kernel"]
     if stats is not None:
-        gain, bias = affine(params["norm"], stats["norm"], epsilon)
+        gain, offset = affine(params["norm"], stats["norm"], epsilon)
         kernel = kernel * gain
     dtype = dtype or jnp.promote_types(x.parts[0].dtype, kernel.dtype)
-    y = [conv(kernel, bias, part.astype(dtype), strides=strides) for part in x.parts]
+    y = [conv(kernel, part.astype(dtype), strides=strides) for part in x.parts]
     if stats is not None:
-        return Planes(tuple(y)), {}
+        return Planes(tuple(part + per_channel(offset) for part in y)), {}
     y, batch_stats = batch_norm(params["norm"], y, epsilon, axis_name)
     return Planes(tuple(y)), {"norm": batch_stats}

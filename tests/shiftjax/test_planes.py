@@ -74,6 +74,7 @@ def test_planes_are_a_tree_and_map(rng):
 CASES = {
     "conv 1x1, stride 3": (ConvNorm(7, strides=3), (6, 5, 7, 4), 2, 1),
     "conv 3x3": (ConvNorm(5, 3), (5, 4, 5, 3), 2, 2),
+    "conv 3x3, more channels than an image": (ConvNorm(5, 3), (4, 4, 5, 6), 2, 1),
     "conv 3x3, stride 2, odd": (ConvNorm(5, 3, 2), (4, 5, 7, 3), 2, None),
     "conv 5x5, stride 3, small": (ConvNorm(5, 5, 3), (4, 2, 3, 3), 1, None),
     "parts and chunks": (ShiftConv(9, expansion=2), (12, 5, 6, 9), 2, 3),
@@ -280,7 +281,7 @@ def test_a_feature_that_cancels_out_stays_finite(rng, randomize):
 def test_products_of_bfloat16_are_added_in_float32():
     """In bfloat16 the sum of ones would stay at 256."""
     ones = jnp.ones((1, 4096), jnp.bfloat16)
-    for y in (dot(ones, ones.T), dot(ones, ones, 1), pointwise(ones.T, None, ones.T)):
+    for y in (dot(ones, ones.T), dot(ones, ones, 1), pointwise(ones.T, ones.T)):
         assert y.dtype == jnp.float32
         assert y.ravel()[0] == 4096
 
