@@ -5,6 +5,7 @@ is two to three times slower at these skinny shapes: the forms below stay plain.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -87,7 +88,8 @@ def conv(kernel: jax.Array, x: jax.Array, *, strides: int = 1) -> jax.Array:
         kernel = kernel[None, None]
     size, channels = len(kernel), len(x)
     if channels <= IMAGE_CHANNELS and strides == 1:
-        taps, kernel = windows(x, size), kernel.transpose(2, 0, 1, 3)
+        taps: Any = windows(x, size)
+        kernel = kernel.transpose(2, 0, 1, 3)  # to the order of these taps
     else:
         taps = _slices(x, size, strides)
     out = pointwise(kernel.reshape(len(taps), -1), rows(taps))

@@ -172,13 +172,13 @@ def conv_norm(
     Returns:
       The output, and the batch's statistics (none where `stats` is given).
     """
-    kernel = params["conv"]["kernel"]
+    kernel, offset = params["conv"]["kernel"], None
     if stats is not None:
         gain, offset = affine(params["norm"], stats["norm"], epsilon)
         kernel = kernel * gain
     dtype = dtype or jnp.promote_types(x.parts[0].dtype, kernel.dtype)
     y = [conv(kernel, part.astype(dtype), strides=strides) for part in x.parts]
-    if stats is not None:
+    if offset is not None:
         return Planes(tuple(part + per_channel(offset) for part in y)), {}
     y, batch_stats = batch_norm(params["norm"], y, epsilon, axis_name)
     return Planes(tuple(y)), {"norm": batch_stats}
