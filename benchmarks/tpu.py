@@ -27,7 +27,6 @@ import jax.numpy as jnp
 from benchmarks.__main__ import RESULTS, machine
 from shiftjax.layers import ShiftConv
 from shiftjax.models.resnet import ShiftResNet
-from shiftjax.tpu import is_supported, shift_block
 from train import experiments
 from train.optimizer import learning_rate, make_optimizer
 from train.parallel import AXIS, Replicas
@@ -58,54 +57,25 @@ class Options:
     """Images in a training step; 0 for none."""
 
 
-class KernelShiftConv(ShiftConv):
-    """The block with the kernel wherever that takes it, and strides by phases."""
-
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Applies the block."""
-        wide = int(self.expansion * self.features)
-        window = (self.kernel_size, self.dilation)
-        kernels = (x.shape[-1], wide), self.features
-        fits = self.strides > 1 or is_supported(x.shape, *kernels, *window, self.dtype)
-        if self.is_initializing() or not fits:
-            return super().__call__(x, train)
-        return self.on_planes(
-            shift_block,
-            x,
-            train,
-            kernel_size=self.kernel_size,
-            strides=self.strides,
-            dilation=self.dilation,
-        )
-
-
-class KernelShiftResNet(ShiftResNet):
-    """A ShiftResNet of such blocks."""
-
-    def make_block(self, features: int, strides: int, name: str) -> Any:
-        """Returns a block."""
-        window = (self.kernel_size, strides, self.dilation)
-        return self.unit(KernelShiftConv, features, *window, self.expansion, name=name)
-
-
-# The kind of block, of network, and whether it shifts at all.
+# The form, and whether anything shifts at all.
 FORMS = {
-    "no shift": (ShiftConv, ShiftResNet, False),
-    "selects": (ShiftConv, ShiftResNet, True),
-    "kernel": (KernelShiftConv, KernelShiftResNet, True),
+    "no shift": ("plain", False),
+    "selects": ("plain", True),
+    "kernel": ("kernel", True),
 }
 
 
 def block(form: str, name: str) -> Cost:
     """Costs output, gradients and statistics of a block."""
     images, side, channels, expansion, kernel_size, strides = BLOCKS[name]
-    kind, _, shifts = FORMS[form]
-    module = kind(
+    form, shifts = FORMS[form]
+    module = ShiftConv(
         channels * strides,
         kernel_size if shifts else 1,
         strides,
         expansion=expansion,
         dtype=jnp.bfloat16,
+        form=form,
     )
     x = jax.ShapeDtypeStruct((images, side, side, channels), jnp.bfloat16)
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
@@ -127,14 +97,14 @@ def block(form: str, name: str) -> Cost:
 
 def training_step(form: str, batch_size: int) -> Cost:
     """Costs a step of `python -m train cifar10` on one core."""
-    _, kind, shifts = FORMS[form]
-    network = kind(
+    form, shifts = FORMS[form]
+    network = ShiftResNet(
         depth=20,
         expansion=3,
         kernel_size=3 if shifts else 1,
         axis_name=AXIS,
         dtype=jnp.bfloat16,
-        layout="nhwc",
+        form=form,
     )
     config = experiments.load("cifar10")
     task = dataclasses.replace(make_task(config, 10), model=network)

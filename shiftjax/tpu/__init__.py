@@ -6,7 +6,7 @@ BatchNorm from statistics of its narrow input). `shiftjax.layers` defines what t
 compute.
 """
 
-from shiftjax.tpu.block import shift_block
+from shiftjax.tpu.block import is_faster, shift_block
 from shiftjax.tpu.kernel import is_supported, shift_project
 
-__all__ = ["is_supported", "shift_block", "shift_project"]
+__all__ = ["is_faster", "is_supported", "shift_block", "shift_project"]

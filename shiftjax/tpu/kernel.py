@@ -15,7 +15,8 @@ matrix unit.
 
 import dataclasses
 import functools
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from shiftjax.errors import InputError
-from shiftjax.shift import Table, displacements
+from shiftjax.shift import Size, Table, displace_p, displacements
 
 LANES = 128  # images in a step of the grid, and the depth of the matrix unit
 UNROLL = 8  # products in flight, at most
@@ -33,6 +34,7 @@ VMEM_LIMIT = 100 * 2**20  # of the 128 MiB of a v5e or v6e
 TILE = {jnp.dtype(jnp.bfloat16): 16, jnp.dtype(jnp.float32): 8}  # rows of a register
 TRANSPOSED = ((1,), (1,))  # contracts the last axes
 
+Tree = TypeVar("Tree")
 Gradients = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
@@ -434,6 +436,34 @@ def blocks(plan: Plan, total: jax.Array) -> jax.Array:
 # The differentiable function.
 
 
+def definition(
+    x: jax.Array,
+    expand: jax.Array,
+    bias: jax.Array,
+    project: jax.Array,
+    table: Table,
+    size: Size,
+) -> jax.Array:
+    """What the kernel computes, for XLA: `[batch, *size, features]`, float32."""
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dot = functools.partial(jnp.dot, preferred_element_type=dtype)
+    wide = jax.nn.relu(dot(x, expand.astype(x.dtype)) + bias).astype(x.dtype)
+    wide = displace_p.bind(wide, table=table, stride=1, size=size, lowering=None)
+    return dot(wide, project.astype(x.dtype))
+
+
+def on_tpu(
+    interpret: bool, kernel: Callable[..., Tree], other: Callable[..., Tree], *args: Any
+) -> Tree:
+    """Runs the kernel where the program is compiled for a TPU, else the other form.
+
+    Known only when it is compiled: a program can be traced on a machine without a TPU.
+    """
+    if interpret:
+        return kernel(*args)
+    return lax.platform_dependent(*args, tpu=kernel, default=other)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def call(
     x: jax.Array,
@@ -444,10 +474,17 @@ def call(
     interpret: bool,
 ) -> jax.Array:
     """`shift_project` for any table of displacements, one row per wide channel."""
-    x = x.transpose(1, 2, 3, 0)
-    plan = Plan.make(x, project.shape[1], table)
-    y = forward(plan, interpret, x, expand, bias, project)
-    return y.transpose(3, 0, 1, 2)
+    size = (x.shape[1], x.shape[2])
+
+    def kernel(x: jax.Array, *weights: jax.Array) -> jax.Array:
+        x = x.transpose(1, 2, 3, 0)
+        plan = Plan.make(x, project.shape[1], table)
+        return forward(plan, interpret, x, *weights).transpose(3, 0, 1, 2)
+
+    def other(x: jax.Array, *weights: Any) -> jax.Array:
+        return definition(x, *weights, table=table, size=size).astype(x.dtype)
+
+    return on_tpu(interpret, kernel, other, x, expand, bias, project)
 
 
 def _call_forward(
@@ -465,15 +502,23 @@ def _call_forward(
 def _call_backward(
     table: Table, interpret: bool, residuals: Gradients, g: jax.Array
 ) -> Gradients:
-    x, *weights = residuals
-    x, g = x.transpose(1, 2, 3, 0), g.transpose(1, 2, 3, 0)
-    plan = Plan.make(x, g.shape[2], table)
-    dx, *gradients = backward(plan, interpret, x, g, *weights)
-    d_expand, d_bias, d_project = (
-        gradient.astype(weight.dtype)
-        for gradient, weight in zip(gradients, weights, strict=True)
-    )
-    return dx.transpose(3, 0, 1, 2), d_expand, d_bias, d_project
+    def kernel(g: jax.Array, x: jax.Array, *weights: jax.Array) -> Gradients:
+        x, g = x.transpose(1, 2, 3, 0), g.transpose(1, 2, 3, 0)
+        plan = Plan.make(x, g.shape[2], table)
+        dx, *gradients = backward(plan, interpret, x, g, *weights)
+        d_expand, d_bias, d_project = (
+            gradient.astype(weight.dtype)
+            for gradient, weight in zip(gradients, weights, strict=True)
+        )
+        return dx.transpose(3, 0, 1, 2), d_expand, d_bias, d_project
+
+    def other(g: jax.Array, *inputs: jax.Array) -> Gradients:
+        size = (g.shape[1], g.shape[2])
+        function = functools.partial(definition, table=table, size=size)
+        y, pull = jax.vjp(function, *inputs)
+        return pull(g.astype(y.dtype))
+
+    return on_tpu(interpret, kernel, other, g, *residuals)
 
 
 call.defvjp(_call_forward, _call_backward)
@@ -502,7 +547,8 @@ def shift_project(
       project: `[expanded, features]`.
       kernel_size: side K of the window of displacements.
       dilation: distance between neighbouring displacements, in pixels.
-      interpret: whether to run the kernel's program elsewhere than on a TPU, slowly.
+      interpret: whether to interpret the kernel's program, slowly; without it, it runs
+        on a TPU, and elsewhere XLA compiles the formula above.
 
     Returns:
       `[batch, height, width, features]`, the dtype of `x`.
