@@ -14,7 +14,8 @@ from jax import lax
 
 from shiftjax.planes.block import phases
 from shiftjax.planes.statistics import Norm, Params, Stats, affine, fold, whole_batch
-from shiftjax.tpu.kernel import definition, is_supported, shift_project
+from shiftjax.tpu.kernel import definition, shift_project
+from shiftjax.tpu.plan import is_supported
 
 PIXELS = (0, 1, 2)  # the axes of an NHWC array that statistics reduce
 MOST_CHANNELS = 255  # with more, the products are the limit, not the memory
