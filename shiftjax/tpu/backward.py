@@ -1,4 +1,4 @@
-"""The backward kernel: computes the wide rows again, and the gradients of all inputs."""
+"""The backward kernel: the wide rows again, and the gradients of all inputs."""
 
 import functools
 from typing import Any
@@ -8,10 +8,19 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from shiftjax.tpu.calls import diagonal, halves, options, row_block, spread, whole
+from shiftjax.tpu.calls import (
+    diagonal,
+    halves,
+    options,
+    row_block,
+    spread,
+    unhalve,
+    whole,
+)
 from shiftjax.tpu.plan import LANES, Plan
 from shiftjax.tpu.rows import (
     TRANSPOSED,
+    channels,
     choices,
     clear,
     displaced,
@@ -26,6 +35,7 @@ from shiftjax.tpu.rows import (
     product,
     split,
     unpack,
+    where_positive,
 )
 
 Gradients = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
@@ -62,12 +72,12 @@ def kernel(
     x_ring[slot], g_ring[slot] = x[0], g[0]
 
     def leave(start: jax.Array) -> None:
-        wide = unpack(plan, wide_ring[done, here(plan, start)])
+        wide = wide_ring[done, here(plan, start)]
         wide_g = displaced(plan, masks, wide_g_ring, t, start, -1)
-        moved = displaced(plan, masks, wide_ring, t, start, 1)
-        wide_g = jnp.where(wide.astype(jnp.float32) > 0, wide_g.astype(jnp.float32), 0)
-        d_bias[...] += split(plan, wide_g).sum(0)
-        wide_g = wide_g.astype(plan.dtype)
+        wide_g = where_positive(plan, wide, wide_g)
+        d_bias[...] += channels(plan, wide_g).sum(0)
+        wide_g = unpack(plan, wide_g)
+        moved = unpack(plan, displaced(plan, masks, wide_ring, t, start, 1))
         out = narrow(plan, expand_back[...], wide_g).astype(dx.dtype)
         dx[0, pl.ds(start, plan.positions)] = split(plan, out)
         inputs = matrix(plan, x_ring.at[done], start)
@@ -136,7 +146,7 @@ def backward(
         **options(plan),
     )(x, g, *weights)
     d_expand, d_project = blocks(plan, d_expand), blocks(plan, d_project)
-    return dx, d_expand, d_bias.sum(1), d_project.T
+    return dx, d_expand, unhalve(plan, d_bias.sum(1)), d_project.T
 
 
 def blocks(plan: Plan, total: jax.Array) -> jax.Array:

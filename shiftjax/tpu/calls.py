@@ -1,4 +1,4 @@
-"""What the calls of both kernels share, with arrays `[height, width, channels, batch]`."""
+"""What both calls share, with arrays `[height, width, channels, batch]`."""
 
 from typing import Any
 

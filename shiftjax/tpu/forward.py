@@ -22,6 +22,7 @@ from shiftjax.tpu.rows import (
     pack,
     product,
     split,
+    unpack,
 )
 
 
@@ -34,7 +35,7 @@ def kernel(
     masks, slot = choices(plan), entering(plan, t)
 
     def leave(start: jax.Array) -> None:
-        wide = displaced(plan, masks, ring, t, start, 1)
+        wide = unpack(plan, displaced(plan, masks, ring, t, start, 1))
         out = narrow(plan, project[...], wide).astype(y.dtype)
         y[0, pl.ds(start, plan.positions)] = split(plan, out)
 
@@ -53,7 +54,6 @@ def forward(
     project: jax.Array,
 ) -> jax.Array:
     """Returns y `[height, width, features, batch]`."""
-    wide = plan.positions * plan.expanded
     shape = (plan.height, plan.width, plan.features, x.shape[3])
     weights = (
         diagonal(plan, halves(plan, expand.T), plan.positions),

@@ -18,6 +18,8 @@ from jax.experimental.pallas import tpu as pltpu
 from shiftjax.tpu.plan import LANES, UNROLL, WORDS, Plan
 
 TRANSPOSED = ((1,), (1,))  # contracts the last axes
+LOW, HIGH = 0xFFFF, -0x10000  # halves of a word
+PARTS = {1: (-1,), 2: (LOW, HIGH)}
 
 Masks = list[list[tuple[int, int, Any]]]
 
@@ -74,7 +76,8 @@ def here(plan: Plan, start: jax.Array) -> Any:
 def pack(plan: Plan, wide: jax.Array) -> jax.Array:
     """Turns `[positions * expanded, LANES]` into the words of a wide row.
 
-    Of bfloat16, a word has one channel of a register and one of the next.
+    Of bfloat16, a word takes one channel of a register and one of the next, which are
+    neighbours where the kernel's rows were put in the order of `calls.halves`.
     """
     if plan.packing == 1:
         return split(plan, pltpu.bitcast(wide, jnp.int32))
@@ -96,6 +99,27 @@ def pack(plan: Plan, wide: jax.Array) -> jax.Array:
 def unpack(plan: Plan, words: jax.Array) -> jax.Array:
     """Turns words into `[positions * expanded, LANES]`."""
     return pltpu.bitcast(words.reshape(-1, LANES), plan.dtype)
+
+
+def where_positive(plan: Plan, words: jax.Array, values: jax.Array) -> jax.Array:
+    """Keeps values where those of the words, which are not negative, are not zero."""
+    if plan.packing == 1:
+        return jnp.where(words > 0, values, 0)
+    # A carry to the highest bit of each half that is not zero, then to all its bits.
+    top = (words + 0x7FFF7FFF) & -0x7FFF8000
+    return values & (top | (top - lax.shift_right_logical(top, 15)))
+
+
+def channels(plan: Plan, words: jax.Array) -> jax.Array:
+    """Turns words into float32 `[positions, expanded, LANES]`, in `pack`'s order."""
+    if plan.packing == 1:
+        return pltpu.bitcast(words, jnp.float32)
+    low, high = words << 16, words & HIGH
+    halves = [
+        pltpu.bitcast(half, jnp.float32).reshape(-1, WORDS, LANES)
+        for half in (low, high)
+    ]
+    return jnp.stack(halves, 1).reshape(plan.positions, -1, LANES)
 
 
 def clear(plan: Plan, *rings: Any) -> None:
@@ -126,11 +150,9 @@ def mask(plan: Plan, start: int, stop: int) -> jax.Array | None:
         return None
     word = lax.broadcasted_iota(jnp.int32, (WORDS, LANES), 0)
     bits = jnp.zeros((WORDS, LANES), jnp.int32)
-    for half in range(plan.packing):
-        channel = plan.packing * word + half
-        own = 0xFFFF << 16 * half if plan.packing == 2 else 0xFFFFFFFF
-        own -= (own >> 31) << 32  # as a signed number
-        bits |= jnp.where((channel >= start) & (channel < stop), own, 0)
+    for i, part in enumerate(PARTS[plan.packing]):
+        channel = plan.packing * word + i
+        bits |= jnp.where((channel >= start) & (channel < stop), part, 0)
     return bits
 
 
@@ -148,7 +170,7 @@ def displaced(
       sign: 1, or -1 for the opposite displacements.
 
     Returns:
-      `[positions * expanded, LANES]`.
+      Words `[positions, expanded / packing, LANES]`.
     """
     tiles = []
     for i, moves in enumerate(masks):
@@ -160,7 +182,7 @@ def displaced(
             part = part if bits is None else part & bits
             tile = part if tile is None else tile | part
         tiles.append(tile)
-    return unpack(plan, jnp.concatenate(tiles, 1))
+    return jnp.concatenate(tiles, 1)
 
 
 def entering(plan: Plan, t: jax.Array) -> jax.Array:
