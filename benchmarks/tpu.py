@@ -1,11 +1,12 @@
 """What the shift nets cost on a TPU, by its compiler: `python -m benchmarks.tpu`.
 
-Compiles for a v5e, which need not be there, with libtpu (`pip install libtpu`): a
-ShiftResNet block forward and backward, and a whole training step of ShiftResNet-20, all
-in bfloat16. The forms: no shift at all (K = 1), which is no competitor but the mark to
-reach; the shift as masked selects; and the kernel. The figures are estimates, by which
-forms can be ranked; see benchmarks/tpu_costs.py for what they leave out. Prints tables
-and writes benchmarks/results/tpu.json.
+Compiles for a v5e, which need not be there, with libtpu (`pip install libtpu`): shift
+blocks alone and in a row, stages of blocks as wide as a ShiftNet's, and a whole
+training step of ShiftResNet-20, all in bfloat16. The forms: no shift at all (K = 1),
+which is no competitor but the mark to reach; the plain form, whose shifts are masked
+selects; and the kernel, where it is faster. The figures are estimates, by which forms can be ranked; see
+benchmarks/tpu_costs.py for what they leave out. Prints tables and writes them to
+benchmarks/results/tpu.json, in which those of other cases stay.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from rich.table import Table
 from benchmarks.tpu_costs import CHIP, Cost, compile_for_tpu, cores  # first: for jax
 
 # isort: split
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -34,16 +36,35 @@ from train.setup import make_task
 from train.state import create_state
 from train.steps import Trainer
 
-# images, side, channels, expansion, kernel_size, strides
-BLOCKS = {
-    "256 x 32 x 32 x 16, E 3": (256, 32, 16, 3, 3, 1),
-    "256 x 16 x 16 x 32, E 3": (256, 16, 32, 3, 3, 1),
-    "256 x 8 x 8 x 64, E 3": (256, 8, 64, 3, 3, 1),
-    "256 x 32 x 32 x 16, E 9": (256, 32, 16, 9, 3, 1),
-    "128 x 56 x 56 x 64, E 4, K 5": (128, 56, 64, 4, 5, 1),
-    "128 x 28 x 28 x 128, E 3, K 5": (128, 28, 128, 3, 5, 1),
-    "128 x 14 x 14 x 256, E 2": (128, 14, 256, 2, 3, 1),
-    "256 x 32 x 32 x 16 to 32, E 3, stride 2": (256, 32, 16, 3, 3, 2),
+# images, side, channels of the input; stages of blocks: features, expansion,
+# kernel_size, strides of the first, number of blocks
+STAGES = {
+    "256 x 32 x 32 x 16, E 3": ((256, 32, 16), [(16, 3, 3, 1, 1)]),
+    "256 x 16 x 16 x 32, E 3": ((256, 16, 32), [(32, 3, 3, 1, 1)]),
+    "256 x 8 x 8 x 64, E 3": ((256, 8, 64), [(64, 3, 3, 1, 1)]),
+    "256 x 32 x 32 x 16, E 9": ((256, 32, 16), [(16, 9, 3, 1, 1)]),
+    "256 x 32 x 32 x 16 to 32, E 3, stride 2": ((256, 32, 16), [(32, 3, 3, 2, 1)]),
+    "128 x 56 x 56 x 64, E 4, K 5": ((128, 56, 64), [(64, 4, 5, 1, 1)]),
+    "128 x 28 x 28 x 128, E 3, K 5": ((128, 28, 128), [(128, 3, 5, 1, 1)]),
+    "128 x 28 x 28 x 128, E 3, K 5, three in a row": (
+        (128, 28, 128),
+        [(128, 3, 5, 1, 3)],
+    ),
+    "128 x 14 x 14 x 256, E 2": ((128, 14, 256), [(256, 2, 3, 1, 1)]),
+    "128 x 14 x 14 x 256, E 2, three in a row": ((128, 14, 256), [(256, 2, 3, 1, 3)]),
+    "128 x 7 x 7 x 512, E 1": ((128, 7, 512), [(512, 1, 3, 1, 1)]),
+    "as wide as ShiftNet-A, 128 images": (
+        (128, 112, 32),
+        [(64, 4, 5, 2, 2), (128, 3, 5, 2, 2), (256, 2, 3, 2, 2), (512, 1, 3, 2, 2)],
+    ),
+    "as wide as ShiftNet-B, 128 images": (
+        (128, 112, 32),
+        [(32, 4, 5, 2, 2), (64, 3, 5, 2, 2), (128, 2, 3, 2, 2), (256, 1, 3, 2, 2)],
+    ),
+    "as wide as ShiftNet-C, 128 images": (
+        (128, 112, 32),
+        [(32, 1, 5, 2, 2), (64, 1, 5, 2, 2), (128, 1, 3, 2, 2), (256, 1, 3, 2, 2)],
+    ),
 }
 
 
@@ -51,32 +72,47 @@ BLOCKS = {
 class Options:
     """Cost the forms of the shift block on a TPU, by its compiler."""
 
-    blocks: tuple[str, ...] = tuple(BLOCKS)
-    """Which blocks."""
+    stages: tuple[str, ...] = tuple(STAGES)
+    """Which blocks and stages of blocks."""
     batch_size: int = 256
-    """Images in a training step; 0 for none."""
+    """Images in a training step of ShiftResNet-20; 0 for none."""
+
+
+class Stages(nn.Module):
+    """Stages of shift blocks, as STAGES describes them."""
+
+    stages: tuple[tuple[int, float, int, int, int], ...]
+    form: str
+    shifts: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Applies the blocks."""
+        for features, expansion, kernel_size, strides, count in self.stages:
+            for i in range(count):
+                x = ShiftConv(
+                    features,
+                    kernel_size if self.shifts else 1,
+                    strides if i == 0 else 1,
+                    expansion=expansion,
+                    dtype=jnp.bfloat16,
+                    form=self.form,
+                )(x, train)
+        return x
 
 
 # The form, and whether anything shifts at all.
 FORMS = {
     "no shift": ("plain", False),
-    "selects": ("plain", True),
+    "plain": ("plain", True),
     "kernel": ("kernel", True),
 }
 
 
-def block(form: str, name: str) -> Cost:
-    """Costs output, gradients and statistics of a block."""
-    images, side, channels, expansion, kernel_size, strides = BLOCKS[name]
-    form, shifts = FORMS[form]
-    module = ShiftConv(
-        channels * strides,
-        kernel_size if shifts else 1,
-        strides,
-        expansion=expansion,
-        dtype=jnp.bfloat16,
-        form=form,
-    )
+def stages(form: str, name: str) -> Cost:
+    """Costs output, gradients and statistics of stages of blocks."""
+    (images, side, channels), shapes = STAGES[name]
+    module = Stages(tuple(shapes), *FORMS[form])
     x = jax.ShapeDtypeStruct((images, side, side, channels), jnp.bfloat16)
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
     y = jax.eval_shape(module.apply, variables, x)
@@ -147,17 +183,20 @@ def show(console: Console, title: str, costs: dict[str, Cost]) -> None:
     console.print(table)
 
 
-def write(report: dict[str, Any]) -> None:
-    """Writes what there is so far: a whole step takes minutes to compile."""
-    report = {"command": " ".join(["python -m benchmarks.tpu", *sys.argv[1:]])} | report
-    (RESULTS / "tpu.json").write_text(json.dumps(report, indent=1) + "\n")
+def write(table: dict[str, Any]) -> None:
+    """Writes a table in the place of the one with its title: each takes minutes."""
+    path = RESULTS / "tpu.json"
+    tables = json.loads(path.read_text())["tables"] if path.exists() else []
+    others = [old for old in tables if old["title"] != table["title"]]
+    report = {"command": "python -m benchmarks.tpu", "compiled for": CHIP}
+    path.write_text(json.dumps(report | {"tables": [*others, table]}, indent=1) + "\n")
 
 
 def main() -> int:
     """Costs every case in every form."""
     options = tyro.cli(Options, prog="python -m benchmarks.tpu", description=__doc__)
-    console, facts, tables = Console(), machine(), []
-    cases = [(f"block {name}", block, name) for name in options.blocks]
+    console, facts = Console(), machine()
+    cases = [(f"blocks {name}", stages, name) for name in options.stages]
     if options.batch_size:
         title = f"training step, ShiftResNet-20, E = 3, {options.batch_size} images"
         cases.append((title, training_step, options.batch_size))
@@ -169,8 +208,7 @@ def main() -> int:
             console.log(f"{title}, {form}: {time.perf_counter() - start:.0f} s")
         show(console, title, costs)
         rows = [{"form": form, **dataclasses.asdict(costs[form])} for form in costs]
-        tables.append({"title": title, "rows": rows})
-        write({"compiled for": CHIP, "machine": facts, "tables": tables})
+        write({"title": title, "machine": facts, "rows": rows})
     return 0
 
 

@@ -6,6 +6,7 @@ wide rows are kept as words of 32 bits, two channels of bfloat16 in each, in whi
 shift is an address and, where channels of one register move apart, a mask.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -124,12 +125,12 @@ def channels(plan: Plan, words: jax.Array) -> jax.Array:
 
 def clear(plan: Plan, *rings: Any) -> None:
     """Puts zeros everywhere: left, right, above and below a row they stay."""
-    slots, columns, words, _ = plan.wide_rows
+    slots, columns, *position = plan.wide_rows
 
     @pl.loop(0, jnp.where(pl.program_id(0) == 0, slots * columns, 0))
     def _(i: jax.Array) -> None:
         for ring in rings:
-            zeros = jnp.zeros((words, LANES), ring.dtype)
+            zeros = jnp.zeros(position, ring.dtype)
             ring[lax.div(i, columns), lax.rem(i, columns)] = zeros
 
 
@@ -172,17 +173,18 @@ def displaced(
     Returns:
       Words `[positions, expanded / packing, LANES]`.
     """
-    tiles = []
-    for i, moves in enumerate(masks):
-        tile = None
-        for dy, dx, bits in moves:
-            columns = pl.ds(start + plan.margin + sign * dx, plan.positions)
-            slot = wide_slot(plan, t, sign * dy)
-            part = ring[slot, columns, i * WORDS : (i + 1) * WORDS]
-            part = part if bits is None else part & bits
-            tile = part if tile is None else tile | part
-        tiles.append(tile)
-    return jnp.concatenate(tiles, 1)
+
+    def part(register: int, dy: int, dx: int, bits: jax.Array | None) -> jax.Array:
+        slot = wide_slot(plan, t, sign * dy)
+        columns = pl.ds(start + plan.margin + sign * dx, plan.positions)
+        words = ring[slot, columns, register * WORDS : (register + 1) * WORDS]
+        return words if bits is None else words & bits
+
+    registers = (
+        functools.reduce(jnp.bitwise_or, [part(i, *move) for move in moves])
+        for i, moves in enumerate(masks)
+    )
+    return jnp.concatenate(list(registers), 1)
 
 
 def entering(plan: Plan, t: jax.Array) -> jax.Array:
