@@ -4,9 +4,9 @@ Compiles for a v5e, which need not be there, with libtpu (`pip install libtpu`):
 blocks alone and in a row, stages of blocks as wide as a ShiftNet's, and a whole
 training step of ShiftResNet-20, all in bfloat16. The forms: no shift at all (K = 1),
 which is no competitor but the mark to reach; the plain form, whose shifts are masked
-selects; and the kernel, where it is faster. The figures are estimates, by which forms can be ranked; see
-benchmarks/tpu_costs.py for what they leave out. Prints tables and writes them to
-benchmarks/results/tpu.json, in which those of other cases stay.
+selects; and the kernel, where it is faster. The figures are estimates, by which forms
+can be ranked; see benchmarks/tpu_costs.py for what they leave out. Prints tables and
+writes them to benchmarks/results/tpu.json, in which those of other cases stay.
 """
 
 import dataclasses
