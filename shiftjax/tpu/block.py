@@ -18,7 +18,8 @@ from shiftjax.tpu.kernel import definition, shift_project
 from shiftjax.tpu.plan import is_supported
 
 PIXELS = (0, 1, 2)  # the axes of an NHWC array that statistics reduce
-MOST_CHANNELS = 255  # with more, the products are the limit, not the memory
+# With more, the products are the limit, not the memory: `python -m benchmarks.tpu`.
+MOST_CHANNELS = 255
 
 
 def is_faster(
