@@ -56,10 +56,10 @@ def training_cases(options: Benchmark, expansion: int) -> dict[str, dict[str, An
     cases = {
         "PyTorch ShiftResNet-20": theirs | {"expansion": expansion},
         "shiftjax": shift_net,
-        "shiftjax, NHWC": shift_net | {"layout": "nhwc"},
+        "shiftjax, NHWC": shift_net | {"form": "plain"},
         "PyTorch ResNet-20": theirs | {"expansion": None},
         "shiftjax ResNet-20": ours | {"model": "resnet20"},
-        "Flax ResNet-20, NHWC": ours | {"model": "resnet20", "layout": "nhwc"},
+        "Flax ResNet-20, NHWC": ours | {"model": "resnet20", "form": "plain"},
     }
     if options.compile_torch:
         compiled = theirs | {"expansion": expansion, "compiled": True}

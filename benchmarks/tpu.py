@@ -1,11 +1,12 @@
 """What the shift nets cost on a TPU, by its compiler: `python -m benchmarks.tpu`.
 
-Compiles for a v5e, which need not be there, with libtpu (`pip install libtpu`): a
-ShiftResNet block forward and backward, and a whole training step of ShiftResNet-20, all
-in bfloat16. The forms: no shift at all (K = 1), which is no competitor but the mark to
-reach; the shift as masked selects; and the kernel. The figures are estimates, by which
-forms can be ranked; see benchmarks/tpu_costs.py for what they leave out. Prints tables
-and writes benchmarks/results/tpu.json.
+Compiles for a v5e, which need not be there, with libtpu (`pip install libtpu`): shift
+blocks alone and in a row, stages of blocks as wide as a ShiftNet's, and a whole
+training step of ShiftResNet-20, all in bfloat16. The forms: no shift at all (K = 1),
+which is no competitor but the mark to reach; the plain form, whose shifts are masked
+selects; and the kernel, where it is faster. The figures are estimates, by which forms
+can be ranked; see benchmarks/tpu_costs.py for what they leave out. Prints tables and
+writes them to benchmarks/results/tpu.json, in which those of other cases stay.
 """
 
 import dataclasses
@@ -21,13 +22,13 @@ from rich.table import Table
 from benchmarks.tpu_costs import CHIP, Cost, compile_for_tpu, cores  # first: for jax
 
 # isort: split
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from benchmarks.__main__ import RESULTS, machine
 from shiftjax.layers import ShiftConv
 from shiftjax.models.resnet import ShiftResNet
-from shiftjax.tpu import is_supported, shift_block
 from train import experiments
 from train.optimizer import learning_rate, make_optimizer
 from train.parallel import AXIS, Replicas
@@ -35,16 +36,35 @@ from train.setup import make_task
 from train.state import create_state
 from train.steps import Trainer
 
-# images, side, channels, expansion, kernel_size, strides
-BLOCKS = {
-    "256 x 32 x 32 x 16, E 3": (256, 32, 16, 3, 3, 1),
-    "256 x 16 x 16 x 32, E 3": (256, 16, 32, 3, 3, 1),
-    "256 x 8 x 8 x 64, E 3": (256, 8, 64, 3, 3, 1),
-    "256 x 32 x 32 x 16, E 9": (256, 32, 16, 9, 3, 1),
-    "128 x 56 x 56 x 64, E 4, K 5": (128, 56, 64, 4, 5, 1),
-    "128 x 28 x 28 x 128, E 3, K 5": (128, 28, 128, 3, 5, 1),
-    "128 x 14 x 14 x 256, E 2": (128, 14, 256, 2, 3, 1),
-    "256 x 32 x 32 x 16 to 32, E 3, stride 2": (256, 32, 16, 3, 3, 2),
+# images, side, channels of the input; stages of blocks: features, expansion,
+# kernel_size, strides of the first, number of blocks
+STAGES = {
+    "256 x 32 x 32 x 16, E 3": ((256, 32, 16), [(16, 3, 3, 1, 1)]),
+    "256 x 16 x 16 x 32, E 3": ((256, 16, 32), [(32, 3, 3, 1, 1)]),
+    "256 x 8 x 8 x 64, E 3": ((256, 8, 64), [(64, 3, 3, 1, 1)]),
+    "256 x 32 x 32 x 16, E 9": ((256, 32, 16), [(16, 9, 3, 1, 1)]),
+    "256 x 32 x 32 x 16 to 32, E 3, stride 2": ((256, 32, 16), [(32, 3, 3, 2, 1)]),
+    "128 x 56 x 56 x 64, E 4, K 5": ((128, 56, 64), [(64, 4, 5, 1, 1)]),
+    "128 x 28 x 28 x 128, E 3, K 5": ((128, 28, 128), [(128, 3, 5, 1, 1)]),
+    "128 x 28 x 28 x 128, E 3, K 5, three in a row": (
+        (128, 28, 128),
+        [(128, 3, 5, 1, 3)],
+    ),
+    "128 x 14 x 14 x 256, E 2": ((128, 14, 256), [(256, 2, 3, 1, 1)]),
+    "128 x 14 x 14 x 256, E 2, three in a row": ((128, 14, 256), [(256, 2, 3, 1, 3)]),
+    "128 x 7 x 7 x 512, E 1": ((128, 7, 512), [(512, 1, 3, 1, 1)]),
+    "as wide as ShiftNet-A, 128 images": (
+        (128, 112, 32),
+        [(64, 4, 5, 2, 2), (128, 3, 5, 2, 2), (256, 2, 3, 2, 2), (512, 1, 3, 2, 2)],
+    ),
+    "as wide as ShiftNet-B, 128 images": (
+        (128, 112, 32),
+        [(32, 4, 5, 2, 2), (64, 3, 5, 2, 2), (128, 2, 3, 2, 2), (256, 1, 3, 2, 2)],
+    ),
+    "as wide as ShiftNet-C, 128 images": (
+        (128, 112, 32),
+        [(32, 1, 5, 2, 2), (64, 1, 5, 2, 2), (128, 1, 3, 2, 2), (256, 1, 3, 2, 2)],
+    ),
 }
 
 
@@ -52,61 +72,47 @@ BLOCKS = {
 class Options:
     """Cost the forms of the shift block on a TPU, by its compiler."""
 
-    blocks: tuple[str, ...] = tuple(BLOCKS)
-    """Which blocks."""
+    stages: tuple[str, ...] = tuple(STAGES)
+    """Which blocks and stages of blocks."""
     batch_size: int = 256
-    """Images in a training step; 0 for none."""
+    """Images in a training step of ShiftResNet-20; 0 for none."""
 
 
-class KernelShiftConv(ShiftConv):
-    """The block with the kernel wherever that takes it, and strides by phases."""
+class Stages(nn.Module):
+    """Stages of shift blocks, as STAGES describes them."""
 
+    stages: tuple[tuple[int, float, int, int, int], ...]
+    form: str
+    shifts: bool
+
+    @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Applies the block."""
-        wide = int(self.expansion * self.features)
-        window = (self.kernel_size, self.dilation)
-        kernels = (x.shape[-1], wide), self.features
-        fits = self.strides > 1 or is_supported(x.shape, *kernels, *window, self.dtype)
-        if self.is_initializing() or not fits:
-            return super().__call__(x, train)
-        return self.on_planes(
-            shift_block,
-            x,
-            train,
-            kernel_size=self.kernel_size,
-            strides=self.strides,
-            dilation=self.dilation,
-        )
+        """Applies the blocks."""
+        for features, expansion, kernel_size, strides, count in self.stages:
+            for i in range(count):
+                x = ShiftConv(
+                    features,
+                    kernel_size if self.shifts else 1,
+                    strides if i == 0 else 1,
+                    expansion=expansion,
+                    dtype=jnp.bfloat16,
+                    form=self.form,
+                )(x, train)
+        return x
 
 
-class KernelShiftResNet(ShiftResNet):
-    """A ShiftResNet of such blocks."""
-
-    def make_block(self, features: int, strides: int, name: str) -> Any:
-        """Returns a block."""
-        window = (self.kernel_size, strides, self.dilation)
-        return self.unit(KernelShiftConv, features, *window, self.expansion, name=name)
-
-
-# The kind of block, of network, and whether it shifts at all.
+# The form, and whether anything shifts at all.
 FORMS = {
-    "no shift": (ShiftConv, ShiftResNet, False),
-    "selects": (ShiftConv, ShiftResNet, True),
-    "kernel": (KernelShiftConv, KernelShiftResNet, True),
+    "no shift": ("plain", False),
+    "plain": ("plain", True),
+    "kernel": ("kernel", True),
 }
 
 
-def block(form: str, name: str) -> Cost:
-    """Costs output, gradients and statistics of a block."""
-    images, side, channels, expansion, kernel_size, strides = BLOCKS[name]
-    kind, _, shifts = FORMS[form]
-    module = kind(
-        channels * strides,
-        kernel_size if shifts else 1,
-        strides,
-        expansion=expansion,
-        dtype=jnp.bfloat16,
-    )
+def stages(form: str, name: str) -> Cost:
+    """Costs output, gradients and statistics of stages of blocks."""
+    (images, side, channels), shapes = STAGES[name]
+    module = Stages(tuple(shapes), *FORMS[form])
     x = jax.ShapeDtypeStruct((images, side, side, channels), jnp.bfloat16)
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
     y = jax.eval_shape(module.apply, variables, x)
@@ -126,15 +132,15 @@ def block(form: str, name: str) -> Cost:
 
 
 def training_step(form: str, batch_size: int) -> Cost:
-    """Costs a step of `python -m train cifar10` on one core."""
-    _, kind, shifts = FORMS[form]
-    network = kind(
+    """Costs a step of `python -m train cifar10` on one core, with images fed to it."""
+    form, shifts = FORMS[form]
+    network = ShiftResNet(
         depth=20,
         expansion=3,
         kernel_size=3 if shifts else 1,
         axis_name=AXIS,
         dtype=jnp.bfloat16,
-        layout="nhwc",
+        form=form,
     )
     config = experiments.load("cifar10")
     task = dataclasses.replace(make_task(config, 10), model=network)
@@ -144,15 +150,15 @@ def training_step(form: str, batch_size: int) -> Cost:
     replicas = Replicas(tuple(cores(1).mesh.devices.flat), backend="shard_map")
     shape = jax.ShapeDtypeStruct
     state = jax.eval_shape(lambda: create_state(network, optimizer, 0, (32, 32, 3)))
-    data = {
-        "images": shape((50_000, 32, 32, 3), jnp.uint8),
-        "labels": shape((50_000,), jnp.int32),
+    items = {
+        "index": shape((1, batch_size), jnp.int32),
+        "images": shape((1, batch_size, 32, 32, 3), jnp.uint8),
+        "labels": shape((1, batch_size), jnp.int32),
     }
-    items = {"index": shape((1, batch_size), jnp.int32)}
     return compile_for_tpu(
         replicas.parallelize(program, donate_state=True),
         state,
-        data,
+        None,
         items,
         shape((), jnp.int32),
     )
@@ -177,17 +183,20 @@ def show(console: Console, title: str, costs: dict[str, Cost]) -> None:
     console.print(table)
 
 
-def write(report: dict[str, Any]) -> None:
-    """Writes what there is so far: a whole step takes minutes to compile."""
-    report = {"command": " ".join(["python -m benchmarks.tpu", *sys.argv[1:]])} | report
-    (RESULTS / "tpu.json").write_text(json.dumps(report, indent=1) + "\n")
+def write(table: dict[str, Any]) -> None:
+    """Writes a table in the place of the one with its title: each takes minutes."""
+    path = RESULTS / "tpu.json"
+    tables = json.loads(path.read_text())["tables"] if path.exists() else []
+    others = [old for old in tables if old["title"] != table["title"]]
+    report = {"command": "python -m benchmarks.tpu", "compiled for": CHIP}
+    path.write_text(json.dumps(report | {"tables": [*others, table]}, indent=1) + "\n")
 
 
 def main() -> int:
     """Costs every case in every form."""
     options = tyro.cli(Options, prog="python -m benchmarks.tpu", description=__doc__)
-    console, facts, tables = Console(), machine(), []
-    cases = [(f"block {name}", block, name) for name in options.blocks]
+    console, facts = Console(), machine()
+    cases = [(f"blocks {name}", stages, name) for name in options.stages]
     if options.batch_size:
         title = f"training step, ShiftResNet-20, E = 3, {options.batch_size} images"
         cases.append((title, training_step, options.batch_size))
@@ -199,8 +208,7 @@ def main() -> int:
             console.log(f"{title}, {form}: {time.perf_counter() - start:.0f} s")
         show(console, title, costs)
         rows = [{"form": form, **dataclasses.asdict(costs[form])} for form in costs]
-        tables.append({"title": title, "rows": rows})
-        write({"compiled for": CHIP, "machine": facts, "tables": tables})
+        write({"title": title, "machine": facts, "rows": rows})
     return 0
 
 

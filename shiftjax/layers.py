@@ -1,14 +1,14 @@
 """Flax Linen modules built on the shift operation, and the units beside them.
 
 Each works in any Linen network (in NNX through `flax.nnx.bridge`), takes NHWC arrays,
-and keeps flax's field names. Within the networks of this package, `ConvNorm` and
-`ShiftConv` also take `shiftjax.planes.Planes`, with the same variables: what stands in
-their `__call__` is the definition, which the form on planes computes faster on a CPU.
+and keeps flax's field names. What stands in a module's `__call__` is its definition;
+`form` names a faster one of the same function (see `shiftjax.forms`). Within the
+networks of this package, `ConvNorm` and `ShiftConv` also take `shiftjax.planes.Planes`.
 """
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -16,13 +16,22 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
-from shiftjax import planes
+from shiftjax import planes, tpu
 from shiftjax.errors import InputError
+from shiftjax.forms import FORMS, resolve
 from shiftjax.planes import Planes
 from shiftjax.shift import positive, shift
 
 Activations = jax.Array | Planes
-SHARED = ("axis_name", "momentum", "epsilon", "dtype", "param_dtype", "kernel_init")
+SHARED = (
+    "axis_name",
+    "momentum",
+    "epsilon",
+    "dtype",
+    "param_dtype",
+    "kernel_init",
+    "form",
+)
 
 he_normal = nn.initializers.he_normal()
 
@@ -61,6 +70,8 @@ class Unit(nn.Module, kw_only=True):
       dtype: what is computed in, or None for the promoted dtype of input and params.
       param_dtype: what the params are stored in.
       kernel_init: initializer of the kernels.
+      form: how it is computed, one of `shiftjax.forms.FORMS` or "auto"; the plain form
+        where it has no other for its input, and when variables are initialised.
     """
 
     axis_name: str | None = None
@@ -69,10 +80,21 @@ class Unit(nn.Module, kw_only=True):
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
     kernel_init: Initializer = he_normal
+    form: str = "plain"
+
+    forms: ClassVar[tuple[str, ...]] = ("plain",)  # those that it has
+
+    def form_of(self, x: Activations) -> str:
+        """Returns the form in which the input is computed."""
+        if isinstance(x, Planes):
+            return "planes"
+        form = resolve(self.form, x.shape, self.forms)
+        return "plain" if self.is_initializing() else form
 
     def unit(self, kind: type, *args: Any, **options: Any) -> Any:
         """Makes a part of this unit, with the fields that all share."""
-        return kind(*args, **{name: getattr(self, name) for name in SHARED}, **options)
+        shared = {name: getattr(self, name) for name in SHARED}
+        return kind(*args, **(shared | options))
 
     def pointwise(self, features: int, name: str) -> nn.Dense:
         """A 1x1 convolution without bias, as a product: kernel `[in, out]`."""
@@ -99,13 +121,17 @@ class Unit(nn.Module, kw_only=True):
         )
 
     def on_planes(
-        self,
-        function: Callable[..., tuple[Planes, Mapping[str, Any]]],
-        x: Planes,
-        train: bool,
-        **options: int,
-    ) -> Planes:
-        """Runs the form on planes with the variables of this module."""
+        self, function: Callable[..., Any], x: Activations, train: bool, **options: int
+    ) -> Activations:
+        """Runs the form on planes; an NHWC array enters and leaves them."""
+        if isinstance(x, Planes):
+            return self.run(function, x, train, **options)
+        return self.run(function, Planes.from_nhwc(x), train, **options).to_nhwc()
+
+    def run(
+        self, function: Callable[..., Any], x: Any, train: bool, **options: int
+    ) -> Any:
+        """Runs another form of this module, with its variables."""
         stats = self.variables["batch_stats"]
         y, batch_stats = function(
             self.variables["params"],
@@ -120,6 +146,9 @@ class Unit(nn.Module, kw_only=True):
             average = jax.tree.map(self._average, dict(stats[name]), new)
             self.put_variable("batch_stats", name, average)
         return y
+
+    def _promoted(self, x: jax.Array) -> Any:
+        return self.dtype or jnp.promote_types(x.dtype, self.param_dtype)
 
     def _average(self, old: jax.Array, new: jax.Array) -> jax.Array:
         return self.momentum * old + (1 - self.momentum) * new
@@ -149,6 +178,8 @@ class ConvNorm(Unit):
     strides: int = 1
     depthwise: bool = False
 
+    forms: ClassVar[tuple[str, ...]] = ("plain", "planes")
+
     @nn.compact
     def __call__(self, x: Activations, train: bool = False) -> Activations:
         """Applies convolution and BatchNorm.
@@ -168,8 +199,9 @@ class ConvNorm(Unit):
                 f"depthwise=True: a depthwise convolution needs NHWC arrays and a "
                 f"kernel_size above 1, not {self.kernel_size} on {type(x).__name__}"
             )
-        if isinstance(x, Planes):
+        if self.form_of(x) == "planes" and not self.depthwise:
             return self.on_planes(planes.conv_norm, x, train, strides=strides)
+        assert not isinstance(x, Planes)  # which was refused, or has returned
         positive("features", self.features)
         if self.kernel_size == 1:
             kept = x[..., ::strides, ::strides, :]
@@ -224,6 +256,8 @@ class ShiftConv(Unit):
     dilation: int = 1
     expansion: float = 1.0
 
+    forms: ClassVar[tuple[str, ...]] = FORMS
+
     @nn.compact
     def __call__(self, x: Activations, train: bool = False) -> Activations:
         """Applies the block.
@@ -239,12 +273,16 @@ class ShiftConv(Unit):
           InputError: if the expansion leaves no channel to shift.
         """
         kernel_size, strides, dilation = self.kernel_size, self.strides, self.dilation
-        if isinstance(x, Planes):
-            window = {"kernel_size": kernel_size, "dilation": dilation}
-            return self.on_planes(
-                planes.shift_block, x, train, strides=strides, **window
-            )
         wide = _expanded(self.expansion, self.features)
+        window = {"kernel_size": kernel_size, "strides": strides, "dilation": dilation}
+        form = self.form_of(x)
+        if form == "planes":
+            return self.on_planes(planes.shift_block, x, train, **window)
+        assert not isinstance(x, Planes)  # whose form is planes
+        if form == "kernel" and tpu.is_faster(
+            x.shape, wide, self.features, self._promoted(x), **window
+        ):
+            return self.run(tpu.shift_block, x, train, **window)
         unit = functools.partial(self.unit, ConvNorm)
         y = nn.relu(unit(wide, name="expand")(x, train))
         y = Shift(kernel_size, strides, dilation, name="shift")(y)
@@ -298,6 +336,7 @@ class CSC(Unit):
         Raises:
           InputError: if there are fewer features than input channels.
         """
+        self.form_of(x)  # has one form only; refuses an unknown name
         same = x.shape[-1] == self.features and positive("strides", self.strides) == 1
         branch = self.features if same else self.features - x.shape[-1]
         if branch < 1:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from rich.table import Table
 
 from shiftjax.errors import InputError
+from shiftjax.forms import FORMS, resolve
 from shiftjax.layers import Shift
 from shiftjax.registry import create_model
 from shiftjax.shift import positive
@@ -49,11 +50,13 @@ class Summary:
     Attributes:
       name: what was summarised.
       image: shape of the image, `(height, width, channels)`.
+      form: how the network is computed on this machine (see `shiftjax.forms`).
       layers: one row for each module that computes, in order.
     """
 
     name: str
     image: tuple[int, int, int]
+    form: str
     layers: tuple[Layer, ...]
 
     @property
@@ -74,7 +77,8 @@ class Summary:
     def __rich__(self) -> Table:
         """Renders the summary, with rich, as a table."""
         size = " x ".join(map(str, self.image))
-        table = Table(title=f"{self.name}, one image of {size}")
+        title = f"{self.name}, one image of {size}, form on this machine: {self.form}"
+        table = Table(title=title)
         for column in ("layer", "kind", "output"):
             table.add_column(column, overflow="fold")
         for column in ("parameters", "multiply-adds", "bytes"):
@@ -100,7 +104,8 @@ def summarize(
       channels: channels of the image.
 
     Returns:
-      Totals `.params`, `.macs`, `.bytes`, and `.layers`; rich prints it as a table.
+      Totals `.params`, `.macs`, `.bytes`, and `.layers` and `.form`; rich prints it
+      as a table.
 
     Raises:
       UnknownNameError: if there is no network of that name.
@@ -120,7 +125,9 @@ def summarize(
         raise InputError(f"{name} has no image size of its own: give image_size=")
     size = positive("image_size", size)
     shape = (size, size, positive("channels", channels))
-    return Summary(name, shape, tuple(_layers(model, shape)))
+    options = getattr(model, "form", "plain"), (1, *shape)
+    form = resolve(*options, getattr(model, "forms", FORMS))
+    return Summary(name, shape, form, tuple(_layers(model, shape)))
 
 
 def _layers(model: nn.Module, image: tuple[int, int, int]) -> list[Layer]:

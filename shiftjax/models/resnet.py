@@ -15,6 +15,7 @@ with `depth = 6 n + 2`. Where we differ: the authors' training initialises Batch
 scale at random, ours is 1; kernels are He-normal.
 """
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -26,11 +27,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from shiftjax.errors import InputError
+from shiftjax.forms import FORMS
 from shiftjax.layers import Activations, ConvNorm, ShiftConv, Unit
 from shiftjax.planes import Planes
 from shiftjax.shift import positive
-
-LAYOUTS = ("auto", "nhwc", "planes")
 
 relu = functools.partial(jax.tree.map, nn.relu)
 add = functools.partial(jax.tree.map, jnp.add)
@@ -97,8 +97,8 @@ class CifarResNet(Unit):
         the tensors between blocks.
       scan: whether the equal blocks of a stage are one loop: a deep network compiles in
         the time of a few blocks, and runs a little slower.
-      layout: "nhwc", "planes" (the fast form for CPUs, `shiftjax.planes`) or "auto":
-        planes on a CPU, where they differ. Forward-mode derivatives need "nhwc".
+      form: how it is computed, one of `shiftjax.forms.FORMS`, or "auto" for the fastest
+        of the platform that it runs on. Forward-mode derivatives need "plain".
       chunk: on planes, for how many images at a time the wide tensors of shift blocks
         exist, which are then computed again in the backward pass; None for all.
     """
@@ -107,12 +107,12 @@ class CifarResNet(Unit):
     num_classes: int = 10
     remat: bool = False
     scan: bool = False
-    layout: str = "auto"
+    form: str = dataclasses.field(default="auto", kw_only=True)
     chunk: int | None = None
 
     image_size: ClassVar[int] = 32
     channels: ClassVar[int] = 3
-    has_planes: ClassVar[bool] = True
+    forms: ClassVar[tuple[str, ...]] = ("plain", "planes")
 
     def widths(self) -> tuple[int, int, int]:
         """Returns the features of the three stages; the stem has those of the first."""
@@ -142,24 +142,24 @@ class CifarResNet(Unit):
           InputError: if the images or an option do not fit.
         """
         features = {}
-        x = self._enter(images)
+        x, form = self._enter(images)
         widths = self.widths()
-        x = relu(self.unit(ConvNorm, widths[0], 3, name="stem")(x, train))
+        x = relu(self.unit(ConvNorm, widths[0], 3, name="stem", form=form)(x, train))
         features["stem"] = x
         for stage, width in enumerate(widths, 1):
             first, *others = (
                 f"stage{stage}_block{index:02}"
                 for index in range(1, self._blocks_per_stage() + 1)
             )
-            x = self.make_block(width, 1 if stage == 1 else 2, name=first)(x, train)
+            block = functools.partial(self.make_block, width, form=form)
+            x = block(1 if stage == 1 else 2, name=first)(x, train)
             if self.scan and not self.is_initializing():
-                x = self._scan_blocks(width, others, x, train)
+                x = self._scan_blocks(block(1, parent=None), others, x, train)
             else:
                 for name in others:
-                    x = self.make_block(width, 1, name=name)(x, train)
+                    x = block(1, name=name)(x, train)
             features[f"stage{stage}"] = x
-        is_planes = isinstance(x, Planes)
-        x = x.global_average_pool() if is_planes else x.mean((1, 2))
+        x = x.global_average_pool() if isinstance(x, Planes) else x.mean((1, 2))
         features["pre_logits"] = x
         logits = self._head(x)
         if not capture_features:
@@ -170,12 +170,11 @@ class CifarResNet(Unit):
         }
 
     def _scan_blocks(
-        self, features: int, names: Sequence[str], x: Activations, train: bool
+        self, block: Unit, names: Sequence[str], x: Activations, train: bool
     ) -> Activations:
         """Applies equal blocks one after the other, by a program with one of them."""
         if not names:
             return x
-        block = self.make_block(features, 1, parent=None)
 
         def step(x: Activations, variables: Any) -> tuple[Activations, Any]:
             return block.apply(variables, x, train, mutable=["batch_stats"])
@@ -213,10 +212,8 @@ class CifarResNet(Unit):
             )
         return blocks
 
-    def _enter(self, images: jax.Array) -> jax.Array | Planes:
-        """Checks the images, and takes them to the layout to compute in."""
-        if self.layout not in LAYOUTS:
-            raise InputError(f"layout={self.layout!r}: it must be one of {LAYOUTS}")
+    def _enter(self, images: jax.Array) -> tuple[Activations, str]:
+        """Checks the images, and takes them to the form to compute in."""
         if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
             raise InputError(
                 f"images are {images.dtype} {list(images.shape)}; the network takes "
@@ -227,15 +224,10 @@ class CifarResNet(Unit):
             raise InputError(
                 f"images have {images.shape[-1]} channels, the params {channels}"
             )
-        fast = self.layout == "planes" or (
-            self.layout == "auto"
-            and jax.default_backend() == "cpu"
-            and isinstance(images.shape[0], int)  # not exported with a free batch
-        )
-        fast = fast and 0 not in images.shape
-        if fast and self.has_planes and not self.is_initializing():
-            return Planes.from_nhwc(images, chunk=self.chunk)
-        return images
+        form = self.form_of(images)
+        if form == "planes":
+            return Planes.from_nhwc(images, chunk=self.chunk), form
+        return images, form
 
 
 class ResNet(CifarResNet):
@@ -280,7 +272,7 @@ class DepthwiseResNet(CifarResNet):
     """
 
     reduction: float = 1.0
-    has_planes: ClassVar[bool] = False
+    forms: ClassVar[tuple[str, ...]] = ("plain",)
 
     def make_block(self, features: int, strides: int, **options: Any) -> Unit:
         """Returns a depthwise block."""
@@ -309,6 +301,7 @@ class ShiftResNet(CifarResNet):
     expansion: float = 1.0
     kernel_size: int = 3
     dilation: int = 1
+    forms: ClassVar[tuple[str, ...]] = FORMS
 
     def make_block(self, features: int, strides: int, **options: Any) -> Unit:
         """Returns a shift block."""

@@ -14,10 +14,50 @@ from jax import lax
 
 from shiftjax.planes.block import phases
 from shiftjax.planes.statistics import Norm, Params, Stats, affine, fold, whole_batch
-from shiftjax.shift import displace_p
-from shiftjax.tpu.kernel import shift_project
+from shiftjax.tpu.kernel import definition, shift_project
+from shiftjax.tpu.plan import is_supported
 
 PIXELS = (0, 1, 2)  # the axes of an NHWC array that statistics reduce
+# With more, the products are the limit, not the memory: `python -m benchmarks.tpu`.
+MOST_CHANNELS = 255
+
+
+def is_faster(
+    shape: tuple[int, ...],
+    expanded: int,
+    features: int,
+    dtype: jnp.dtype,
+    *,
+    kernel_size: int,
+    strides: int,
+    dilation: int,
+) -> bool:
+    """Tells whether `shift_block` takes such a block, and is the faster form on a TPU.
+
+    Args:
+      shape: of the input on one device, `[batch, height, width, channels]`.
+      expanded: channels that are shifted.
+      features: channels of the output.
+      dtype: what is multiplied in.
+      kernel_size: side of the window of displacements.
+      strides: distance between the rows and columns kept, in pixels.
+      dilation: distance between neighbouring displacements, in pixels.
+
+    Returns:
+      True for strides, which go by phases, and where the kernel takes the shapes; False
+      for 256 channels or more, whose products hide the traffic of the plain form.
+
+    Example:
+      >>> window = {"kernel_size": 3, "strides": 1, "dilation": 1}
+      >>> is_faster((256, 32, 32, 16), 48, 16, jnp.bfloat16, **window)
+      True
+    """
+    if strides > 1:
+        return True
+    if shape[-1] > MOST_CHANNELS:
+        return False
+    kernels = (shape[-1], expanded), features
+    return is_supported(shape, *kernels, kernel_size, dilation, dtype)
 
 
 def inner(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -115,17 +155,13 @@ def middle(
             interpret=interpret,
         )
     size = (-(-x.shape[1] // strides), -(-x.shape[2] // strides))
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    dot = functools.partial(jnp.dot, preferred_element_type=dtype)
-    y = jnp.zeros((), dtype)
+    y = jnp.zeros((), jnp.promote_types(x.dtype, jnp.float32))
     for (row, column), members, table in phases(
         len(project), kernel_size, dilation, strides
     ):
         phase = x[:, row::strides, column::strides]
-        wide = dot(phase, expand[:, members].astype(x.dtype)) + bias[members]
-        wide = jax.nn.relu(wide).astype(x.dtype)
-        wide = displace_p.bind(wide, table=table, stride=1, size=size, lowering=None)
-        y += dot(wide, project[members].astype(x.dtype))
+        weights = expand[:, members], bias[members], project[members]
+        y += definition(phase, *weights, table, size)
     return y.astype(x.dtype)
 
 
@@ -167,7 +203,7 @@ def shift_block(
       dtype: what to multiply in, or None for the promoted dtype of `x` and kernels.
       epsilon: added to the variances.
       axis_name: the axis of the replicas, or None.
-      interpret: whether to run the kernel's program elsewhere than on a TPU, slowly.
+      interpret: whether to interpret the kernel's program, slowly; see `shift_project`.
 
     Returns:
       `[batch, ceil(height / strides), ceil(width / strides), features]`, and the

@@ -145,7 +145,7 @@ def test_a_network_equals_numpy(reference, rng, randomize, assert_trees_close, n
     images = rng.normal(size=(2, 8, 8, 3))
     variables = randomize(model, images)
     train = functools.partial(
-        model.clone(layout="nhwc").apply,
+        model.clone(form="plain").apply,
         train=True,
         capture_features=True,
         mutable=["batch_stats"],
@@ -160,7 +160,7 @@ def test_a_network_equals_numpy(reference, rng, randomize, assert_trees_close, n
 @pytest.mark.parametrize("name", ["resnet20", "shiftresnet20_e1"])
 @pytest.mark.usefixtures("float64")
 def test_evaluation_equals_numpy(reference, rng, randomize, assert_trees_close, name):
-    """By default, in the layout for the machine, with the running averages."""
+    """By default, in the form for the machine, with the running averages."""
     model = create_model(name)
     images = rng.normal(size=(3, 9, 7, 3))
     variables = randomize(model, images)
@@ -173,11 +173,11 @@ def test_evaluation_equals_numpy(reference, rng, randomize, assert_trees_close, 
 @pytest.mark.parametrize(
     "model", [ResNet(8), DepthwiseResNet(8), ShiftResNet(8)], ids=type
 )
-@pytest.mark.parametrize("layout", ["nhwc", "planes"])
+@pytest.mark.parametrize("form", ["plain", "planes"])
 @pytest.mark.parametrize("shape", [(1, 33, 33, 3), (4, 28, 28, 1), (3, 5, 64, 4)])
-def test_other_images(model, layout, shape):
+def test_other_images(model, form, shape):
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
-    model = model.clone(layout=layout)
+    model = model.clone(form=form)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     assert variables["params"]["stem"]["conv"]["kernel"].shape == (3, 3, shape[-1], 16)
     apply = functools.partial(model.apply, capture_features=True)
@@ -200,12 +200,12 @@ def train(model, variables, images):
     return model.apply(variables, images, train=True, mutable=["batch_stats"])
 
 
-@pytest.mark.parametrize("layout", ["nhwc", "planes"])
+@pytest.mark.parametrize("form", ["plain", "planes"])
 @pytest.mark.parametrize("kind", [ResNet, DepthwiseResNet, ShiftResNet])
-def test_remat_makes_a_checkpoint_of_each_block(kind, layout):
+def test_remat_makes_a_checkpoint_of_each_block(kind, form):
     """Of all three, on the same variables."""
     images = jnp.zeros((2, 8, 8, 3))
-    plain = kind(8, layout=layout)
+    plain = kind(8, form=form)
     again = plain.clone(remat=True)
     variables, same = (
         jax.eval_shape(model.init, jax.random.key(0), images)
@@ -223,7 +223,7 @@ def test_remat_makes_a_checkpoint_of_each_block(kind, layout):
 @pytest.mark.usefixtures("float64")
 def test_remat_gives_the_same_gradients(rng, randomize, assert_trees_close):
     images = rng.normal(size=(4, 8, 8, 3))
-    model = ShiftResNet(8, layout="nhwc")
+    model = ShiftResNet(8, form="plain")
     variables = randomize(model, images)
 
     def loss(model, params):
@@ -243,7 +243,7 @@ def test_remat_gives_the_same_gradients(rng, randomize, assert_trees_close):
 def test_scanned_blocks_are_one_program(kind):
     """Of the equal ones of each stage; the variables are those of single blocks."""
     images = jnp.zeros((2, 8, 8, 3), jnp.bfloat16)
-    plain = kind(26, layout="nhwc", dtype=jnp.bfloat16)  # four blocks a stage
+    plain = kind(26, form="plain", dtype=jnp.bfloat16)  # four blocks a stage
     variables, same = (
         jax.eval_shape(model.init, jax.random.key(0), images)
         for model in (plain, plain.clone(scan=True))
@@ -264,12 +264,12 @@ def test_scanned_blocks_are_one_program(kind):
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("remat", [False, True], ids=["kept", "remat"])
-@pytest.mark.parametrize("layout", ["nhwc", "planes"])
+@pytest.mark.parametrize("form", ["plain", "planes"])
 def test_scanned_blocks_give_the_same_gradients_and_statistics(
-    rng, randomize, assert_trees_close, layout, remat
+    rng, randomize, assert_trees_close, form, remat
 ):
     images = rng.normal(size=(4, 8, 8, 3))
-    model = ShiftResNet(20, layout=layout)
+    model = ShiftResNet(20, form=form)
     variables = randomize(model, images)
 
     def loss(model, params):
@@ -300,6 +300,7 @@ def test_the_fields_of_a_network_reach_every_unit_and_norm(kind):
         "dtype": jnp.bfloat16,
         "param_dtype": jnp.float16,
         "kernel_init": kernel_init,
+        "form": "plain",
     }
     assert set(fields) == set(SHARED)
     modules = []
@@ -345,7 +346,7 @@ INVALID = {
     "depth between two networks": (ResNet(21), IMAGES, "depth=21"),
     "no blocks": (ShiftResNet(2), IMAGES, "depth=2"),
     "no classes": (ResNet(8, num_classes=0), IMAGES, "num_classes=0"),
-    "layout": (ResNet(8, layout="nchw"), IMAGES, "layout='nchw'.*'auto', 'nhwc'"),
+    "form": (ResNet(8, form="plane"), IMAGES, "'plane': did you mean.* 'plain'"),
     "block reduction": (ResNet(8, block_reduction=17), IMAGES, "reduction of 17 "),
     "block reduction 0": (ResNet(8, block_reduction=0), IMAGES, "reduction of 0 "),
     "net reduction": (ResNet(8, net_reduction=300), IMAGES, "reduction of 17.32"),
@@ -371,9 +372,9 @@ def test_an_invalid_option_or_input_is_named_with_its_value(name):
         jax.eval_shape(model.init, jax.random.key(0), images)
 
 
-@pytest.mark.parametrize("layout", ["nhwc", "planes"])
-def test_images_of_other_channels_than_the_params_are_named(layout):
-    model = ResNet(8, layout=layout)
+@pytest.mark.parametrize("form", ["plain", "planes"])
+def test_images_of_other_channels_than_the_params_are_named(form):
+    model = ResNet(8, form=form)
     variables = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
     with pytest.raises(InputError, match=r"4 channels.* 3"):
         jax.eval_shape(model.apply, variables, jnp.zeros((2, 8, 8, 4)))

@@ -1,6 +1,6 @@
-"""The layout for CPUs: the same functions as the NHWC modules, which define them.
+"""The form for CPUs: the same functions as the plain modules, which define them.
 
-`test_layers.py` shows that the NHWC modules equal NumPy. Here each runs on planes with
+`test_layers.py` shows that the plain modules equal NumPy. Here each runs on planes with
 the same variables, and everything it gives is compared: output, gradients, statistics.
 """
 
@@ -312,7 +312,7 @@ def test_bfloat16_is_near_float32(rng, randomize, assert_trees_close, name):
 
 
 def test_float32_params_promote_bfloat16_images(rng, randomize, assert_trees_close):
-    """With dtype=None both layouts compute in the promoted dtype, which is float32."""
+    """With dtype=None both forms compute in the promoted dtype, which is float32."""
     module = ConvNorm(7)
     x = jnp.asarray(rng.normal(size=(4, 5, 6, 4)), jnp.bfloat16)
     variables = randomize(module, x)
@@ -336,9 +336,9 @@ NETWORKS = {
 }
 
 
-def train(model, variables, images, layout):
+def train(model, variables, images, form):
     """Logits, features and new statistics."""
-    return model.clone(layout=layout).apply(
+    return model.clone(form=form).apply(
         variables, images, train=True, capture_features=True, mutable=["batch_stats"]
     )
 
@@ -354,8 +354,8 @@ def test_a_network_on_planes_equals_itself(rng, randomize, assert_trees_close, n
     images = rng.normal(size=shape)
     variables = randomize(model, images)
     actual, expected = (
-        jax.jit(functools.partial(train, model, layout=layout))(variables, images)
-        for layout in ("planes", "nhwc")
+        jax.jit(functools.partial(train, model, form=form))(variables, images)
+        for form in ("planes", "plain")
     )
     assert_trees_close(actual, expected, 1e-10)
 
@@ -367,15 +367,15 @@ def test_gradients_of_a_network_on_planes(rng, randomize, assert_trees_close):
     model = ShiftResNet(8, expansion=2, chunk=1)
     variables = randomize(model, images)
 
-    def loss(model, layout, params, images):
+    def loss(model, form, params, images):
         now = variables | {"params": params}
-        return (train(model, now, images, layout)[0][0] ** 2).mean()
+        return (train(model, now, images, form)[0][0] ** 2).mean()
 
     actual, expected = (
         jax.jit(jax.grad(functools.partial(loss, *choice), (0, 1)))(
             variables["params"], images
         )
-        for choice in ((model.clone(remat=True), "planes"), (model, "nhwc"))
+        for choice in ((model.clone(remat=True), "planes"), (model, "plain"))
     )
     assert_trees_close(actual, expected, 1e-10)
 
@@ -385,8 +385,8 @@ def test_a_network_takes_one_pixel(rng, randomize, assert_trees_close):
     images = rng.normal(size=(2, 1, 1, 3))
     variables = randomize(ShiftResNet(8), images)
     actual, expected = (
-        jax.jit(ShiftResNet(8, layout=layout).apply)(variables, images)
-        for layout in ("planes", "nhwc")
+        jax.jit(ShiftResNet(8, form=form).apply)(variables, images)
+        for form in ("planes", "plain")
     )
     assert_trees_close(actual, expected, 1e-10)
 
@@ -394,7 +394,7 @@ def test_a_network_takes_one_pixel(rng, randomize, assert_trees_close):
 @pytest.mark.usefixtures("float64")
 def test_vmap_over_variables(rng, randomize, assert_trees_close):
     """An ensemble: one network with several sets of variables."""
-    model = ShiftResNet(8, layout="planes")
+    model = ShiftResNet(8, form="planes")
     images = rng.normal(size=(2, 4, 4, 3))
     members = [randomize(model, images) for _ in range(2)]
     ensemble = jax.tree.map(lambda *leaves: np.stack(leaves), *members)
@@ -406,7 +406,7 @@ def test_vmap_over_variables(rng, randomize, assert_trees_close):
 
 @pytest.mark.parametrize("value", [0, -1, 1.5])
 def test_an_invalid_chunk_is_named_with_its_value(value):
-    model = ShiftResNet(8, layout="planes", chunk=value)
+    model = ShiftResNet(8, form="planes", chunk=value)
     images = jnp.zeros((2, 8, 8, 3))
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     with pytest.raises(InputError, match=f"chunk={value}"):
@@ -414,7 +414,7 @@ def test_an_invalid_chunk_is_named_with_its_value(value):
 
 
 def test_an_empty_batch_gives_empty_logits():
-    model = ResNet(8, layout="planes")
+    model = ResNet(8, form="planes")
     images = jnp.zeros((0, 8, 8, 3))
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     assert jax.eval_shape(model.apply, variables, images).shape == (0, 10)

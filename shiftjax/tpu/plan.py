@@ -1,0 +1,173 @@
+"""What is known about a kernel when it is traced: shapes, moves and memory."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from shiftjax.shift import Table, displacements
+
+LANES = 128  # images in a step of the grid, and the depth of the matrix unit
+WORDS = 8  # rows of a register
+UNROLL = 8  # groups of positions in a straight piece of program, at most
+VMEM_LIMIT = 100 * 2**20  # of the 128 MiB of a v5e or v6e
+DTYPES = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32))
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The shapes of a kernel, and what follows from them.
+
+    Attributes:
+      blocks: of 128 images each.
+      height: rows of an image.
+      width: columns of an image.
+      channels: of the input.
+      expanded: channels that are shifted.
+      features: channels of the output.
+      dtype: of the input, the wide rows and the products' operands.
+      runs: neighbouring channels that move alike, as (start, stop, dy, dx).
+      interpret: whether the kernel is interpreted.
+    """
+
+    blocks: int
+    height: int
+    width: int
+    channels: int
+    expanded: int
+    features: int
+    dtype: jnp.dtype
+    runs: tuple[tuple[int, int, int, int], ...]
+    interpret: bool = False
+
+    @classmethod
+    def make(
+        cls, x: Any, features: int, table: Table, interpret: bool = False
+    ) -> "Plan":
+        """Plans for x `[height, width, channels, batch]` and a row per wide channel."""
+        height, width, channels, batch = x.shape
+        moves = np.clip(
+            np.asarray(table), (-height, -width), (height, width)
+        )  # farther reads zero
+        changes = np.flatnonzero((moves[1:] != moves[:-1]).any(1)) + 1
+        starts = [0, *changes.tolist()]
+        stops = [*changes.tolist(), len(moves)]
+        runs = tuple(
+            (start, stop, *moves[start].tolist())
+            for start, stop in zip(starts, stops, strict=True)
+        )
+        shape = (batch // LANES, height, width, channels, len(moves), features)
+        return cls(*shape, jnp.dtype(x.dtype), runs, interpret)
+
+    @property
+    def rows(self) -> int:
+        """Rows of all blocks of images, which stream through the chip."""
+        return self.blocks * self.height
+
+    @property
+    def reach(self) -> int:
+        """How many rows up or down a channel reads at most."""
+        return max(abs(dy) for _, _, dy, _ in self.runs)
+
+    @property
+    def lag(self) -> int:
+        """How many steps after a row its neighbours are all there."""
+        return self.reach + 1
+
+    @property
+    def margin(self) -> int:
+        """How many columns left or right a channel reads at most."""
+        return max(abs(dx) for *_, dx in self.runs)
+
+    @property
+    def slots(self) -> int:
+        """Rows that are kept; the wide ones have one more, of zeros."""
+        return self.reach + self.lag + 1
+
+    @property
+    def packing(self) -> int:
+        """Neighbouring channels in a word of 32 bits."""
+        return 4 // self.dtype.itemsize
+
+    @property
+    def positions(self) -> int:
+        """Neighbouring positions that share a product."""
+        return self.divisor(LANES // max(self.channels, self.features), self.width)
+
+    @property
+    def projected(self) -> int:
+        """How many of these share a product whose depth is wide."""
+        return self.divisor(LANES // self.expanded, self.positions)
+
+    @staticmethod
+    def divisor(most: int, n: int) -> int:
+        """Returns the largest divisor of n up to `most`."""
+        return next(p for p in range(max(1, most), 0, -1) if n % p == 0)
+
+    @property
+    def wide_rows(self) -> tuple[int, int, int, int]:
+        """Shape of the wide rows, in words, with zeros left and right of each."""
+        words = self.expanded // self.packing
+        return self.slots + 1, self.width + 2 * self.margin, words, LANES
+
+    def narrow_rows(self, channels: int) -> tuple[int, int, int, int]:
+        """Shape of rows of few channels."""
+        return self.slots, self.width, channels, LANES
+
+    def memory(self) -> int:
+        """Estimates the bytes of vector memory that the backward kernel takes."""
+        narrow, wide = self.channels + self.features, self.positions * self.expanded
+        rows = np.prod(self.narrow_rows(narrow)) * self.dtype.itemsize
+        rows += 2 * np.prod(self.wide_rows) * 4
+        rows += 2 * self.width * (narrow + self.channels) * LANES * self.dtype.itemsize
+        depth = -(-self.positions * max(self.channels, self.features) // LANES) * LANES
+        weights = 2 * wide * (3 * depth * self.dtype.itemsize + 8 * depth + 8 * LANES)
+        temporaries = 4 * UNROLL * wide * LANES * 4
+        return int(rows + weights + temporaries)
+
+
+def moves(channels: int, kernel_size: int, dilation: int) -> Table:
+    """Returns `shiftjax.displacements` as a key of JAX's caches."""
+    table = displacements(channels, kernel_size, dilation=dilation)
+    return tuple(map(tuple, table.tolist()))
+
+
+def is_supported(
+    shape: tuple[int, ...],
+    expand_shape: tuple[int, ...],
+    out_channels: int,
+    kernel_size: int,
+    dilation: int,
+    dtype: Any,
+) -> bool:
+    """Tells whether `shift_project` takes such arrays.
+
+    Args:
+      shape: of x on one device, `[batch, height, width, channels]`.
+      expand_shape: of the expanding kernel, `[channels, expanded]`.
+      out_channels: features of the output.
+      kernel_size: side K of the window of displacements.
+      dilation: distance between neighbouring displacements, in pixels.
+      dtype: of x.
+
+    Returns:
+      False where the batch does not fill the lanes, channels do not fill registers,
+      the dtype has no kernel or the rows would not fit into the vector memory.
+
+    Example:
+      >>> is_supported((256, 32, 32, 16), (16, 48), 16, 3, 1, jnp.bfloat16)
+      True
+      >>> is_supported((100, 32, 32, 16), (16, 48), 16, 3, 1, jnp.bfloat16)
+      False
+    """
+    dtype = jnp.dtype(dtype)
+    if dtype not in DTYPES or len(shape) != 4 or 0 in shape or shape[0] % LANES:
+        return False
+    tile = WORDS * 4 // dtype.itemsize
+    if any(n < tile or n % tile for n in (*expand_shape, out_channels)):
+        return False
+    table = moves(expand_shape[1], kernel_size, dilation)
+    x = jax.ShapeDtypeStruct((*shape[1:], shape[0]), dtype)
+    return Plan.make(x, out_channels, table).memory() <= VMEM_LIMIT

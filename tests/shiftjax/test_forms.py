@@ -1,0 +1,166 @@
+"""The form that a module is computed in: by its field, its input and the platform."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from shiftjax import CSC, ConvNorm, InputError, ShiftConv, create_model, summarize, tpu
+from shiftjax.forms import DEFAULT_FORM, FORMS, resolve
+from shiftjax.models.resnet import DepthwiseResNet, ResNet, ShiftResNet
+from shiftjax.planes import Planes
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+# In float32, normalisations and their derivatives lose some 2,000 units of 6e-8.
+FLOAT32 = 1e-4
+
+BATCH = (2, 8, 8, 3)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_form_asked_for_is_taken(form):
+    assert resolve(form, BATCH) == form
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "gpu"])
+def test_auto_is_the_default_of_the_platform(monkeypatch, platform):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    expected = {"cpu": "planes", "tpu": "kernel", "gpu": "plain"}[platform]
+    assert resolve("auto", BATCH) == expected
+    assert summarize("shiftresnet20_e3").form == expected
+    depthwise = summarize("depthwise_resnet20").form
+    assert (depthwise, summarize("resnet20").form) == (
+        "plain",
+        "planes" if platform == "cpu" else "plain",
+    )
+    assert set(DEFAULT_FORM) == {"cpu", "tpu"}
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 8, 3), (2, 0, 8, 3), (8, 8, 3)])
+def test_shapes_that_only_the_plain_form_takes(shape):
+    for form in ("auto", *FORMS):
+        assert resolve(form, shape) == "plain"
+
+
+def test_a_free_batch_is_computed_plainly():
+    """One exported program runs any number of images."""
+    model = ShiftResNet(8, form="auto")
+    (free,) = jax.export.symbolic_shape("batch")
+    images = jax.ShapeDtypeStruct((free, *BATCH[1:]), jnp.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros(BATCH))
+    exported = jax.export.export(jax.jit(model.apply))(variables, images)
+    for count in (1, 3):
+        assert (
+            exported.call(variables, jnp.zeros((count, *BATCH[1:]))).shape[0] == count
+        )
+
+
+@pytest.mark.parametrize("module", [ResNet(8), ConvNorm(8), ShiftConv(9), CSC(3)])
+def test_an_unknown_form_is_answered_with_the_nearest(module):
+    module = module.clone(form="kernal")
+    with pytest.raises(InputError, match="'kernal': did you mean 'kernel'"):
+        jax.eval_shape(module.init, jax.random.key(0), jnp.zeros(BATCH))
+
+
+def step(module, variables, x, g):
+    """Output, new statistics and gradients of a step of training."""
+
+    def apply(params, x):
+        now = variables | {"params": params}
+        return module.apply(now, x, train=True, mutable=["batch_stats"])
+
+    with jax.default_matmul_precision("highest"):
+        y, pull, updates = jax.vjp(apply, variables["params"], x, has_aux=True)
+        return {"y": y, "updates": updates, "gradient": pull(g)}
+
+
+def compare(make, shape, form, assert_trees_close, randomize, rng, rtol=FLOAT32):
+    """One step in a form, and in the plain form."""
+    module = make(form="plain")
+    x = rng.normal(size=shape).astype(np.float32)
+    variables = randomize(module, x)
+    y = jax.eval_shape(module.apply, variables, x)
+    g = rng.normal(size=y.shape).astype(np.float32)
+    actual, expected = (
+        jax.jit(functools.partial(step, make(form=form)))(variables, x, g)
+        for form in (form, "plain")
+    )
+    assert_trees_close(actual, expected, rtol)
+
+
+MODULES = {
+    "conv 1x1": (functools.partial(ConvNorm, 7), (6, 5, 4, 4)),
+    "conv 3x3": (functools.partial(ConvNorm, 7, 3, 2), (6, 5, 4, 4)),
+    "depthwise": (functools.partial(ConvNorm, 4, 3, depthwise=True), (2, 5, 4, 4)),
+    "CSC": (functools.partial(CSC, 9, expansion=2), (2, 5, 4, 4)),
+    "block": (functools.partial(ShiftConv, 9, expansion=2), (6, 5, 4, 9)),
+    "block for the kernel": (
+        functools.partial(ShiftConv, 16, expansion=2),
+        (128, 3, 4, 8),
+    ),
+    "block of stride 2": (functools.partial(ShiftConv, 10, 3, 2), (6, 5, 7, 4)),
+    "DepthwiseResNet": (functools.partial(DepthwiseResNet, 8), (2, 8, 8, 3)),
+}
+
+
+@pytest.mark.parametrize("form", ["auto", "planes", "kernel"])
+@pytest.mark.parametrize("name", MODULES)
+def test_every_form_of_a_module_is_its_definition(
+    rng, randomize, assert_trees_close, name, form
+):
+    """NHWC arrays in every form; without a TPU, the kernel's block runs its formula."""
+    make, shape = MODULES[name]
+    compare(make, shape, form, assert_trees_close, randomize, rng)
+
+
+def test_forms_keep_planes_and_arrays_apart():
+    """What comes as planes leaves as planes, and NHWC arrays as arrays."""
+    module, x = ShiftConv(9, form="planes"), jnp.zeros((4, 5, 6, 9))
+    variables = jax.eval_shape(module.init, jax.random.key(0), x)
+    apply = functools.partial(jax.eval_shape, module.apply, variables)
+    assert apply(x).shape == x.shape
+    assert isinstance(apply(jax.eval_shape(Planes.from_nhwc, x)), Planes)
+
+
+@pytest.mark.parametrize("form", ["auto", *FORMS])
+def test_variables_are_those_of_the_plain_form(form):
+    images = jnp.zeros((128, 8, 8, 3))
+    plain, other = (
+        jax.eval_shape(ShiftResNet(8, form=f).init, jax.random.key(0), images)
+        for f in ("plain", form)
+    )
+    assert plain == other
+
+
+def kernels(module, shape):
+    """How many kernels the program of a forward and backward pass calls."""
+    x = jnp.zeros(shape, module.dtype)
+    variables = jax.eval_shape(module.init, jax.random.key(0), x)
+    y = jax.eval_shape(module.apply, variables, x)
+    text = str(jax.make_jaxpr(functools.partial(step, module))(variables, x, y))
+    return text.count("shift_project ") + text.count("shift_project_backward ")
+
+
+def test_the_kernel_runs_where_it_is_supported():
+    """Forward and backward; strides go by phases, many channels by selects."""
+    block = functools.partial(ShiftConv, dtype=jnp.bfloat16, expansion=3, form="kernel")
+    assert kernels(block(16), (128, 4, 4, 16)) == 2
+    assert kernels(block(16), (64, 4, 4, 16)) == 0
+    assert kernels(block(16, strides=2), (128, 4, 4, 16)) == 0
+    assert kernels(block(256), (128, 4, 4, 256)) == 0
+    model = create_model("shiftresnet20_e3", depth=8, dtype=jnp.bfloat16, form="kernel")
+    assert kernels(model, (128, 8, 8, 3)) == 2
+
+
+def test_a_network_through_the_interpreted_kernel(
+    monkeypatch, rng, randomize, assert_trees_close
+):
+    """Stages of kernels, phases of the strides; eight layers amplify what one loses."""
+    interpreted = functools.partial(tpu.shift_block, interpret=True)
+    monkeypatch.setattr(tpu, "shift_block", interpreted)
+    make = functools.partial(ShiftResNet, 14, expansion=2)
+    shape = (128, 6, 5, 3)
+    compare(make, shape, "kernel", assert_trees_close, randomize, rng, 10 * FLOAT32)
