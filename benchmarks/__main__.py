@@ -1,201 +1,147 @@
-"""Measures speed against the alternatives: `python -m benchmarks NAME`.
+"""Measures speed against the alternatives: `python -m benchmarks NAME ...`.
 
-`training`: a step of ShiftResNet-20 beside PyTorch's and beside plain ResNet-20s.
-`memory`: the same for ShiftResNet-110, whole and in chunks of 8 images.
-`shift`: every lowering of the operation beside a copy of the same bytes.
+shift: every lowering of the operation, beside a memory copy and convolutions.
+block: the block around it in every lowering and form, without its shift, and with a
+depthwise or a dense convolution in its place.
+training, inference: whole networks beside PyTorch's and the networks they replace.
+memory: training steps of ShiftResNet-110.
+report: brings the README's tables and docs/speed.png up to date with the results.
 
-Each prints a table and writes it, with the machine and the versions, to
-benchmarks/results/NAME.json.
+They run on whatever JAX runs on, with PyTorch's rows where that is installed and runs
+on the same. Each prints its tables and writes them, with the machine and the versions,
+as BENCHMARK-PLATFORM.json and .md; what is there is written after each table.
 """
 
-import dataclasses
-import importlib
-import importlib.metadata
-import json
-import platform
-import subprocess
+import os
 import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 
-from benchmarks.interleave import Row, compare, serve
+from benchmarks import RESULTS, ROOT, block, nets, shift
+from benchmarks.cases import Options, Table
+from benchmarks.machine import machine
+from benchmarks.report import Report, Result, cells, update
+from benchmarks.turns import Worker, WorkerError, Workers, measure
+from shiftjax.errors import InputError
 
-NAMES = ("training", "memory", "shift")
-RESULTS = Path(__file__).parent / "results"
-
-
-@dataclasses.dataclass(frozen=True)
-class Benchmark:
-    """Time cases in turns, and report ratios."""
-
-    name: tyro.conf.Positional[str]
-    """training, memory or shift."""
-    expansions: tuple[int, ...] = (3, 9)
-    """Expansions E of the training steps."""
-    batch_size: int = 128
-    """Images in a training step."""
-    compile_torch: bool = False
-    """Also time torch.compile (needs a C++ compiler)."""
-    rounds: int = 7
-    """Turns that each case has."""
+BENCHMARKS: dict[str, Callable[[Options, dict[str, Any]], list[Table]]] = {
+    "shift": shift.tables,
+    "block": block.tables,
+    "training": nets.training,
+    "inference": nets.inference,
+    "memory": nets.memory,
+}
+QUICK = ROOT / "runs" / "quick"
 
 
-def training_cases(options: Benchmark, expansion: int) -> dict[str, dict[str, Any]]:
-    """Steps of training, ours and others'."""
-    ours = {"kind": "jax_nets.training_step", "batch_size": options.batch_size}
-    theirs = {
-        "kind": "torch_nets.training_step",
-        "batch_size": options.batch_size,
-        "depth": 20,
-    }
-    shift_net = ours | {"model": f"shiftresnet20_e{expansion}"}
-    cases = {
-        "PyTorch ShiftResNet-20": theirs | {"expansion": expansion},
-        "shiftjax": shift_net,
-        "shiftjax, NHWC": shift_net | {"form": "plain"},
-        "PyTorch ResNet-20": theirs | {"expansion": None},
-        "shiftjax ResNet-20": ours | {"model": "resnet20"},
-        "Flax ResNet-20, NHWC": ours | {"model": "resnet20", "form": "plain"},
-    }
-    if options.compile_torch:
-        compiled = theirs | {"expansion": expansion, "compiled": True}
-        cases["PyTorch ShiftResNet-20, compiled"] = compiled
-    return cases
+def probe() -> dict[str, Any]:
+    """Returns the machine and what there is to run on.
+
+    A process of its own asks, and ends: a TPU can be held by one at a time.
+    """
+    worker = Worker()
+    try:
+        found = worker.ask(devices=True)
+    finally:
+        worker.close()
+    theirs = found.pop("torch", None)
+    facts = machine() | found
+    if theirs != found["platform"]:  # rows from elsewhere would compare machines
+        facts.pop("torch", None)
+    return facts
 
 
-def memory_cases(options: Benchmark) -> dict[str, dict[str, Any]]:
-    """Steps of the deepest network, whose memory should not grow with E."""
-    cases: dict[str, dict[str, Any]] = {}
-    for expansion in options.expansions:
-        theirs = {"kind": "torch_nets.training_step", "depth": 110}
-        ours = {"kind": "jax_nets.training_step"}
-        ours |= {"model": f"shiftresnet110_e{expansion}"}
-        cases |= {
-            f"PyTorch, E = {expansion}": theirs | {"expansion": expansion},
-            f"shiftjax, E = {expansion}": ours,
-            f"shiftjax, E = {expansion}, chunk = 8": ours | {"chunk": 8},
-        }
-    return {
-        name: case | {"batch_size": options.batch_size} for name, case in cases.items()
-    }
-
-
-def shift_cases(
-    shape: tuple[int, ...], kernel_size: int, dtype: str, backward: bool
-) -> dict[str, dict[str, Any]]:
-    """Every lowering of the shift, beside a copy."""
-    case = {"kind": "jax_nets.shift", "shape": shape, "kernel_size": kernel_size}
-    case |= {"dtype": dtype, "backward": backward}
-    names = ("copy", "pad", "select", "slice", "gather", "roll")
-    return {name: case | {"lowering": name} for name in names}
-
-
-def plan(options: Benchmark) -> list[tuple[str, str, dict[str, dict[str, Any]]]]:
-    """The tables of a benchmark: title, base case and cases."""
-    if options.name == "training":
-        return [
-            (
-                f"training step, E = {e}, {options.batch_size} images, float32",
-                "PyTorch ShiftResNet-20",
-                training_cases(options, e),
-            )
-            for e in options.expansions
-        ]
-    if options.name == "memory":
-        title = f"training step, ShiftResNet-110, {options.batch_size} images, float32"
-        return [
-            (title, f"PyTorch, E = {options.expansions[-1]}", memory_cases(options))
-        ]
-    tables = []
-    for dtype in ("float32", "bfloat16"):
-        for kernel_size, shape in ((3, (128, 32, 32, 48)), (5, (16, 56, 56, 256))):
-            for backward in (False, True):
-                passes = "forward + backward" if backward else "forward"
-                title = f"shift K = {kernel_size}, {shape}, {dtype}, {passes}"
-                cases = shift_cases(shape, kernel_size, dtype, backward)
-                tables.append((title, "copy", cases))
-    return tables
-
-
-def show(console: Console, title: str, base: str, rows: list[Row]) -> None:
+def show(console: Console, result: Result) -> None:
     """Prints one table."""
-    table = Table(title=title)
-    table.add_column("case")
-    for column in (
-        "ms",
-        f"time over {base}",
-        "quartiles",
-        "first call, s",
-        "memory, MB",
-    ):
-        table.add_column(column, justify="right")
+    headings, rows = cells(result)
+    table = RichTable(title=result.title)
+    for i, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if i else "left", no_wrap=not i)
     for row in rows:
-        table.add_row(
-            row.name,
-            f"{1e3 * row.seconds:.1f}",
-            f"{row.ratio:.2f}",
-            f"{row.low:.2f} - {row.high:.2f}",
-            f"{row.first_call:.1f}",
-            f"{row.memory_bytes / 1e6:.0f}",
-        )
+        table.add_row(*row)
     console.print(table)
 
 
-def machine() -> dict[str, Any]:
-    """What the numbers depend on."""
-    versions = {}
-    for package in ("jax", "flax", "torch"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    cpu = platform.processor() or platform.machine()
-    with open("/proc/cpuinfo") as info:
-        lines = [line.split(":")[1].strip() for line in info if "model name" in line]
-    git = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = subprocess.run(git, capture_output=True, text=True, check=False)
-    return {
-        "commit": commit.stdout.strip() or None,
-        "cpu": lines[0] if lines else cpu,
-        "cores": len(lines),
-        "python": platform.python_version(),
-        **versions,
+def run(options: Options, arguments: Sequence[str], console: Console) -> None:
+    """Measures what was asked for, and writes it."""
+    start = time.monotonic()
+    facts = probe()
+    platform = facts["platform"]
+    plans = {
+        name: BENCHMARKS[name](options, facts)
+        for name in dict.fromkeys(options.names)
+        if name in BENCHMARKS
     }
+    left = sum(map(len, plans.values()))
+    command = " ".join(["python -m benchmarks", *arguments])
+    jobs = 1 if platform == "cpu" else min(8, os.cpu_count() or 1)
+    for name, tables in plans.items():
+        results: list[Result] = []
+        with Workers(platform, jobs) as workers:
+            for table in tables:
+                deadline = None
+                if options.minutes is not None:
+                    now = time.monotonic()
+                    rest = start + 60 * options.minutes - now
+                    deadline = now + rest / left
+                left -= 1
+                console.log(table.title)
+                measured = measure(
+                    table,
+                    workers,
+                    rounds=min(options.rounds, 2) if options.quick else options.rounds,
+                    seconds=0.01 if options.quick else 0.5,
+                    deadline=deadline,
+                    say=console.log,
+                )
+                results.append(Result.of(table, measured))
+                show(console, results[-1])
+                report = Report(name, command, facts, tuple(results))
+                report.save(folder(options))
+        console.log(f"wrote {name}-{platform}.json and .md in {folder(options)}")
 
 
-def main() -> int:
-    """Runs one benchmark, or one worker of it."""
-    if sys.argv[1:2] == ["--worker"]:
-        case = json.loads(sys.argv[2])
-        module, function = case.pop("kind").split(".")
-        serve(getattr(importlib.import_module(f"benchmarks.{module}"), function), case)
-        return 0
-    options = tyro.cli(Benchmark, prog="python -m benchmarks", description=__doc__)
-    if options.name not in NAMES:
-        names = ", ".join(NAMES)
-        print(f"unknown benchmark {options.name!r}: one of {names}", file=sys.stderr)
-        return 2
+def folder(options: Options) -> Path:
+    """Returns where results go, and are read from."""
+    return options.results or (QUICK if options.quick else RESULTS)
+
+
+def write_report(options: Options, console: Console) -> None:
+    """Brings README.md and docs/speed.png up to date."""
+    from benchmarks.picture import draw  # needs matplotlib
+
+    readme = ROOT / "README.md"
+    readme.write_text(update(readme.read_text(), folder(options)))
+    console.log(f"wrote {readme}")
+    picture = ROOT / "docs" / "speed.png"
+    drawn = draw(folder(options), picture)
+    console.log(f"wrote {picture}" if drawn else f"nothing to draw in {picture}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the benchmarks that are named."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = tyro.cli(
+        Options, args=arguments, prog="python -m benchmarks", description=__doc__
+    )
     console = Console()
-    results = []
-    for title, base, cases in plan(options):
-        rows = compare(
-            cases,
-            base,
-            rounds=options.rounds,
-            together=options.name != "memory",  # which not every machine has
-            say=console.log,
-        )
-        show(console, title, base, rows)
-        rows_json = [dataclasses.asdict(row) for row in rows]
-        results.append({"title": title, "base": base, "rows": rows_json})
-    RESULTS.mkdir(exist_ok=True)
-    report = {"command": " ".join(["python -m benchmarks", *sys.argv[1:]])}
-    report |= {"machine": machine(), "tables": results}
-    (RESULTS / f"{options.name}.json").write_text(json.dumps(report, indent=1) + "\n")
+    try:
+        if not options.names:
+            raise InputError(f"name a benchmark: {', '.join([*BENCHMARKS, 'report'])}")
+        if options.rounds < 1:
+            raise InputError(f"--rounds {options.rounds}: it must be at least 1")
+        run(options, arguments, console)
+        if "report" in options.names:
+            write_report(options, console)
+    except (InputError, WorkerError) as error:
+        print(error, file=sys.stderr)
+        return 2
     return 0
 
 

@@ -1,69 +1,153 @@
-"""Our own cases: training steps of the trainer's, and forms of the shift."""
+"""Networks in JAX: a step of `python -m train`, and inference by `model.apply`."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import shiftjax
+from benchmarks.cases import Program
+from benchmarks.jax_programs import compiled, is_queue, parameters, peak_bytes, random
+from shiftjax.layers import CSC, Unit
 from train import experiments
 from train.data.image_set import ImageSet
-from train.data.stream import Order, items
-from train.optimizer import learning_rate, make_optimizer
-from train.parallel import AXIS, Replicas
-from train.setup import make_task
-from train.state import create_state
-from train.steps import Trainer
+from train.data.stream import items
+from train.parallel import AXIS
+from train.setup import set_up
 
 
-def training_step(model, batch_size, **overrides):
-    """Returns a function that does one step of `python -m train cifar10`."""
-    config = experiments.load("cifar10")
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (10 * batch_size, 32, 32, 3)).astype(np.uint8)
-    labels = rng.integers(0, 10, len(images)).astype(np.int32)
-    examples = ImageSet(images, labels, tuple("0123456789"))
-    replicas = Replicas.local()
-    network = shiftjax.create_model(model, axis_name=AXIS, **overrides)
-    task = dataclasses.replace(make_task(config, 10), model=network)
-    optimizer = make_optimizer(
-        config.optimizer, learning_rate(config.schedule, 10_000, 400)
+class ShiftNet(Unit):
+    """A network of CSC modules, of the shape of the paper's ShiftNets.
+
+    Attributes:
+      stem: features of the 7x7 convolution with stride 2 before the modules.
+      groups: of modules: kernel size, features, and the expansion of each module, the
+        first of which has stride 2.
+      num_classes: number of logits.
+    """
+
+    stem: int
+    groups: Sequence[tuple[int, int, Sequence[int]]]
+    num_classes: int = 1000
+
+    @nn.compact
+    def __call__(self, images: jax.Array, train: bool = False) -> jax.Array:
+        """Computes logits `[batch, num_classes]` from `[batch, height, width, 3]`."""
+        dtypes: Any = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        x = nn.Conv(
+            self.stem, (7, 7), 2, padding=[(3, 3)] * 2, use_bias=False, **dtypes
+        )(images)
+        for kernel_size, features, expansions in self.groups:
+            for index, expansion in enumerate(expansions):
+                strides = 1 if index else 2
+                x = self.unit(CSC, features, kernel_size, strides, expansion=expansion)(
+                    x, train
+                )
+        x = nn.relu(self.norm("norm", train)(x)).mean((1, 2))
+        return nn.Dense(self.num_classes, **dtypes)(x).astype("float32")
+
+
+def network(model: str, overrides: Mapping[str, Any], **options: Any) -> Unit:
+    """Makes a network of the library's, or a "shiftnet" of the shape asked for."""
+    if model == "shiftnet":
+        return ShiftNet(**overrides, **options)
+    return shiftjax.create_model(model, **overrides, **options)
+
+
+def training_step(
+    model: str,
+    batch_size: int,
+    dtype: str,
+    image_size: int = 32,
+    overrides: Mapping[str, Any] | None = None,
+) -> Program:
+    """Makes a step of `python -m train cifar10`, on one device.
+
+    Args:
+      model: a name of `shiftjax.list_models()`, or "shiftnet".
+      batch_size: images in a step.
+      dtype: what is computed in.
+      image_size: side of the images.
+      overrides: the network's options.
+
+    Returns:
+      The program; a call does as many steps as the trainer gives the device at once.
+    """
+    config = dataclasses.replace(
+        experiments.load("cifar10"), batch_size=batch_size, devices=1
     )
-    step = replicas.parallelize(Trainer(task, optimizer).train_steps, donate_state=True)
-    order = Order(len(examples), batch_size, 0)
+    rng = np.random.default_rng(0)
+    shape = (4 * batch_size, image_size, image_size, 3)
+    images = rng.integers(0, 256, shape).astype(np.uint8)
+    net: Any = network(model, overrides or {}, dtype=dtype, axis_name=AXIS)
+    labels = rng.integers(0, net.num_classes, len(images)).astype(np.int32)
+    classes = tuple(map(str, range(net.num_classes)))
+    setup = set_up(config, ImageSet(images, labels, classes))
+    task = dataclasses.replace(setup.trainer.task, model=net)
+    trainer = dataclasses.replace(setup.trainer, task=task)
+    setup = dataclasses.replace(setup, trainer=trainer)
+    steps, replicas = setup.steps_per_dispatch, setup.replicas
     data = replicas.replicate({"images": images, "labels": labels})
-    state = replicas.replicate(create_state(network, optimizer, 0, (32, 32, 3)))
+    state = replicas.replicate(setup.initial_state())
+    params, count = parameters(state.variables), np.int32(steps)
 
-    def batch(index):
-        return replicas.split(items(order.indices(index)[None], None, 1))
+    def batch(index: int) -> Any:
+        indices = [setup.order.indices(index + i) for i in range(steps)]
+        return replicas.split(items(np.stack(indices), None, steps))
 
-    compiled = step.lower(state, data, batch(0), np.int32(1)).compile()
-    box = [state, 0]
+    program, memory = compiled(setup.train_steps, state, data, batch(0), count)
+    position = 0
 
-    def run():
-        box[0], sums = compiled(box[0], data, batch(box[1]), np.int32(1))
-        box[1] += 1
-        return float(sums["loss"])
+    def call() -> jax.Array:
+        nonlocal state, position
+        state, sums = program(state, data, batch(position), count)
+        position += steps
+        return sums["loss"]
 
-    # The compiler's own count: the process's peak may be that of the compiler.
-    run.temporary_bytes = compiled.memory_analysis().temp_size_in_bytes
-    return run
+    return Program(
+        call,
+        float,
+        steps=steps,
+        queued=is_queue(),
+        memory_bytes=memory,
+        peak_bytes=peak_bytes,
+        facts={"params": params} | multiply_adds(net, image_size),
+    )
 
 
-def shift(lowering, shape, kernel_size, dtype, backward):
-    """Returns a function that shifts once; "copy" adds one to each value instead."""
-    x = jnp.asarray(np.random.default_rng(0).standard_normal(shape), dtype)
-    table = shiftjax.displacements(shape[-1], kernel_size)
+def inference(
+    model: str,
+    batch_size: int,
+    dtype: str,
+    image_size: int = 32,
+    overrides: Mapping[str, Any] | None = None,
+) -> Program:
+    """Makes `model.apply(variables, images, train=False)`; arguments as above.
 
-    def forward(x):
-        if lowering == "copy":
-            return x + jnp.ones((), x.dtype)
-        return shiftjax.displace(x, table, lowering=lowering)
+    Returns:
+      The program; a single image is waited for before the next is begun.
+    """
+    net = network(model, overrides or {}, dtype=dtype)
+    images = random((batch_size, image_size, image_size, 3), dtype)
+    variables = jax.jit(net.init)(jax.random.key(0), images)
 
-    def both(x):
-        y, transpose = jax.vjp(forward, x)
-        return y, transpose(jax.lax.optimization_barrier(y))
+    def predict(variables: Any, images: jax.Array) -> Any:
+        return net.apply(variables, images, train=False)
 
-    compiled = jax.jit(both if backward else forward)
-    return lambda: jax.block_until_ready(compiled(x))
+    program, memory = compiled(predict, variables, images)
+    return Program(
+        lambda: program(variables, images),
+        jax.block_until_ready,
+        queued=is_queue() and batch_size > 1,
+        memory_bytes=memory,
+        peak_bytes=peak_bytes,
+        facts={"params": parameters(variables)} | multiply_adds(net, image_size),
+    )
+
+
+def multiply_adds(net: Unit, image_size: int) -> dict[str, int]:
+    """Returns "macs", the multiply-adds for one image."""
+    return {"macs": shiftjax.summarize(net, image_size).macs}

@@ -26,7 +26,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from benchmarks.__main__ import RESULTS, machine
+from benchmarks import RESULTS
+from benchmarks.machine import machine
 from shiftjax.layers import ShiftConv
 from shiftjax.models.resnet import ShiftResNet
 from train import experiments

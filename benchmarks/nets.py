@@ -1,0 +1,273 @@
+"""Whole networks: training steps, inference, and the memory of a training step.
+
+Each shift net is measured beside its competitors: itself in its plain form and in
+PyTorch; the ResNet that it replaces; and the depthwise ResNet of its size (ShiftNets
+beside themselves without shifts, and with depthwise convolutions for them).
+"""
+
+import dataclasses
+import fnmatch
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from benchmarks.cases import Case, Options, Table
+from shiftjax.errors import unknown_name
+from shiftjax.registry import list_models
+
+PLAIN = {"layout": "nhwc"}  # the option of the plain form, which every platform has
+
+# Reductions with which the depthwise ResNet has the size of E (the paper's table 5).
+REDUCTIONS = {1: 1.12, 3: 0.38, 6: 0.19, 9: 0.125}
+
+# The paper's ImageNet networks: features of the stem; kernel size, features and the
+# modules' expansions of each group. (C has other modules in the paper; these shapes.)
+SHIFTNETS: Mapping[str, dict[str, Any]] = {
+    "shiftnet_a": {
+        "stem": 32,
+        "groups": [
+            [5, 64, [4] * 5],
+            [5, 128, [4, *[3] * 5]],
+            [3, 256, [3, *[2] * 6]],
+            [3, 512, [2, 1, 1]],
+        ],
+    },
+    "shiftnet_b": {
+        "stem": 16,
+        "groups": [
+            [5, 32, [4] * 5],
+            [5, 64, [4, *[3] * 5]],
+            [3, 128, [3, *[2] * 6]],
+            [3, 256, [2, 1, 1]],
+        ],
+    },
+    "shiftnet_c": {
+        "stem": 16,
+        "groups": [
+            [3, 32, [1]],
+            [3, 64, [1] * 4],
+            [3, 128, [1] * 4],
+            [3, 256, [1] * 3],
+        ],
+    },
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+    """A network in one of the libraries.
+
+    Attributes:
+      name: of its row.
+      library: "jax" or "torch".
+      options: what the builders of `jax_nets` or `torch_programs` take.
+    """
+
+    name: str
+    library: str
+    options: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A shift net and its competitors.
+
+    Attributes:
+      title: the shift net's.
+      nets: in the order of the rows.
+      facts: by which the report finds them.
+      image_size: side of the images.
+      batch_size: images in a step.
+    """
+
+    title: str
+    nets: tuple[Net, ...]
+    facts: dict[str, Any]
+    image_size: int
+    batch_size: int
+
+
+def training(options: Options, machine: dict[str, Any]) -> list[Table]:
+    """Steps of training: one table a shift net and dtype."""
+    return [
+        table("training", group, dtype, group.batch_size, machine)
+        for dtype in dtypes(options, machine)
+        for group in groups(options, machine)
+    ]
+
+
+def inference(options: Options, machine: dict[str, Any]) -> list[Table]:
+    """Inference: one table a shift net, dtype and size of batch."""
+    return [
+        table("inference", group, dtype, batch_size, machine)
+        for dtype in dtypes(options, machine)
+        for group in groups(options, machine)
+        for batch_size in (group.batch_size, 1)
+    ]
+
+
+def memory(options: Options, machine: dict[str, Any]) -> list[Table]:
+    """Steps of the deepest network, whose memory should not grow with E."""
+    depth = 20 if options.quick else 110
+    chunk = {"overrides": {"chunk": 8}}
+    found = []
+    for expansion in options.expansions:
+        model = f"shiftresnet{depth}_e{expansion}"
+        shift = {"family": "cifar", "kind": "shift", "depth": depth}
+        nets = [Net("shiftjax", "jax", {"model": model})]
+        if machine["platform"] == "cpu":
+            nets.append(Net("in chunks of 8", "jax", {"model": model} | chunk))
+        if machine.get("torch"):
+            nets.append(
+                Net("the same in PyTorch", "torch", shift | {"expansion": expansion})
+            )
+        facts = {"model": model, "depth": depth, "expansion": expansion}
+        group = Group(
+            f"ShiftResNet-{depth}, E = {expansion}",
+            tuple(nets),
+            facts,
+            32,
+            4 if options.quick else options.batch_size or 128,
+        )
+        for dtype in dtypes(options, machine):
+            found.append(table("training", group, dtype, group.batch_size, machine))
+    return [dataclasses.replace(each, processes="alone") for each in found]
+
+
+def dtypes(options: Options, machine: dict[str, Any]) -> tuple[str, ...]:
+    """Those asked for, or the platform's usual one."""
+    default = "float32" if machine["platform"] == "cpu" else "bfloat16"
+    return options.dtypes or (default,)
+
+
+def table(
+    program: str, group: Group, dtype: str, batch_size: int, machine: dict[str, Any]
+) -> Table:
+    """The nets of a group, trained or evaluated."""
+    common = {
+        "batch_size": batch_size,
+        "dtype": dtype,
+        "image_size": group.image_size,
+    }
+    modules = {"jax": "benchmarks.jax_nets", "torch": "benchmarks.torch_programs"}
+    build = "training_step" if program == "training" else program
+    images = "1 image" if batch_size == 1 else f"{batch_size} images"
+    what = "training step" if program == "training" else "inference"
+    return Table(
+        title=f"{what} of {group.title}, {images}, {dtype}",
+        base=group.nets[0].name,
+        cases=tuple(
+            Case(
+                net.name,
+                net.library,
+                f"{modules[net.library]}:{build}",
+                net.options | common,
+            )
+            for net in group.nets
+        ),
+        facts=group.facts | {"batch_size": batch_size, "dtype": dtype},
+        # Processes of a CPU's cases would share an allocator; those of a TPU the TPU.
+        processes="case" if machine["platform"] == "cpu" else "library",
+    )
+
+
+def groups(options: Options, machine: dict[str, Any]) -> list[Group]:
+    """The shift nets asked for, each with its competitors.
+
+    Raises:
+      UnknownNameError: if nothing has the name of one of the patterns.
+    """
+    known = [*list_models("shiftresnet*"), *SHIFTNETS]
+    models = []
+    for pattern in options.models:
+        found = fnmatch.filter(known, pattern)
+        if not found:
+            raise unknown_name("shift net", pattern, known)
+        models += [name for name in found if name not in models]
+    chosen = []
+    for model in models:
+        match = re.fullmatch(r"shiftresnet(\d+)_e(\d+)", model)
+        if match is None:
+            chosen.append(shiftnet_group(model, options, machine))
+        elif int(match[2]) in options.expansions:
+            depth, expansion = int(match[1]), int(match[2])
+            chosen.append(cifar_group(model, depth, expansion, options, machine))
+    return chosen
+
+
+def cifar_group(
+    model: str, depth: int, expansion: int, options: Options, machine: dict[str, Any]
+) -> Group:
+    """A ShiftResNet, the ResNet that it replaces, and the depthwise one of its size."""
+    reduction = REDUCTIONS[expansion]
+    resnet, depthwise = f"ResNet-{depth}", f"depthwise ResNet-{depth}"
+    jax, torch = adders()
+    found = [
+        jax("shiftjax", model),
+        jax("the same, plain form", model, **PLAIN),
+        jax(resnet, f"resnet{depth}"),
+        jax(f"{resnet}, plain form", f"resnet{depth}", **PLAIN),
+        jax(depthwise, f"depthwise_resnet{depth}", reduction=reduction),
+    ]
+    if machine.get("torch"):
+        cifar = {"family": "cifar", "depth": depth}
+        shift = cifar | {"kind": "shift", "expansion": expansion}
+        narrow = cifar | {"kind": "depthwise", "expansion": 1 / reduction}
+        found += [
+            torch("the same in PyTorch", **shift),
+            torch(f"{resnet} in PyTorch", **cifar, kind="dense"),
+            torch(f"{depthwise} in PyTorch", **narrow),
+        ]
+        if options.compile_torch:
+            found.append(torch("the same in PyTorch, compiled", **shift, compile=True))
+            dense = cifar | {"kind": "dense", "compile": True}
+            found.append(torch(f"{resnet} in PyTorch, compiled", **dense))
+    return Group(
+        f"ShiftResNet-{depth}, E = {expansion}",
+        tuple(found),
+        {"model": model, "depth": depth, "expansion": expansion},
+        32,
+        4 if options.quick else options.batch_size or 128,
+    )
+
+
+def shiftnet_group(model: str, options: Options, machine: dict[str, Any]) -> Group:
+    """A ShiftNet, and itself without shifts, or with convolutions for them."""
+    shape = SHIFTNETS[model]
+    pointwise = shape | {"groups": [[1, *rest] for _, *rest in shape["groups"]]}
+    jax, torch = adders()
+    found = [
+        jax("shiftjax", "shiftnet", **shape),
+        jax("without its shifts", "shiftnet", **pointwise),
+    ]
+    if machine.get("torch"):
+        shift = {"family": "shiftnet", "kind": "shift"} | shape
+        found += [
+            torch("the same in PyTorch", **shift),
+            torch(
+                "with depthwise convolutions in PyTorch",
+                **shift | {"kind": "depthwise"},
+            ),
+        ]
+        if options.compile_torch:
+            found.append(torch("the same in PyTorch, compiled", **shift, compile=True))
+    batch_size = 8 if machine["platform"] == "cpu" else 128
+    return Group(
+        model.replace("shiftnet_", "ShiftNet-").upper().replace("SHIFTNET", "ShiftNet"),
+        tuple(found),
+        {"model": model},
+        32 if options.quick else 224,
+        2 if options.quick else options.batch_size or batch_size,
+    )
+
+
+def adders() -> tuple[Callable[..., Net], Callable[..., Net]]:
+    """What makes networks of JAX and of PyTorch."""
+
+    def jax(name: str, model: str, **overrides: Any) -> Net:
+        return Net(name, "jax", {"model": model, "overrides": overrides})
+
+    def torch(name: str, **options: Any) -> Net:
+        return Net(name, "torch", options)
+
+    return jax, torch

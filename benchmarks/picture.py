@@ -1,0 +1,211 @@
+"""Draws docs/speed.png from the results, one row of panels a platform."""
+
+import re
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from benchmarks.report import DEPTH, PLATFORMS, Report, Result, load, place
+from benchmarks.turns import ratio
+
+SHIFT, RESNET, DEPTHWISE, FRAME = "#1f6fb4", "#333333", "#c8641e", "#999999"
+SHADES = {3: "#8fc1e8", 5: "#3d8fd1", 7: "#134a7c"}  # of the kernel sizes
+
+# Rows of the training tables: label, colour, and whether the filled (our) marker.
+SERIES = {
+    "shiftjax": ("shift", SHIFT, True),
+    "the same in PyTorch": ("shift", SHIFT, False),
+    f"ResNet-{DEPTH}": (f"ResNet-{DEPTH}", RESNET, True),
+    f"ResNet-{DEPTH} in PyTorch": (f"ResNet-{DEPTH}", RESNET, False),
+    f"depthwise ResNet-{DEPTH}": ("depthwise", DEPTHWISE, True),
+    f"depthwise ResNet-{DEPTH} in PyTorch": ("depthwise", DEPTHWISE, False),
+}
+
+
+def draw(folder: Path, path: Path) -> bool:
+    """Draws what the results hold.
+
+    Args:
+      folder: of the results.
+      path: of the picture.
+
+    Returns:
+      Whether there was anything to draw.
+    """
+    found = [
+        (load(folder, "training", platform), load(folder, "shift", platform))
+        for platform in PLATFORMS
+    ]
+    found = [pair for pair in found if pair != (None, None)]
+    if not found:
+        return False
+    figure = Figure(figsize=(10.4, 4.6 * len(found)), layout="constrained")
+    panels = figure.subplots(len(found), 2, squeeze=False, width_ratios=(1, 1.1))
+    for (left, right), (training, shift) in zip(panels, found, strict=True):
+        for axes, report in ((left, training), (right, shift)):
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.spines[["left", "bottom"]].set_color(FRAME)
+            axes.tick_params(color=FRAME, which="both", labelsize=9)
+            axes.set_visible(report is not None)
+        if training is not None:
+            draw_training(left, training)
+        if shift is not None:
+            draw_operation(right, shift)
+    figure.savefig(path, dpi=150)
+    return True
+
+
+def draw_training(axes: Axes, report: Report) -> None:
+    """Draws the time of a step against the size of the network."""
+    tables = report.find(depth=DEPTH)
+    tables = [t for t in tables if t.facts["dtype"] == tables[0].facts["dtype"]]
+    unit = next(
+        name
+        for name in (f"ResNet-{DEPTH} in PyTorch", f"ResNet-{DEPTH}", "shiftjax")
+        if all(table.row(name) for table in tables)
+    )
+    for name, (label, colour, ours) in SERIES.items():
+        points = sorted(
+            (row.facts["params"] / 1e3, ratio(row, base).median, t.facts["expansion"])
+            for t in tables
+            if (row := t.row(name)) and (base := t.row(unit))
+        )
+        if not points:
+            continue
+        if label == f"ResNet-{DEPTH}":  # the same in every table
+            middle = sorted(time for _, time, _ in points)[len(points) // 2]
+            points = [(points[0][0], middle, 0)]
+        sizes, times, expansions = zip(*points, strict=True)
+        axes.plot(
+            sizes,
+            times,
+            color=colour,
+            marker="o",
+            markersize=7,
+            linewidth=1.5,
+            linestyle="-" if ours else (0, (4, 2)),
+            markerfacecolor=colour if ours else "white",
+            zorder=3,
+        )
+        if name == "shiftjax":
+            for x, y, expansion in points:
+                axes.annotate(
+                    f"E = {expansion}",
+                    (x, y),
+                    (0, -15),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=9,
+                    color=colour,
+                )
+        del expansions
+    logarithmic(axes, "y")
+    axes.set_ylim(bottom=axes.get_ylim()[0] / 1.25)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("parameters, thousands")
+    axes.set_title(f"Training step, time over {unit}", loc="left", fontsize=11)
+    kinds = {label: colour for label, colour, _ in SERIES.values()}
+    handles = [Line2D([], [], color=colour, linewidth=3) for colour in kinds.values()]
+    handles += [
+        Line2D([], [], color=FRAME, marker="o", markersize=7),
+        Line2D(
+            [],
+            [],
+            color=FRAME,
+            marker="o",
+            markersize=7,
+            markerfacecolor="white",
+            linestyle=(0, (4, 2)),
+        ),
+    ]
+    labels = [*kinds, "shiftjax", "PyTorch"]
+    axes.legend(handles, labels, fontsize=9, frameon=False, ncols=2)
+    note(axes, report)
+
+
+def draw_operation(axes: Axes, report: Report) -> None:
+    """Draws the time of each lowering over that of a memory copy."""
+    dtype = report.tables[0].facts["dtype"]
+    lanes: dict[str, list[tuple[int | None, bool, float]]] = {}
+    for passes in ("forward", "forward + backward"):
+        for table in report.find(dtype=dtype, passes=passes):
+            for name, compared in table.ratios().items():
+                label, kernel_size = lane(name)
+                if name != table.base:
+                    point = kernel_size, passes == "forward", compared.median
+                    lanes.setdefault(label, []).append(point)
+    order = sorted(lanes, key=lambda label: min(t for _, _, t in lanes[label]))
+    for y, label in enumerate(order):
+        axes.axhline(y, color="#eeeeee", linewidth=1, zorder=0)
+        for kernel_size, forward, time in lanes[label]:
+            colour = SHADES.get(kernel_size or 0, RESNET)
+            axes.plot(
+                time,
+                y + (-0.17 if forward else 0.17),
+                marker="o",
+                markersize=7,
+                color=colour,
+                markerfacecolor=colour if forward else "white",
+                markeredgewidth=1.6,
+            )
+    axes.axvline(1, color=FRAME, linewidth=1)
+    axes.set_yticks(range(len(order)), order)
+    axes.set_ylim(len(order) - 0.5, -0.6)
+    axes.tick_params(axis="y", length=0)
+    logarithmic(axes, "x")
+    axes.set_xlabel(operation_label(report.find(dtype=dtype)))
+    axes.set_title("The operation, time over a memory copy", loc="left", fontsize=11)
+    dot = {"linestyle": "", "marker": "o", "markersize": 7}
+    handles = [Line2D([], [], color=colour, **dot) for colour in SHADES.values()]
+    handles += [
+        Line2D([], [], color=FRAME, **dot),
+        Line2D([], [], color=FRAME, markerfacecolor="white", **dot),
+    ]
+    labels = [*(f"K = {size}" for size in SHADES), "forward", "forward + backward"]
+    axes.legend(handles, labels, fontsize=9, frameon=False, loc="upper right")
+    note(axes, report)
+
+
+def lane(name: str) -> tuple[str, int | None]:
+    """Returns the line of a row, and its kernel size.
+
+    Example:
+      >>> lane("K = 3, select (default)"), lane("dense 3x3 convolution")
+      (('select (default)', 3), ('dense 3x3 convolution', None))
+    """
+    found = re.fullmatch(r"K = (\d+), (.*)", name)
+    return (found[2], int(found[1])) if found else (name, None)
+
+
+def operation_label(tables: list[Result]) -> str:
+    """Returns what the operation was measured on."""
+    shape = " x ".join(map(str, tables[0].facts["shape"]))
+    return f"{shape}, {tables[0].facts['dtype']}"
+
+
+def logarithmic(axes: Axes, which: str) -> None:
+    """Makes an axis logarithmic, with plain numbers at 1, 2 and 5."""
+    getattr(axes, f"set_{which}scale")("log")
+    axis = getattr(axes, f"{which}axis")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+    axes.grid(axis=which, color="#eeeeee", linewidth=1, zorder=0)  # pyright: ignore
+
+
+def note(axes: Axes, report: Report) -> None:
+    """Names the machine in small letters under a panel."""
+    axes.annotate(
+        place(report),
+        (1, 0),
+        (0, -32),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        ha="right",
+        va="top",
+        fontsize=8,
+        color=FRAME,
+    )

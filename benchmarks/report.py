@@ -1,0 +1,277 @@
+"""Keeps results as JSON and tables, and brings the README's figures up to date."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cases import Table
+from benchmarks.turns import Measured, Ratio, Row, ratio
+
+PLATFORMS = ("cpu", "gpu", "tpu")
+SECTION = re.compile(r"(<!-- speed: .*? -->\n).*?(<!-- end of speed -->)", re.DOTALL)
+DEPTH = 20  # of the networks in the README's tables
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A table of a benchmark, as it is kept.
+
+    Attributes:
+      title: what all cases have in common.
+      base: name of the case that the others are compared with; where it was left out,
+        the first row stands for it.
+      facts: by which it is found.
+      in_turns: whether the cases took turns, so that times of a round compare.
+      rows: one a case.
+      left_out: why, by the name of each case that has no row.
+    """
+
+    title: str
+    base: str
+    facts: Mapping[str, Any]
+    in_turns: bool
+    rows: tuple[Row, ...]
+    left_out: Mapping[str, str]
+
+    @classmethod
+    def of(cls, table: Table, measured: Measured) -> "Result":
+        """Makes the result of a table."""
+        return cls(
+            table.title,
+            table.base,
+            table.facts,
+            table.processes != "alone",
+            tuple(measured.rows),
+            measured.left_out,
+        )
+
+    def ratios(self) -> dict[str, Ratio]:
+        """Returns each row's time over the base's, by name."""
+        bases = [row for row in self.rows if row.name == self.base]
+        return {
+            row.name: ratio(row, (bases or self.rows)[0], in_turns=self.in_turns)
+            for row in self.rows
+        }
+
+    def row(self, name: str) -> Row | None:
+        """Returns the row of that name, if there is one."""
+        return next((row for row in self.rows if row.name == name), None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """The results of a benchmark.
+
+    Attributes:
+      benchmark: its name.
+      command: that made it.
+      machine: what the numbers depend on.
+      tables: in the order in which they were measured.
+    """
+
+    benchmark: str
+    command: str
+    machine: Mapping[str, Any]
+    tables: tuple[Result, ...]
+
+    def save(self, folder: Path) -> Path:
+        """Writes BENCHMARK-PLATFORM.json, and .md beside it.
+
+        Returns:
+          The path of the JSON.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{self.benchmark}-{self.machine['platform']}.json"
+        values = rounded(dataclasses.asdict(self))
+        path.write_text(json.dumps(values, indent=1) + "\n")
+        path.with_suffix(".md").write_text(markdown(self))
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> "Report":
+        """Reads what `save` has written."""
+        values = json.loads(path.read_text())
+        tables = []
+        for table in values.pop("tables"):
+            rows = [row | {"times": tuple(row["times"])} for row in table.pop("rows")]
+            tables.append(Result(**table, rows=tuple(Row(**row) for row in rows)))
+        return cls(**values, tables=tuple(tables))
+
+    def find(self, **facts: Any) -> list[Result]:
+        """Returns the tables with these facts."""
+        return [t for t in self.tables if facts.items() <= t.facts.items()]
+
+
+def load(folder: Path, benchmark: str, platform: str) -> Report | None:
+    """Returns a report of the folder, if it is there."""
+    path = folder / f"{benchmark}-{platform}.json"
+    return Report.load(path) if path.exists() else None
+
+
+def rounded(value: Any) -> Any:
+    """Returns a tree with five significant digits of each float."""
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, Mapping):
+        return {key: rounded(item) for key, item in value.items()}
+    return (
+        [rounded(item) for item in value] if isinstance(value, list | tuple) else value
+    )
+
+
+def cells(result: Result) -> tuple[list[str], list[list[str]]]:
+    """Returns headings and rows of a table, for the eye."""
+    headings = ["case", "ms", f"over {result.base}", "quartiles", "first call, s"]
+    headings.append("memory, MB")
+    peaks = any(row.peak_bytes is not None for row in result.rows)
+    ratios, rows = result.ratios(), []
+    for row in result.rows:
+        compared = ratios[row.name]
+        quartiles = ""
+        if compared.low is not None and compared.high is not None:
+            quartiles = f"{compared.low:.2f} - {compared.high:.2f}"
+        rows.append(
+            [
+                row.name,
+                f"{1e3 * row.seconds:.4g}",
+                f"{compared.median:.2f}",
+                quartiles,
+                f"{row.first_call:.1f}",
+                megabytes(row.memory_bytes),
+            ]
+        )
+        rows[-1] += [megabytes(row.peak_bytes)] if peaks else []
+    return headings + ["peak of the device, MB"] * peaks, rows
+
+
+def megabytes(count: int | None) -> str:
+    """Returns a number of bytes as one of megabytes; nothing for None."""
+    return "" if count is None else f"{count / 1e6:.4g}"
+
+
+def grid(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Returns a table in Markdown; all columns but the first are numbers.
+
+    Example:
+      >>> print(grid(["a", "b"], [["x", "1"]]))
+      | a | b |
+      |---|--:|
+      | x | 1 |
+    """
+    headings = list(headings)
+    lines = [headings, *rows]
+    text = ["| " + " | ".join(line) + " |" for line in lines]
+    text.insert(1, "|---|" + "--:|" * (len(headings) - 1))
+    return "\n".join(text)
+
+
+def place(report: Report) -> str:
+    """Returns the machine in words."""
+    machine = report.machine
+    if machine["platform"] == "cpu":
+        return f"{machine['cores']} cores of {machine['cpu']}"
+    return str(machine["device"])
+
+
+def markdown(report: Report) -> str:
+    """Returns all tables of a report."""
+    machine = report.machine
+    versions = [
+        f"{name} {machine[name]}"
+        for name in ("commit", "python", "jax", "flax", "torch")
+        if machine.get(name)
+    ]
+    parts = [
+        f"# {report.benchmark}, {machine['platform']}",
+        f"`{report.command}` on {place(report)}; {', '.join(versions)}.",
+    ]
+    for result in report.tables:
+        count = max((len(row.times) for row in result.rows), default=0)
+        parts += [f"## {result.title}", grid(*cells(result)), f"Rounds: {count}."]
+        parts += [f"Left out {name}: {why}" for name, why in result.left_out.items()]
+    return "\n\n".join(parts) + "\n"
+
+
+# The README.
+
+
+def update(readme: str, folder: Path) -> str:
+    """Returns the README with the section between its markers made from results.
+
+    Args:
+      readme: the text.
+      folder: of the results; without any the text stays as it is.
+    """
+    parts = []
+    for platform in PLATFORMS:
+        for benchmark, what in (
+            ("training", "a training step"),
+            ("inference", "inference"),
+        ):
+            report = load(folder, benchmark, platform)
+            parts += [] if report is None else comparison(report, what)
+    if not parts:
+        return readme
+    body = "\n\n".join(parts)
+    return SECTION.sub(lambda found: f"{found[1]}\n{body}\n\n{found[2]}", readme)
+
+
+def comparison(report: Report, what: str) -> list[str]:
+    """Returns the README's words and tables on one benchmark: ratios only."""
+    parts = []
+    kinds = {
+        (table.facts["dtype"], table.facts["batch_size"]): None
+        for table in report.find(depth=DEPTH)
+    }
+    for dtype, batch_size in kinds:
+        found = report.find(depth=DEPTH, dtype=dtype, batch_size=batch_size)
+        table, spread = pivot(found)
+        images = "1 image" if batch_size == 1 else f"{batch_size} images"
+        parts.append(
+            f"How many times as long others take for {what} as ShiftResNet-{DEPTH}, of "
+            f"{images} in {dtype}, on {place(report)} (`{report.command}`; half of the "
+            f"rounds within {spread:.0%}):"
+        )
+        parts.append(table)
+    return ["\n".join(wrap(part)) if "|" not in part else part for part in parts]
+
+
+def pivot(tables: list[Result]) -> tuple[str, float]:
+    """Puts tables of several expansions side by side.
+
+    Returns:
+      Markdown, a column a table; and the largest distance of a quartile from its
+      median, as a share of it.
+    """
+    tables = sorted(tables, key=lambda table: table.facts["expansion"])
+    names = dict.fromkeys(
+        row.name for table in tables for row in table.rows if row.name != table.base
+    )
+    rows = [[name] for name in names]
+    spread = 0.0
+    for table in tables:
+        ratios = table.ratios()
+        for row in rows:
+            compared = ratios.get(row[0])
+            row.append("" if compared is None else f"{compared.median:.1f}")
+            if compared and compared.low is not None and compared.high is not None:
+                distances = (
+                    compared.median - compared.low,
+                    compared.high - compared.median,
+                )
+                spread = max(spread, max(distances) / compared.median)
+    headings = [f"E = {table.facts['expansion']}" for table in tables]
+    return grid(["", *headings], rows), spread
+
+
+def wrap(text: str, width: int = 88) -> list[str]:
+    """Breaks a paragraph into lines, code in backquotes being one word."""
+    lines = [""]
+    for word in re.findall(r"\S*`[^`]*`\S*|\S+", text):
+        if len(lines[-1]) + len(word) + 1 > width and lines[-1]:
+            lines.append("")
+        lines[-1] = f"{lines[-1]} {word}".strip()
+    return lines

@@ -1,0 +1,63 @@
+"""The operation: every lowering of the shift beside a copy and convolutions."""
+
+from typing import Any
+
+from benchmarks.cases import Case, Options, Table
+from shiftjax.shift import DEFAULT_LOWERING, LOWERINGS
+
+KERNEL_SIZES = (3, 5, 7)
+TORCH_LOWERINGS = ("one-hot", "slices")
+BUILD = {
+    "jax": "benchmarks.jax_operations:operation",
+    "torch": "benchmarks.torch_programs:operation",
+}
+
+
+def tables(options: Options, machine: dict[str, Any]) -> list[Table]:
+    """One table for each dtype, forward and with the gradient."""
+    images = 64 if machine["platform"] == "cpu" else 512  # more than a cache holds
+    shape = [options.batch_size or images, 32, 32, 144]
+    if options.quick:
+        shape = [2, 8, 8, 144]
+    return [
+        Table(
+            title=f"shift of {' x '.join(map(str, shape))}, {dtype}, {passes}",
+            base="copy",
+            cases=tuple(cases(shape, dtype, passes != "forward", machine)),
+            facts={"shape": shape, "dtype": dtype, "passes": passes},
+        )
+        for dtype in options.dtypes or ("float32", "bfloat16")
+        for passes in ("forward", "forward + backward")
+    ]
+
+
+def cases(
+    shape: list[int], dtype: str, backward: bool, machine: dict[str, Any]
+) -> list[Case]:
+    """A copy, every lowering for each K, and convolutions, in each library."""
+    default = DEFAULT_LOWERING.get(machine["platform"], "select")
+    found = []
+    for library in ("jax", "torch") if machine.get("torch") else ("jax",):
+        of_torch = ", PyTorch" if library == "torch" else ""
+
+        def case(
+            name: str, library: str = library, end: str = of_torch, **own: Any
+        ) -> Case:
+            own |= {"shape": shape, "dtype": dtype, "backward": backward}
+            return Case(name + end, library, BUILD[library], own)
+
+        found.append(case("copy", kind="copy"))
+        for kernel_size in KERNEL_SIZES:
+            for lowering in TORCH_LOWERINGS if of_torch else LOWERINGS:
+                mark = " (default)" if not of_torch and lowering == default else ""
+                found.append(
+                    case(
+                        f"K = {kernel_size}, {lowering}{mark}",
+                        kind="shift",
+                        kernel_size=kernel_size,
+                        lowering=lowering,
+                    )
+                )
+        found.append(case("depthwise 3x3 convolution", kind="depthwise"))
+        found.append(case("dense 3x3 convolution", kind="dense"))
+    return found

@@ -1,0 +1,192 @@
+"""The networks as PyTorch modules.
+
+The shift is a depthwise convolution with one-hot kernels on channels_last tensors: of
+the eager forms (roll and mask, slices, grouped convolution) the fastest in training on
+a CPU.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+import shiftjax
+
+
+class ConvNorm(nn.Module):
+    """A convolution and BatchNorm."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+    ) -> None:
+        super().__init__()
+        self.conv = convolution(inputs, outputs, kernel_size, stride, groups)
+        self.norm: nn.Module = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies both to `[batch, inputs, height, width]`."""
+        return self.norm(self.conv(x))
+
+    def fold(self) -> None:
+        """Makes one convolution of both."""
+        assert isinstance(self.norm, nn.BatchNorm2d)
+        self.conv = fuse_conv_bn_eval(self.conv, self.norm)
+        self.norm = nn.Identity()
+
+
+def convolution(
+    inputs: int, outputs: int, kernel_size: int = 1, stride: int = 1, groups: int = 1
+) -> nn.Conv2d:
+    """A convolution without bias, padded by half of its window."""
+    return nn.Conv2d(
+        inputs,
+        outputs,
+        kernel_size,
+        stride,
+        kernel_size // 2,
+        groups=groups,
+        bias=False,
+    )
+
+
+def one_hot(channels: int, kernel_size: int) -> torch.Tensor:
+    """The kernels of a depthwise convolution that shifts."""
+    kernel = torch.zeros(channels, 1, kernel_size, kernel_size)
+    half = kernel_size // 2
+    moves = shiftjax.displacements(channels, kernel_size)
+    for channel, (dy, dx) in enumerate(moves.tolist()):
+        kernel[channel, 0, dy + half, dx + half] = 1
+    return kernel
+
+
+def middle(kind: str, channels: int, kernel_size: int) -> nn.Conv2d | None:
+    """What stands between the 1x1 convolutions: "shift", "depthwise" or "nothing"."""
+    if kind == "nothing" or kernel_size == 1:
+        return None
+    conv = convolution(channels, channels, kernel_size, groups=channels)
+    if kind == "shift":
+        conv.weight = nn.Parameter(one_hot(channels, kernel_size), requires_grad=False)
+    return conv
+
+
+class Block(nn.Module):
+    """A residual block of the CIFAR networks: "shift", "depthwise" or "dense".
+
+    For "nothing" a shift block without its shift.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        inputs: int,
+        outputs: int,
+        stride: int = 1,
+        expansion: float = 1.0,
+        kernel_size: int = 3,
+    ) -> None:
+        super().__init__()
+        self.kind, wide = kind, int(expansion * outputs)
+        self.middle: nn.Module | None = None
+        if kind == "dense":
+            self.first = ConvNorm(inputs, outputs, 3, stride)
+            self.second = ConvNorm(outputs, outputs, 3)
+        else:
+            self.first = ConvNorm(inputs, wide)
+            self.second = ConvNorm(wide, outputs, 1, stride)
+            self.middle = middle(kind, wide, kernel_size)
+        if kind == "depthwise":
+            self.middle = ConvNorm(wide, wide, kernel_size, groups=wide)
+        self.shortcut = nn.Identity()
+        if inputs != outputs:
+            self.shortcut = ConvNorm(inputs, outputs, 1, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies the block to `[batch, inputs, height, width]`."""
+        y = torch.relu_(self.first(x))
+        if self.middle is not None:
+            y = self.middle(y)
+        if self.kind in ("dense", "depthwise"):
+            return torch.relu_(self.second(y) + self.shortcut(x))
+        return torch.relu_(self.second(y)) + self.shortcut(x)
+
+
+class CSC(nn.Module):
+    """Conv-shift-conv, before activation, as `shiftjax.CSC`."""
+
+    def __init__(
+        self,
+        kind: str,
+        inputs: int,
+        outputs: int,
+        kernel_size: int,
+        stride: int,
+        e: int,
+    ) -> None:
+        super().__init__()
+        self.same, self.stride = inputs == outputs and stride == 1, stride
+        branch = outputs if self.same else outputs - inputs
+        self.norm = nn.BatchNorm2d(inputs)
+        self.expand = convolution(inputs, e * branch)
+        self.middle: nn.Module = nn.BatchNorm2d(e * branch)
+        between = middle(kind, e * branch, kernel_size)
+        if between is not None:
+            self.middle = ConvNorm(e * branch, e * branch)
+            self.middle.conv = between
+        self.project = convolution(e * branch, branch, 1, stride)
+        self.pool = nn.AvgPool2d(3, stride, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies the module to `[batch, inputs, height, width]`."""
+        y = torch.relu_(self.middle(self.expand(torch.relu_(self.norm(x)))))
+        y = self.project(y)
+        return y + x if self.same else torch.cat([y, self.pool(x)], 1)
+
+
+class DenseBlock(ConvNorm):
+    """One dense convolution, BatchNorm, ReLU, and the input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies the block to `[batch, inputs, height, width]`."""
+        return torch.relu_(super().forward(x)) + x
+
+
+def cifar_net(kind: str, depth: int, expansion: float = 1.0) -> nn.Module:
+    """Makes a ResNet of blocks of a kind."""
+    blocks, inputs = [], 16
+    for outputs in (16, 32, 64):
+        for _ in range((depth - 2) // 6):
+            stride = 1 if inputs == outputs else 2
+            blocks.append(Block(kind, inputs, outputs, stride, expansion))
+            inputs = outputs
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)
+    return nn.Sequential(ConvNorm(3, 16, 3), nn.ReLU(True), *blocks, *head)
+
+
+def shift_net(
+    kind: str, stem: int, groups: Sequence[tuple[int, int, Sequence[int]]]
+) -> nn.Module:
+    """Makes a network of CSC modules, as `benchmarks.jax_nets.ShiftNet`."""
+    modules: list[nn.Module] = [convolution(3, stem, 7, 2)]
+    inputs = stem
+    for kernel_size, outputs, expansions in groups:
+        for index, expansion in enumerate(expansions):
+            stride = 1 if index else 2
+            modules.append(CSC(kind, inputs, outputs, kernel_size, stride, expansion))
+            inputs = outputs
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 1000)
+    return nn.Sequential(*modules, nn.BatchNorm2d(inputs), nn.ReLU(True), *head)
+
+
+def fold(net: nn.Module) -> nn.Module:
+    """Folds each BatchNorm that follows a convolution into it, for inference."""
+    net = net.eval()
+    for module in net.modules():
+        if isinstance(module, ConvNorm):
+            module.fold()
+    return net

@@ -1,0 +1,250 @@
+"""PyTorch's cases, each in the fastest form known there.
+
+Tensors are channels_last. On a GPU float32 is with TF32, as in JAX, bfloat16 is by
+autocast in training, and cuDNN chooses its algorithms by timing them. In inference
+every BatchNorm that follows a convolution is folded into it.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+import shiftjax
+from benchmarks.cases import Program
+from benchmarks.torch_modules import (
+    Block,
+    DenseBlock,
+    cifar_net,
+    fold,
+    one_hot,
+    shift_net,
+)
+
+CUDA = torch.cuda.is_available()
+DEVICE = "cuda" if CUDA else "cpu"
+if CUDA:
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+
+NETS: Mapping[str, Callable[..., nn.Module]] = {
+    "cifar": cifar_net,
+    "shiftnet": shift_net,
+}
+
+
+def make(call: Callable[[], Any], *, queued: bool = True, **facts: int) -> Program:
+    """Makes a program, and on a GPU counts the memory of a call."""
+    if not CUDA:
+        return Program(call, lambda _: None, facts=facts)
+    call()  # in which cuDNN tries its algorithms, and gradients are made
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    call()
+    torch.cuda.synchronize()
+    return Program(
+        call,
+        lambda _: torch.cuda.synchronize(),
+        queued=queued,
+        memory_bytes=torch.cuda.max_memory_allocated() - before,
+        peak_bytes=torch.cuda.max_memory_allocated,
+        facts=facts,
+    )
+
+
+def images(*shape: int, dtype: str = "float32") -> torch.Tensor:
+    """Returns normally distributed numbers `[batch, channels, height, width]`."""
+    torch.manual_seed(0)
+    x = torch.randn(*shape, device=DEVICE, dtype=getattr(torch, dtype))
+    return x.to(memory_format=torch.channels_last)
+
+
+def place(net: nn.Module) -> nn.Module:
+    """Puts a network where and how it is fastest."""
+    return net.to(DEVICE, memory_format=torch.channels_last)  # pyright: ignore
+
+
+def compiled(net: nn.Module) -> Any:
+    """Compiles a network, on a GPU with the launches of a step as one graph."""
+    return torch.compile(net, mode="reduce-overhead" if CUDA else None)
+
+
+def parameters(net: nn.Module) -> int:
+    """Returns the number of parameters, of which the one-hot kernels are none."""
+    return sum(p.numel() for p in net.parameters() if p.requires_grad)
+
+
+def training_step(
+    family: str,
+    batch_size: int,
+    dtype: str,
+    image_size: int = 32,
+    compile: bool = False,  # noqa: A002 (as torch has it)
+    **options: Any,
+) -> Program:
+    """Makes a step of SGD with momentum.
+
+    Args:
+      family: one of `NETS`.
+      batch_size: images in a step.
+      dtype: float32, or bfloat16 by autocast.
+      image_size: side of the images.
+      compile: whether by torch.compile.
+      **options: the network's.
+    """
+    net = place(NETS[family](**options))
+    x = images(batch_size, 3, image_size, image_size)
+    labels = torch.randint(0, 10, (batch_size,), device=DEVICE)
+    forward = compiled(net) if compile else net
+    trained = [p for p in net.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(
+        trained, 0.01, momentum=0.9, weight_decay=5e-4, fused=True
+    )
+
+    def call() -> torch.Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss = nn.functional.cross_entropy(forward(x), labels)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return make(call, params=parameters(net))
+
+
+def inference(
+    family: str,
+    batch_size: int,
+    dtype: str,
+    image_size: int = 32,
+    compile: bool = False,  # noqa: A002 (as torch has it)
+    **options: Any,
+) -> Program:
+    """Makes inference by a folded network; arguments as above."""
+    net = NETS[family](**options)
+    params = parameters(net)
+    net = place(fold(net)).to(getattr(torch, dtype))
+    x = images(batch_size, 3, image_size, image_size, dtype=dtype)
+    forward = compiled(net) if compile else net
+
+    @torch.inference_mode()
+    def call() -> torch.Tensor:
+        return forward(x)
+
+    return make(call, queued=batch_size > 1, params=params)
+
+
+def slices(x: torch.Tensor, kernel_size: int) -> torch.Tensor:
+    """The shift as a copy of one slice a group."""
+    moves = shiftjax.displacements(x.shape[1], kernel_size).tolist()
+    starts = [c for c in range(len(moves)) if not c or moves[c] != moves[c - 1]]
+    out = torch.zeros_like(x)
+    for start, end in zip(starts, [*starts[1:], len(moves)], strict=True):
+        ends = zip(moves[start], x.shape[-2:], strict=True)
+        read = [slice(max(d, 0), size + min(d, 0)) for d, size in ends]
+        ends = zip(moves[start], x.shape[-2:], strict=True)
+        write = [slice(max(-d, 0), size - max(d, 0)) for d, size in ends]
+        out[:, start:end, write[0], write[1]] = x[:, start:end, read[0], read[1]]
+    return out
+
+
+def operation(
+    kind: str,
+    shape: Sequence[int],
+    dtype: str,
+    backward: bool,
+    kernel_size: int = 3,
+    lowering: str = "one-hot",
+) -> Program:
+    """Makes an operation on one tensor, as `benchmarks.jax_operations.operation`.
+
+    Args:
+      kind: "copy", "shift", "depthwise" or "dense".
+      shape: `[batch, height, width, channels]` of input and result.
+      dtype: of both.
+      backward: whether gradients are taken, of input and kernel.
+      kernel_size: side of the window.
+      lowering: of the shift: "one-hot", a depthwise convolution; or "slices", copies of
+        them, for which tensors are not channels_last.
+    """
+    batch, height, width, channels = shape
+    x = images(batch, channels, height, width, dtype=dtype)
+    conv = functools.partial(nn.functional.conv2d, padding=kernel_size // 2)
+    inputs = [x]
+    if kind == "copy":
+        function: Callable = torch.clone
+    elif kind == "shift" and lowering == "slices":
+        inputs = [x.contiguous(memory_format=torch.contiguous_format)]
+        function = functools.partial(slices, kernel_size=kernel_size)
+    elif kind == "shift":
+        kernel = one_hot(channels, kernel_size).to(x)
+        function = functools.partial(conv, weight=kernel, groups=channels)
+    else:
+        groups = channels if kind == "depthwise" else 1
+        kernel = torch.randn(channels, channels // groups, kernel_size, kernel_size)
+        inputs.append(kernel.to(x))
+        function = functools.partial(conv, groups=groups)
+    return make(differentiated(function, inputs) if backward else of(function, inputs))
+
+
+def of(function: Callable, inputs: Sequence[torch.Tensor]) -> Callable[[], Any]:
+    """Returns a call of a function without gradients."""
+
+    @torch.inference_mode()
+    def call() -> Any:
+        return function(*inputs)
+
+    return call
+
+
+def differentiated(
+    function: Callable, inputs: Sequence[torch.Tensor], params: Sequence[Any] = ()
+) -> Callable[[], Any]:
+    """Returns a call of a function with the gradients of inputs and parameters."""
+    inputs = [x.requires_grad_() for x in inputs]
+    g = torch.ones_like(inputs[0])
+
+    def call() -> Any:
+        return torch.autograd.grad(function(*inputs), [*inputs, *params], g)
+
+    return call
+
+
+def block(
+    middle: str,
+    shape: Sequence[int],
+    expansion: int,
+    kernel_size: int,
+    dtype: str,
+    backward: bool,
+    compile: bool = False,  # noqa: A002 (as torch has it)
+) -> Program:
+    """Makes a block, as `benchmarks.jax_operations.block`.
+
+    Args:
+      middle: "shift", "depthwise", "dense" or "nothing".
+      shape: `[batch, height, width, channels]` of input and output.
+      expansion: E.
+      kernel_size: side of the window.
+      dtype: what is computed in.
+      backward: whether it is trained, else it is evaluated, folded.
+      compile: whether by torch.compile.
+    """
+    batch, height, width, channels = shape
+    if middle == "dense":
+        net: nn.Module = DenseBlock(channels, channels, kernel_size)
+    else:
+        net = Block(middle, channels, channels, 1, expansion, kernel_size)
+    if not backward:
+        net = place(fold(net)).to(getattr(torch, dtype))
+        x = images(batch, channels, height, width, dtype=dtype)
+        return make(of(compiled(net) if compile else net, [x]))
+    net = place(net)
+    forward = compiled(net) if compile else net
+    autocast = torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == "bfloat16")
+    x = images(batch, channels, height, width, dtype=dtype)
+    params = [p for p in net.parameters() if p.requires_grad]
+    return make(differentiated(autocast(forward), [x], params))

@@ -1,0 +1,143 @@
+"""A process that builds cases and times them: `python -m benchmarks.worker`.
+
+Each line of its input is a request in JSON, each line of its output the answer:
+
+    {"devices": true}                            what there is to run on
+    {"build": [case, ...], "jobs": n}            each case's facts, or its error
+    {"time": name, "seconds": s}                 median seconds of a call
+    {"forget": true}                             drops all cases
+"""
+
+import gc
+import importlib
+import json
+import os
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from benchmarks.cases import Case, Program
+from benchmarks.machine import devices
+from train.allocator import keep_freed_memory
+
+WARM_SECONDS = 0.1  # for caches, which may hold another case's data
+QUEUE_SECONDS = 0.02  # of work to queue at once, where calls can be
+LONGEST_QUEUE = 200
+
+
+def run(program: Program, calls: int = 1) -> float:
+    """Returns the seconds that so many calls take."""
+    start = time.perf_counter()
+    result = None
+    for _ in range(calls):
+        result = program.call()
+    program.wait(result)
+    return time.perf_counter() - start
+
+
+def median_time(program: Program, seconds: float) -> float:
+    """Returns the median seconds of what is timed, over runs of so many together."""
+    calls, spent = 1, 0.0
+    while spent < min(WARM_SECONDS, seconds):
+        spent += run(program, calls)
+    while program.queued and calls < LONGEST_QUEUE:
+        if run(program, calls) > QUEUE_SECONDS:
+            break
+        calls *= 2
+    times = [run(program, calls)]
+    while sum(times) < seconds:
+        times.append(run(program, calls))
+    return statistics.median(times) / (calls * program.steps)
+
+
+def build(case: Case) -> tuple[Program, dict[str, Any]]:
+    """Builds a case and runs it twice.
+
+    Returns:
+      The case, and for its row "first_call" (seconds from building to the end of the
+      first call), "memory_bytes", "grown_bytes" (of the process), "peak_bytes" and
+      "facts".
+    """
+    module, function = case.build.split(":")
+    start = time.perf_counter()
+    program = getattr(importlib.import_module(module), function)(**case.options)
+    before = _resident_peak()
+    run(program)
+    first_call = time.perf_counter() - start
+    run(program)
+    return program, {
+        "first_call": first_call,
+        "memory_bytes": program.memory_bytes,
+        "grown_bytes": _resident_peak() - before,
+        "peak_bytes": program.peak_bytes(),
+        "facts": dict(program.facts),
+    }
+
+
+class Server:
+    """Answers requests."""
+
+    def __init__(self) -> None:
+        self._built: dict[str, Program] = {}
+
+    def answer(self, request: Mapping[str, Any]) -> Any:
+        """Returns what JSON can hold."""
+        if "devices" in request:
+            return devices()
+        if "build" in request:
+            cases = [Case(**case) for case in request["build"]]
+            with ThreadPoolExecutor(request["jobs"]) as pool:
+                answers = pool.map(self._build, cases)
+                return {
+                    case.name: facts for case, facts in zip(cases, answers, strict=True)
+                }
+        if "time" in request:
+            return self._time(request["time"], request["seconds"])
+        self._built.clear()
+        gc.collect()
+        return None
+
+    def _build(self, case: Case) -> dict[str, Any]:
+        try:
+            self._built[case.name], facts = build(case)
+        except Exception as error:  # of whatever library, e.g. out of memory
+            return {"error": summary(error)}
+        return facts
+
+    def _time(self, name: str, seconds: float) -> Any:
+        if name not in self._built:
+            return {"error": "its process ended, with another case"}
+        try:
+            return median_time(self._built[name], seconds)
+        except Exception as error:
+            return {"error": summary(error)}
+
+
+def summary(error: Exception) -> str:
+    """Returns the first line of an error."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}".rstrip(": ")
+
+
+def _resident_peak() -> int:
+    """The most memory that this process has had."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def main() -> None:
+    """Answers until the input ends."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not be taken for an answer
+    keep_freed_memory()  # as the trainer does; an accelerator's memory is another
+    server = Server()
+    for line in sys.stdin:
+        print(json.dumps(server.answer(json.loads(line))), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Our cases compute what their names say."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.jax_nets import inference, training_step
+from benchmarks.jax_operations import FORMS, Block, block, operation
+from shiftjax import ShiftConv
+from shiftjax.shift import LOWERINGS
+
+SHAPE = (2, 4, 5, 18)
+TINY = {"stem": 8, "groups": [[3, 16, [2, 1]]], "num_classes": 3}
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+def test_a_shift_and_its_gradient(reference, lowering):
+    """The gradient of a shift is the opposite one of what comes back: 2 x."""
+    program = operation("shift", SHAPE, "float32", True, 3, lowering)
+    y, (gradient,) = program.call()
+    x = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
+    table = reference.table(18, 3)
+    np.testing.assert_array_equal(y, reference.displace(x, table))
+    np.testing.assert_array_equal(gradient, reference.displace(2 * x, -table))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("kind", ["copy", "depthwise", "dense"])
+def test_what_the_shift_is_compared_with(kind, backward, dtype):
+    program = operation(kind, SHAPE, dtype, backward)
+    results = jax.tree.leaves(program.wait(program.call()))
+    kernels = kind != "copy"
+    assert len(results) == (2 + kernels if backward else 1)
+    assert results[0].shape == SHAPE
+    assert results[0].dtype == dtype
+    assert program.memory_bytes is not None
+    assert program.memory_bytes >= results[0].nbytes
+
+
+def test_the_block_is_that_of_the_library(rng):
+    """The same variables give the same numbers, but for the lowering's rounding."""
+    x = jnp.asarray(rng.standard_normal((2, 6, 6, 16)), jnp.float32)
+    mine = Block(features=16, expansion=3, kernel_size=3, middle="shift")
+    variables = mine.init(jax.random.key(0), x)
+    theirs = ShiftConv(16, expansion=3).apply(variables, x)
+    np.testing.assert_allclose(mine.apply(variables, x), theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("middle", ["copy", "nothing", "depthwise", "dense", *FORMS])
+def test_blocks_run(middle, backward):
+    program = block(middle, (2, 4, 4, 16), 3, 3, "float32", backward)
+    assert program.wait(program.call()) is not None
+
+
+@pytest.mark.parametrize("make", [training_step, inference])
+def test_networks_run(make):
+    program = make("shiftnet", 2, "float32", 16, TINY)
+    program.wait(program.call())
+    program.wait(program.call())
+    # 7x7 stem; 1x1 to 2 x 8 and back, with BatchNorms of 8 and 16; 1x1 to 16 and
+    # back, with two BatchNorms of 16; BatchNorm of 16; dense.
+    first = 49 * 3 * 8 + (8 * 16 + 16 * 8 + 2 * 8 + 2 * 16)
+    assert program.facts["params"] == first + (2 * 256 + 64) + 32 + (16 * 3 + 3)
