@@ -14,15 +14,27 @@ SHAPE = (2, 4, 5, 18)
 TINY = {"stem": 8, "groups": [[3, 16, [2, 1]]], "num_classes": 3}
 
 
+def moved(x, sign):
+    """Each pair of channels by its displacement of a 3x3 window, number by number."""
+    out = np.zeros_like(x)
+    _, height, width, channels = x.shape
+    for c in range(channels):
+        dy, dx = (sign * (d - 1) for d in divmod(c // 2, 3))
+        for h in range(height):
+            for w in range(width):
+                if 0 <= h + dy < height and 0 <= w + dx < width:
+                    out[:, h, w, c] = x[:, h + dy, w + dx, c]
+    return out
+
+
 @pytest.mark.parametrize("lowering", LOWERINGS)
-def test_a_shift_and_its_gradient(reference, lowering):
+def test_a_shift_and_its_gradient(lowering):
     """The gradient of a shift is the opposite one of what comes back: 2 x."""
     program = operation("shift", SHAPE, "float32", True, 3, lowering)
     y, (gradient,) = program.call()
     x = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
-    table = reference.table(18, 3)
-    np.testing.assert_array_equal(y, reference.displace(x, table))
-    np.testing.assert_array_equal(gradient, reference.displace(2 * x, -table))
+    np.testing.assert_array_equal(y, moved(x, 1))
+    np.testing.assert_array_equal(gradient, moved(2 * x, -1))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
