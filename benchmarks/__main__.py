@@ -131,6 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Options, args=arguments, prog="python -m benchmarks", description=__doc__
     )
     console = Console()
+    console.width = max(console.width, 112)  # of the tables, also in a pipe
     try:
         if not options.names:
             raise InputError(f"name a benchmark: {', '.join([*BENCHMARKS, 'report'])}")

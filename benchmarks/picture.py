@@ -12,6 +12,7 @@ from benchmarks.report import DEPTH, PLATFORMS, Report, Result, load, place
 from benchmarks.turns import ratio
 
 SHIFT, RESNET, DEPTHWISE, FRAME = "#1f6fb4", "#333333", "#c8641e", "#999999"
+GRID = "#eeeeee"
 SHADES = {3: "#8fc1e8", 5: "#3d8fd1", 7: "#134a7c"}  # of the kernel sizes
 
 # Rows of the training tables: label, colour, and whether the filled (our) marker.
@@ -43,7 +44,7 @@ def draw(folder: Path, path: Path) -> bool:
     if not found:
         return False
     figure = Figure(figsize=(10.4, 4.6 * len(found)), layout="constrained")
-    panels = figure.subplots(len(found), 2, squeeze=False, width_ratios=(1, 1.1))
+    panels = figure.subplots(len(found), 2, squeeze=False, width_ratios=(1.1, 1))
     for (left, right), (training, shift) in zip(panels, found, strict=True):
         for axes, report in ((left, training), (right, shift)):
             axes.spines[["top", "right"]].set_visible(False)
@@ -78,10 +79,9 @@ def draw_training(axes: Axes, report: Report) -> None:
         if label == f"ResNet-{DEPTH}":  # the same in every table
             middle = sorted(time for _, time, _ in points)[len(points) // 2]
             points = [(points[0][0], middle, 0)]
-        sizes, times, expansions = zip(*points, strict=True)
         axes.plot(
-            sizes,
-            times,
+            [size for size, _, _ in points],
+            [time for _, time, _ in points],
             color=colour,
             marker="o",
             markersize=7,
@@ -95,18 +95,15 @@ def draw_training(axes: Axes, report: Report) -> None:
                 axes.annotate(
                     f"E = {expansion}",
                     (x, y),
-                    (0, -15),
+                    (7, -11),
                     textcoords="offset points",
-                    ha="center",
                     fontsize=9,
                     color=colour,
                 )
-        del expansions
     logarithmic(axes, "y")
     axes.set_ylim(bottom=axes.get_ylim()[0] / 1.25)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, axes.get_xlim()[1] * 1.1)  # for the last label
     axes.set_xlabel("parameters, thousands")
-    axes.set_title(f"Training step, time over {unit}", loc="left", fontsize=11)
     kinds = {label: colour for label, colour, _ in SERIES.values()}
     handles = [Line2D([], [], color=colour, linewidth=3) for colour in kinds.values()]
     handles += [
@@ -122,8 +119,7 @@ def draw_training(axes: Axes, report: Report) -> None:
         ),
     ]
     labels = [*kinds, "shiftjax", "PyTorch"]
-    axes.legend(handles, labels, fontsize=9, frameon=False, ncols=2)
-    note(axes, report)
+    finish(axes, report, f"Training step, time over {unit}", handles, labels)
 
 
 def draw_operation(axes: Axes, report: Report) -> None:
@@ -137,9 +133,11 @@ def draw_operation(axes: Axes, report: Report) -> None:
                 if name != table.base:
                     point = kernel_size, passes == "forward", compared.median
                     lanes.setdefault(label, []).append(point)
-    order = sorted(lanes, key=lambda label: min(t for _, _, t in lanes[label]))
+    order = sorted(lanes, key=lambda label: rank(label, lanes[label]))
     for y, label in enumerate(order):
-        axes.axhline(y, color="#eeeeee", linewidth=1, zorder=0)
+        axes.axhline(y, color=GRID, linewidth=1, zorder=0)
+        if y and rank(label, [])[0] != rank(order[y - 1], [])[0]:
+            axes.axhline(y - 0.5, color=FRAME, linewidth=0.8)
         for kernel_size, forward, time in lanes[label]:
             colour = SHADES.get(kernel_size or 0, RESNET)
             axes.plot(
@@ -157,7 +155,6 @@ def draw_operation(axes: Axes, report: Report) -> None:
     axes.tick_params(axis="y", length=0)
     logarithmic(axes, "x")
     axes.set_xlabel(operation_label(report.find(dtype=dtype)))
-    axes.set_title("The operation, time over a memory copy", loc="left", fontsize=11)
     dot = {"linestyle": "", "marker": "o", "markersize": 7}
     handles = [Line2D([], [], color=colour, **dot) for colour in SHADES.values()]
     handles += [
@@ -165,8 +162,14 @@ def draw_operation(axes: Axes, report: Report) -> None:
         Line2D([], [], color=FRAME, markerfacecolor="white", **dot),
     ]
     labels = [*(f"K = {size}" for size in SHADES), "forward", "forward + backward"]
-    axes.legend(handles, labels, fontsize=9, frameon=False, loc="upper right")
-    note(axes, report)
+    title = "The operation, time over a memory copy"
+    finish(axes, report, title, handles, labels)
+
+
+def rank(label: str, points: list[tuple[int | None, bool, float]]) -> tuple[int, float]:
+    """Sorts lines: our lowerings, our convolutions, PyTorch's; the fastest first."""
+    group = 2 if "PyTorch" in label else int("3x3" in label)
+    return group, min((time for _, _, time in points), default=0.0)
 
 
 def lane(name: str) -> tuple[str, int | None]:
@@ -174,10 +177,13 @@ def lane(name: str) -> tuple[str, int | None]:
 
     Example:
       >>> lane("K = 3, select (default)"), lane("dense 3x3 convolution")
-      (('select (default)', 3), ('dense 3x3 convolution', None))
+      (('select (default)', 3), ('dense 3x3', None))
     """
     found = re.fullmatch(r"K = (\d+), (.*)", name)
-    return (found[2], int(found[1])) if found else (name, None)
+    if found is None:
+        return name.replace(" convolution", ""), None
+    label = re.sub("^(depthwise|one-hot)", "one-hot depthwise", found[2])
+    return label, int(found[1])
 
 
 def operation_label(tables: list[Result]) -> str:
@@ -193,11 +199,29 @@ def logarithmic(axes: Axes, which: str) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=20))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
-    axes.grid(axis=which, color="#eeeeee", linewidth=1, zorder=0)  # pyright: ignore
+    axes.grid(axis=which, color=GRID, linewidth=1, zorder=0)  # pyright: ignore
 
 
-def note(axes: Axes, report: Report) -> None:
-    """Names the machine in small letters under a panel."""
+def finish(
+    axes: Axes, report: Report, title: str, handles: list[Line2D], labels: list[str]
+) -> None:
+    """Writes above a panel what it shows and how, and under it on which machine."""
+    axes.set_title(title, loc="left", fontsize=11, pad=24)
+    legend = axes.legend(
+        handles,
+        labels,
+        ncols=len(labels),
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        borderaxespad=0.2,
+        borderpad=0.2,
+        columnspacing=1.1,
+        handlelength=1.2,
+        handletextpad=0.4,
+        fontsize=9,
+        frameon=False,
+    )
+    legend.set_in_layout(False)  # it may reach over the labels of the axis
     axes.annotate(
         place(report),
         (1, 0),

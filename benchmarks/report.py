@@ -12,6 +12,7 @@ from benchmarks.turns import Measured, Ratio, Row, ratio
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 SECTION = re.compile(r"(<!-- speed: .*? -->\n).*?(<!-- end of speed -->)", re.DOTALL)
+PICTURE = "![Training steps and the operation, in time over others](docs/speed.png)"
 DEPTH = 20  # of the networks in the README's tables
 
 
@@ -215,6 +216,8 @@ def update(readme: str, folder: Path) -> str:
             parts += [] if report is None else comparison(report, what)
     if not parts:
         return readme
+    if any(load(folder, "training", platform) for platform in PLATFORMS):
+        parts.append(PICTURE)
     body = "\n\n".join(parts)
     return SECTION.sub(lambda found: f"{found[1]}\n{body}\n\n{found[2]}", readme)
 

@@ -162,7 +162,7 @@ def operation(
     """Makes an operation on one tensor, as `benchmarks.jax_operations.operation`.
 
     Args:
-      kind: "copy", "shift", "depthwise" or "dense".
+      kind: "copy" (of two tensors with `backward`), "shift", "depthwise" or "dense".
       shape: `[batch, height, width, channels]` of input and result.
       dtype: of both.
       backward: whether gradients are taken, of input and kernel.
@@ -175,10 +175,11 @@ def operation(
     conv = functools.partial(nn.functional.conv2d, padding=kernel_size // 2)
     inputs = [x]
     if kind == "copy":
-        function: Callable = torch.clone
-    elif kind == "shift" and lowering == "slices":
+        tensors = [x, x.clone()] if backward else [x]
+        return make(of(lambda *each: [t.clone() for t in each], tensors))
+    if kind == "shift" and lowering == "slices":
         inputs = [x.contiguous(memory_format=torch.contiguous_format)]
-        function = functools.partial(slices, kernel_size=kernel_size)
+        function: Callable = functools.partial(slices, kernel_size=kernel_size)
     elif kind == "shift":
         kernel = one_hot(channels, kernel_size).to(x)
         function = functools.partial(conv, weight=kernel, groups=channels)

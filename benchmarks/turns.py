@@ -233,7 +233,6 @@ def measure(
         measured = _in_turns(single, workers, rounds, seconds, share, say)
         rows += measured.rows
         left_out |= measured.left_out
-        workers.close()
     return Measured(rows, left_out)
 
 
@@ -277,7 +276,10 @@ def _in_turns(
             else:
                 leave_out(name, answer["error"])
         longest = max(longest, time.monotonic() - start)
-    workers.forget()
+    if shared:
+        workers.forget()
+    else:  # else the next case's memory would not make the process grow
+        workers.close()
     rows = [
         _row(name, times[name], built[name], table.processes)
         for name in keys
