@@ -12,6 +12,7 @@ from jax import lax
 import shiftjax
 from benchmarks.cases import Program
 from benchmarks.jax_programs import compiled, is_queue, peak_bytes, random
+from shiftjax.forms import FORMS
 from shiftjax.layers import ConvNorm, ShiftConv, Unit
 from shiftjax.planes import Planes
 
@@ -152,8 +153,8 @@ def block(
     """Makes a block: evaluated, or trained with all its gradients.
 
     Args:
-      middle: of a `Block`; or "copy", of the input alone; or a form of the library's
-        own block.
+      middle: of a `Block`; or "copy", of the input alone; or one of `FORMS`, for the
+        library's own block in that form.
       shape: `[batch, height, width, channels]` of input and output.
       expansion: E.
       kernel_size: side of the window.
@@ -165,26 +166,18 @@ def block(
     if middle == "copy":
         return operation("copy", shape, dtype, backward)
     x: Any = random(tuple(shape), dtype)
+    common = {
+        "features": shape[-1],
+        "expansion": expansion,
+        "kernel_size": kernel_size,
+        "dtype": dtype,
+    }
+    module: Unit = Block(middle=middle, lowering=lowering, **common)
     if middle in FORMS:
-        module, take = FORMS[middle]
-        module = module(
-            features=shape[-1],
-            kernel_size=kernel_size,
-            expansion=expansion,
-            dtype=dtype,
-        )
-        variables = jax.jit(module.init)(jax.random.key(0), x)
-        x = take(x)
-    else:
-        module = Block(
-            features=shape[-1],
-            expansion=expansion,
-            kernel_size=kernel_size,
-            middle=middle,
-            lowering=lowering,
-            dtype=dtype,
-        )
-        variables = jax.jit(module.init)(jax.random.key(0), x)
+        module = ShiftConv(form=middle, **common)
+    variables = jax.jit(module.init)(jax.random.key(0), x)
+    if middle == "planes":  # as within a network, which enters them once
+        x = Planes.from_nhwc(x)
     if not backward:
         return make(module.apply, variables, x)
 
@@ -197,9 +190,3 @@ def block(
         return y, updates, pull(g)
 
     return make(train, variables, x, x)
-
-
-# Forms of the library's own block: its module, and what takes the input to its form.
-FORMS: dict[str, tuple[Any, Any]] = {
-    "planes": (ShiftConv, Planes.from_nhwc),
-}

@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.cases import Case, Options, Table
-from shiftjax.errors import unknown_name
+from shiftjax.errors import InputError, unknown_name
 from shiftjax.registry import list_models
 
-PLAIN = {"layout": "nhwc"}  # the option of the plain form, which every platform has
+PLAIN = {"form": "plain"}  # the option of the plain form, which every platform has
 
 # Reductions with which the depthwise ResNet has the size of E (the paper's table 5).
 REDUCTIONS = {1: 1.12, 3: 0.38, 6: 0.19, 9: 0.125}
@@ -111,7 +111,7 @@ def memory(options: Options, machine: dict[str, Any]) -> list[Table]:
     depth = 20 if options.quick else 110
     chunk = {"overrides": {"chunk": 8}}
     found = []
-    for expansion in options.expansions:
+    for expansion in expansions(options):
         model = f"shiftresnet{depth}_e{expansion}"
         shift = {"family": "cifar", "kind": "shift", "depth": depth}
         nets = [Net("shiftjax", "jax", {"model": model})]
@@ -132,6 +132,19 @@ def memory(options: Options, machine: dict[str, Any]) -> list[Table]:
         for dtype in dtypes(options, machine):
             found.append(table("training", group, dtype, group.batch_size, machine))
     return [dataclasses.replace(each, processes="alone") for each in found]
+
+
+def expansions(options: Options) -> tuple[int, ...]:
+    """Those asked for.
+
+    Raises:
+      InputError: if the paper has no such network.
+    """
+    for expansion in options.expansions:
+        if expansion not in REDUCTIONS:
+            known = ", ".join(map(str, REDUCTIONS))
+            raise InputError(f"--expansions {expansion}: it must be one of {known}")
+    return options.expansions
 
 
 def dtypes(options: Options, machine: dict[str, Any]) -> tuple[str, ...]:
@@ -176,6 +189,7 @@ def groups(options: Options, machine: dict[str, Any]) -> list[Group]:
 
     Raises:
       UnknownNameError: if nothing has the name of one of the patterns.
+      InputError: if nothing is left of them.
     """
     known = [*list_models("shiftresnet*"), *SHIFTNETS]
     models = []
@@ -189,9 +203,13 @@ def groups(options: Options, machine: dict[str, Any]) -> list[Group]:
         match = re.fullmatch(r"shiftresnet(\d+)_e(\d+)", model)
         if match is None:
             chosen.append(shiftnet_group(model, options, machine))
-        elif int(match[2]) in options.expansions:
+        elif int(match[2]) in expansions(options):
             depth, expansion = int(match[1]), int(match[2])
             chosen.append(cifar_group(model, depth, expansion, options, machine))
+    if not chosen:
+        raise InputError(
+            f"--expansions {options.expansions}: none of the models {options.models}"
+        )
     return chosen
 
 

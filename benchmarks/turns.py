@@ -30,7 +30,8 @@ class Row:
     Attributes:
       name: of the case.
       times: seconds of a call, the median of each turn.
-      first_call: seconds from building to the end of the first call.
+      first_call: seconds from building to the end of the first call; on an
+        accelerator, where several cases are built at once, of them together.
       memory_bytes: what a call needs beside its arguments: the compiler's count, what
         the library says, or the growth of the process; None where several cases share
         one and nothing else tells.

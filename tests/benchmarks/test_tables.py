@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.__main__ import BENCHMARKS
 from benchmarks.cases import Options
-from shiftjax.errors import UnknownNameError
+from shiftjax.errors import InputError, UnknownNameError
 from shiftjax.shift import DEFAULT_LOWERING, LOWERINGS
 
 MACHINES = [
@@ -64,6 +64,18 @@ def test_an_unknown_model_names_the_nearest():
     options = Options(("training",), models=("shiftresnet20_e4",))
     with pytest.raises(UnknownNameError, match="shiftresnet20_e"):
         BENCHMARKS["training"](options, {"platform": "cpu"})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"expansions": (4,)}, "expansions 4: it must be one of 1, 3, 6, 9"),
+        ({"models": ("*_e1",), "expansions": (9,)}, "none of the models"),
+    ],
+)
+def test_expansions_that_there_are_not(options, message):
+    with pytest.raises(InputError, match=message):
+        BENCHMARKS["training"](Options(("training",), **options), {"platform": "cpu"})
 
 
 def test_inference_has_whole_batches_and_single_images():

@@ -75,6 +75,17 @@ def test_own_processes_tell_their_memory(workers):
     assert all(isinstance(row.memory_bytes, int) for row in measured.rows)
 
 
+def test_cases_are_built_together():
+    """Four that take 0.2 s to build take less than two after each other."""
+    cases = [case(f"{i}", seconds=0.2) for i in range(4)]
+    with Workers("cpu", jobs=4) as workers:
+        workers.build("jax", cases[:1])  # which starts the process
+        start = time.monotonic()
+        built = workers.build("jax", cases)
+        assert time.monotonic() - start < 0.8  # each is called twice
+    assert [facts["facts"] for facts in built.values()] == [{}] * 4
+
+
 @pytest.mark.parametrize("processes", ["library", "case", "alone"])
 def test_a_case_that_cannot_be_built_is_left_out_and_said(workers, processes):
     said = []
