@@ -25,6 +25,8 @@ from benchmarks.machine import devices
 from train.allocator import keep_freed_memory
 
 WARM_SECONDS = 0.1  # for caches, which may hold another case's data
+RUNS = 3  # at least: one in which the heap grows takes several times as long
+LONGEST_TURN = 10  # times the seconds asked for, where that is less than three runs
 QUEUE_SECONDS = 0.02  # of work to queue at once, where calls can be
 LONGEST_QUEUE = 200
 
@@ -40,7 +42,13 @@ def run(program: Program, calls: int = 1) -> float:
 
 
 def median_time(program: Program, seconds: float) -> float:
-    """Returns the median seconds of what is timed, over runs of so many together."""
+    """Returns the median seconds of what is timed.
+
+    Args:
+      program: what runs.
+      seconds: how long all runs take together, at least; three at least, unless these
+        take ten times as long.
+    """
     calls, spent = 1, 0.0
     while spent < min(WARM_SECONDS, seconds):
         spent += run(program, calls)
@@ -49,7 +57,7 @@ def median_time(program: Program, seconds: float) -> float:
             break
         calls *= 2
     times = [run(program, calls)]
-    while sum(times) < seconds:
+    while sum(times) < (seconds if len(times) >= RUNS else LONGEST_TURN * seconds):
         times.append(run(program, calls))
     return statistics.median(times) / (calls * program.steps)
 

@@ -103,7 +103,7 @@ def test_a_case_that_cannot_be_built_is_left_out_and_said(workers, processes):
 
 
 def test_a_case_that_fails_later_is_left_out(workers):
-    """Twice it is called when it is built, and a third time in its first turn."""
+    """Twice it is called when it is built, the third time in its first turn."""
     cases = case("good", seconds=0.0), case("tired", "tire", calls=2)
     measured = measure(table(*cases), workers, rounds=3, seconds=0.001)
     assert [(row.name, len(row.times)) for row in measured.rows] == [("good", 3)]
@@ -141,6 +141,21 @@ def test_time_counts_the_steps_of_a_call():
     """A call of 10 ms that does 5 steps takes 2 ms a step."""
     program = Program(lambda: time.sleep(0.01), lambda _: None, steps=5)
     assert 0.002 <= median_time(program, 0.02) < 0.004
+
+
+def test_one_slow_run_of_three_does_not_count():
+    """The second, after that which warms up: the median of 50, 1 and 1 ms is 1."""
+    naps = iter([0.02, 0.05, 0.001, 0.001])
+    program = Program(lambda: time.sleep(next(naps, 0.001)), lambda _: None)
+    assert 0.001 <= median_time(program, 0.02) < 0.02
+
+
+def test_long_runs_are_fewer():
+    """Two of 60 ms pass ten times 10 ms; one more warms up."""
+    calls = []
+    program = Program(lambda: calls.append(time.sleep(0.06)), lambda _: None)
+    assert median_time(program, 0.01) >= 0.06
+    assert len(calls) == 3
 
 
 def test_calls_are_queued_only_where_the_device_works_alone():
