@@ -15,7 +15,7 @@ from benchmarks.cases import Case, Options, Table
 from shiftjax.errors import InputError, unknown_name
 from shiftjax.registry import list_models
 
-PLAIN = {"form": "plain"}  # the option of the plain form, which every platform has
+PLAIN, KERNEL = {"form": "plain"}, {"form": "kernel"}  # options of the library's nets
 
 # Reductions with which the depthwise ResNet has the size of E (the paper's table 5).
 REDUCTIONS = {1: 1.12, 3: 0.38, 6: 0.19, 9: 0.125}
@@ -227,6 +227,8 @@ def cifar_group(
         jax(f"{resnet}, plain form", f"resnet{depth}", **PLAIN),
         jax(depthwise, f"depthwise_resnet{depth}", reduction=reduction),
     ]
+    if machine["platform"] == "gpu":  # where it is no default, and must be asked for
+        found.insert(2, jax("the same, kernel form", model, **KERNEL))
     if machine.get("torch"):
         cifar = {"family": "cifar", "depth": depth}
         shift = cifar | {"kind": "shift", "expansion": expansion}

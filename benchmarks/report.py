@@ -209,8 +209,8 @@ def update(readme: str, folder: Path) -> str:
     parts = []
     for platform in PLATFORMS:
         for benchmark, what in (
-            ("training", "a training step"),
-            ("inference", "inference"),
+            ("training", "Training step"),
+            ("inference", "Inference"),
         ):
             report = load(folder, benchmark, platform)
             parts += [] if report is None else comparison(report, what)
@@ -234,9 +234,9 @@ def comparison(report: Report, what: str) -> list[str]:
         table, spread = pivot(found)
         images = "1 image" if batch_size == 1 else f"{batch_size} images"
         parts.append(
-            f"How many times as long others take for {what} as ShiftResNet-{DEPTH}, of "
-            f"{images} in {dtype}, on {place(report)} (`{report.command}`; half of the "
-            f"rounds within {spread:.0%}):"
+            f"{what} of ShiftResNet-{DEPTH}, {images}, {dtype}, {place(report)}: the "
+            f"time of others over ours (`{report.command}`; quartiles within "
+            f"{spread:.0%}):"
         )
         parts.append(table)
     return ["\n".join(wrap(part)) if "|" not in part else part for part in parts]
