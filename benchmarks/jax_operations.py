@@ -181,12 +181,15 @@ def block(
     if not backward:
         return make(module.apply, variables, x)
 
-    def train(variables: Any, x: Any, g: Any) -> Any:
-        def apply(params: Any, x: Any) -> Any:
-            now = variables | {"params": params}
-            return module.apply(now, x, train=True, mutable=["batch_stats"])
+    def apply(variables: Any, params: Any, x: Any) -> Any:
+        now = variables | {"params": params}
+        return module.apply(now, x, train=True, mutable=["batch_stats"])
 
-        y, pull, updates = jax.vjp(apply, variables["params"], x, has_aux=True)
+    def train(variables: Any, x: Any, g: Any) -> Any:
+        own = functools.partial(apply, variables)
+        y, pull, updates = jax.vjp(own, variables["params"], x, has_aux=True)
         return y, updates, pull(g)
 
-    return make(train, variables, x, x)
+    y, _ = jax.eval_shape(apply, variables, variables["params"], x)
+    g = jax.tree.map(lambda each: jnp.ones(each.shape, each.dtype), y)
+    return make(train, variables, x, g)

@@ -61,10 +61,11 @@ def test_the_block_is_that_of_the_library(rng):
     np.testing.assert_allclose(mine.apply(variables, x), theirs, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("middle", ["copy", "nothing", "depthwise", "dense", "planes"])
-def test_blocks_run(middle, backward):
-    program = block(middle, (2, 4, 4, 16), 3, 3, "float32", backward)
+def test_blocks_run(middle, backward, dtype):
+    program = block(middle, (2, 4, 4, 16), 3, 3, dtype, backward)
     assert program.wait(program.call()) is not None
 
 
