@@ -1,0 +1,98 @@
+"""The ShiftResNet block on a GPU: narrow statistics around the kernel.
+
+BatchNorm after the expanding product is folded into it, with statistics from its narrow
+input: they are known before the wide tensor, which therefore need not exist. Statistics
+and normalisation of narrow tensors are left to XLA.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from shiftjax.gpu.call import shift_project
+from shiftjax.gpu.plan import Sizes
+from shiftjax.planes.statistics import Params, Stats, affine, fold
+from shiftjax.tpu.block import batch_norm, covariance
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=(
+        "kernel_size",
+        "strides",
+        "dilation",
+        "dtype",
+        "epsilon",
+        "axis_name",
+        "sizes",
+        "interpret",
+    ),
+)
+def shift_block(
+    params: Params,
+    stats: Stats | None,
+    x: jax.Array,
+    *,
+    kernel_size: int,
+    strides: int,
+    dilation: int,
+    dtype: jnp.dtype | None,
+    epsilon: float,
+    axis_name: str | None,
+    sizes: Sizes | None = None,
+    interpret: bool = False,
+) -> tuple[jax.Array, Stats]:
+    """`shiftjax.layers.ShiftConv`: the block of a CIFAR ShiftResNet.
+
+    Args:
+      params: of the units "expand", "project" and, where the shape changes, "shortcut".
+      stats: running statistics to use, or None to use those of the batch.
+      x: `[batch, height, width, channels]`, of a shape and dtype that `is_supported`.
+      kernel_size: side of the window of displacements.
+      strides: distance between the rows and columns kept, in pixels.
+      dilation: distance between neighbouring displacements, in pixels.
+      dtype: what to multiply in, or None for the promoted dtype of `x` and kernels.
+      epsilon: added to the variances.
+      axis_name: the axis of the replicas, or None.
+      sizes: how the kernel cuts its work, or None for what suits the shapes.
+      interpret: whether to run the kernel's program elsewhere than on a GPU, slowly.
+
+    Returns:
+      `[batch, ceil(height / strides), ceil(width / strides), features]`, and the
+      batch's statistics (none where `stats` is given).
+    """
+    kernels = {name: unit["conv"]["kernel"] for name, unit in params.items()}
+    norms = {name: unit["norm"] for name, unit in params.items()}
+    used: Stats = {name: stats and stats[name]["norm"] for name in params}
+    inputs = x.astype(dtype or jnp.promote_types(x.dtype, kernels["expand"].dtype))
+    if stats is None:
+        expand, bias, used["expand"] = fold(
+            kernels["expand"], norms["expand"], [inputs], epsilon, axis_name, covariance
+        )
+    else:
+        gain, bias = affine(norms["expand"], used["expand"], epsilon)
+        expand = kernels["expand"] * gain
+    y = shift_project(
+        inputs,
+        expand,
+        bias,
+        kernels["project"],
+        kernel_size=kernel_size,
+        strides=strides,
+        dilation=dilation,
+        sizes=sizes,
+        interpret=interpret,
+    )
+    y, used["project"] = batch_norm(
+        norms["project"], used["project"], y, epsilon, axis_name
+    )
+    skip = x
+    if "shortcut" in params:
+        kept = inputs[:, ::strides, ::strides]
+        skip = jnp.dot(kept, kernels["shortcut"].astype(inputs.dtype))
+        skip, used["shortcut"] = batch_norm(
+            norms["shortcut"], used["shortcut"], skip, epsilon, axis_name
+        )
+    batch = {} if stats is not None else {name: {"norm": used[name]} for name in used}
+    return jax.nn.relu(y) + skip.astype(y.dtype), batch
