@@ -5,7 +5,8 @@ rounding. The forms differ in speed:
 
     plain     the definition, as it stands in a module's `__call__`, compiled by XLA
     planes    the fast form on a CPU, in a layout of its own: `shiftjax.planes`
-    kernel    the fast form on a TPU, shift blocks in one kernel: `shiftjax.tpu`
+    kernel    the fast form on a TPU, shift blocks in one kernel: `shiftjax.tpu`; on
+              an NVIDIA GPU, if asked for by name, `shiftjax.gpu`
 
 A module has a field `form`: one of these, or "auto" for the platform's default.
 """

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
-from shiftjax import planes, tpu
+from shiftjax import gpu, planes, tpu
 from shiftjax.errors import InputError
 from shiftjax.forms import FORMS, resolve
 from shiftjax.planes import Planes
@@ -279,10 +279,11 @@ class ShiftConv(Unit):
         if form == "planes":
             return self.on_planes(planes.shift_block, x, train, **window)
         assert not isinstance(x, Planes)  # whose form is planes
-        if form == "kernel" and tpu.is_faster(
+        kernels = gpu if jax.default_backend() == "gpu" else tpu
+        if form == "kernel" and kernels.is_faster(
             x.shape, wide, self.features, self._promoted(x), **window
         ):
-            return self.run(tpu.shift_block, x, train, **window)
+            return self.run(kernels.shift_block, x, train, **window)
         unit = functools.partial(self.unit, ConvNorm)
         y = nn.relu(unit(wide, name="expand")(x, train))
         y = Shift(kernel_size, strides, dilation, name="shift")(y)

@@ -6,8 +6,8 @@ Files, in the order of their floors: `plan` (what is known when a kernel is trac
 statistics of its narrow input). `shiftjax.layers` defines what they compute.
 """
 
-from shiftjax.gpu.block import shift_block
+from shiftjax.gpu.block import is_faster, shift_block
 from shiftjax.gpu.call import is_supported, shift_project
 from shiftjax.gpu.plan import Sizes
 
-__all__ = ["Sizes", "is_supported", "shift_block", "shift_project"]
+__all__ = ["Sizes", "is_faster", "is_supported", "shift_block", "shift_project"]

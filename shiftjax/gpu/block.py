@@ -10,10 +10,46 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from shiftjax.gpu.call import shift_project
+from shiftjax.gpu.call import is_supported, shift_project
 from shiftjax.gpu.plan import Sizes
 from shiftjax.planes.statistics import Params, Stats, affine, fold
 from shiftjax.tpu.block import batch_norm, covariance
+
+
+def is_faster(
+    shape: tuple[int, ...],
+    expanded: int,
+    features: int,
+    dtype: jnp.dtype,
+    *,
+    kernel_size: int,
+    strides: int,
+    dilation: int,
+) -> bool:
+    """Tells whether `shift_block` takes such a block.
+
+    That it is faster has not been measured: on a GPU it runs if asked for by name.
+
+    Args:
+      shape: of the input on one device, `[batch, height, width, channels]`.
+      expanded: channels that are shifted.
+      features: channels of the output.
+      dtype: what is multiplied in.
+      kernel_size: side of the window of displacements.
+      strides: distance between the rows and columns kept, in pixels.
+      dilation: distance between neighbouring displacements, in pixels.
+
+    Returns:
+      What `is_supported` says.
+
+    Example:
+      >>> window = {"kernel_size": 3, "strides": 2, "dilation": 1}
+      >>> is_faster((100, 32, 32, 16), 96, 32, jnp.bfloat16, **window)
+      True
+    """
+    del strides  # any
+    kernels = (shape[-1], expanded), features
+    return is_supported(shape, *kernels, kernel_size, dilation, dtype)
 
 
 @functools.partial(
@@ -56,7 +92,7 @@ def shift_block(
       epsilon: added to the variances.
       axis_name: the axis of the replicas, or None.
       sizes: how the kernel cuts its work, or None for what suits the shapes.
-      interpret: whether to run the kernel's program elsewhere than on a GPU, slowly.
+      interpret: whether to interpret the kernel's program, slowly; see `shift_project`.
 
     Returns:
       `[batch, ceil(height / strides), ceil(width / strides), features]`, and the

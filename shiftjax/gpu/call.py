@@ -1,19 +1,22 @@
 """The calls of the kernels, their derivative, and the function for users."""
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from shiftjax.errors import InputError
 from shiftjax.gpu.kernel import backward_kernel, forward_kernel
 from shiftjax.gpu.plan import Plan, Sizes
-from shiftjax.shift import Table, displacements
+from shiftjax.shift import Table, displace, displacements
 
+Tree = TypeVar("Tree")
 Gradients = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 DTYPES = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32))
 MOST_CHANNELS = 256  # narrow ones, that products keep in registers
@@ -70,7 +73,7 @@ def forward(
 
 
 def backward(
-    plan: Plan, interpret: bool, x: jax.Array, g: jax.Array, *weights: jax.Array
+    plan: Plan, interpret: bool, g: jax.Array, x: jax.Array, *weights: jax.Array
 ) -> Gradients:
     """Returns the gradients of x, expand, bias and project, the last three float32."""
     pixels, sizes = x.size // plan.channels, plan.sizes
@@ -122,6 +125,31 @@ def backward(
 # The differentiable function.
 
 
+def definition(
+    x: jax.Array,
+    expand: jax.Array,
+    bias: jax.Array,
+    project: jax.Array,
+    table: Table,
+    strides: int,
+) -> jax.Array:
+    """What the kernel computes, for XLA."""
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dot = functools.partial(jnp.dot, preferred_element_type=dtype)
+    wide = jax.nn.relu(dot(x, expand.astype(x.dtype)) + bias).astype(x.dtype)
+    wide = displace(wide, np.asarray(table), stride=strides)
+    return dot(wide, project.astype(x.dtype)).astype(x.dtype)
+
+
+def on_gpu(
+    interpret: bool, kernel: Callable[..., Tree], other: Callable[..., Tree], *args: Any
+) -> Tree:
+    """Runs the kernel where the program is compiled for CUDA, else the other form."""
+    if interpret:
+        return kernel(*args)
+    return lax.platform_dependent(*args, cuda=kernel, default=other)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
 def call(
     x: jax.Array,
@@ -135,7 +163,9 @@ def call(
 ) -> jax.Array:
     """`shift_project` for any table of displacements, one row per wide channel."""
     plan = Plan.make(x.shape, project.shape[1], table, strides, sizes)
-    return forward(plan, interpret, x, expand, bias, project)
+    kernel = functools.partial(forward, plan, interpret)
+    other = functools.partial(definition, table=table, strides=strides)
+    return on_gpu(interpret, kernel, other, x, expand, bias, project)
 
 
 def _call_forward(*arguments: Any) -> tuple[jax.Array, Gradients]:
@@ -150,14 +180,19 @@ def _call_backward(
     residuals: Gradients,
     g: jax.Array,
 ) -> Gradients:
-    x, *weights = residuals
-    plan = Plan.make(x.shape, g.shape[-1], table, strides, sizes)
-    gradients = backward(plan, interpret, x, g, *weights)
-    dx, d_expand, d_bias, d_project = (
-        gradient.astype(array.dtype)
-        for gradient, array in zip(gradients, residuals, strict=True)
-    )
-    return dx, d_expand, d_bias, d_project
+    plan = Plan.make(residuals[0].shape, g.shape[-1], table, strides, sizes)
+
+    def kernel(g: jax.Array, *inputs: jax.Array) -> Gradients:
+        gradients = backward(plan, interpret, g, *inputs)
+        pairs = zip(gradients, inputs, strict=True)
+        dx, d_expand, d_bias, d_project = (d.astype(a.dtype) for d, a in pairs)
+        return dx, d_expand, d_bias, d_project
+
+    def other(g: jax.Array, *inputs: jax.Array) -> Gradients:
+        function = functools.partial(definition, table=table, strides=strides)
+        return jax.vjp(function, *inputs)[1](g)
+
+    return on_gpu(interpret, kernel, other, g, *residuals)
 
 
 call.defvjp(_call_forward, _call_backward)
@@ -190,7 +225,8 @@ def shift_project(
       strides: distance between the rows and columns kept, in pixels.
       dilation: distance between neighbouring displacements, in pixels.
       sizes: how the work is cut, or None for what suits the shapes.
-      interpret: whether to run the kernel's program elsewhere than on a GPU, slowly.
+      interpret: whether to interpret the kernel's program, slowly; without it, it runs
+        on an NVIDIA GPU, and elsewhere XLA compiles the formula above.
 
     Returns:
       `[batch, ceil(height / strides), ceil(width / strides), features]`, the dtype of

@@ -19,6 +19,7 @@ from shiftjax.shift import Size, Table
 SMALLEST = 16  # side of a product
 WIDTHS = (16, 32, 64)  # of tiles
 LOAD = 32  # a number read for a product, or written, takes as long as 32 products
+TILE = 1024  # what a tile costs beside, in products
 NOWHERE = 2**20  # a displacement that leaves every image
 
 Run = tuple[int, int, int, int]  # first column, last column + 1, dy, dx
@@ -74,7 +75,7 @@ class Packing:
         tiles = len(self.tiles)
         reads = sum(map(self.reads, range(tiles)))
         expand = reads * channels * (self.width + LOAD)
-        return expand + tiles * self.width * (features + LOAD)
+        return expand + tiles * (self.width * (features + LOAD) + TILE)
 
 
 @dataclasses.dataclass(frozen=True)
