@@ -6,12 +6,12 @@ and normalisation of narrow tensors are left to XLA.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from shiftjax.gpu.call import is_supported, shift_project
-from shiftjax.gpu.plan import Sizes
 from shiftjax.planes.statistics import Params, Stats, affine, fold
 from shiftjax.tpu.block import batch_norm, covariance
 
@@ -61,8 +61,7 @@ def is_faster(
         "dtype",
         "epsilon",
         "axis_name",
-        "sizes",
-        "interpret",
+        "middle",
     ),
 )
 def shift_block(
@@ -76,8 +75,7 @@ def shift_block(
     dtype: jnp.dtype | None,
     epsilon: float,
     axis_name: str | None,
-    sizes: Sizes | None = None,
-    interpret: bool = False,
+    middle: Callable[..., jax.Array] = shift_project,
 ) -> tuple[jax.Array, Stats]:
     """`shiftjax.layers.ShiftConv`: the block of a CIFAR ShiftResNet.
 
@@ -91,8 +89,7 @@ def shift_block(
       dtype: what to multiply in, or None for the promoted dtype of `x` and kernels.
       epsilon: added to the variances.
       axis_name: the axis of the replicas, or None.
-      sizes: how the kernel cuts its work, or None for what suits the shapes.
-      interpret: whether to interpret the kernel's program, slowly; see `shift_project`.
+      middle: `shift_project`, or another function of the same arguments and meaning.
 
     Returns:
       `[batch, ceil(height / strides), ceil(width / strides), features]`, and the
@@ -109,7 +106,7 @@ def shift_block(
     else:
         gain, bias = affine(norms["expand"], used["expand"], epsilon)
         expand = kernels["expand"] * gain
-    y = shift_project(
+    y = middle(
         inputs,
         expand,
         bias,
@@ -117,8 +114,6 @@ def shift_block(
         kernel_size=kernel_size,
         strides=strides,
         dilation=dilation,
-        sizes=sizes,
-        interpret=interpret,
     )
     y, used["project"] = batch_norm(
         norms["project"], used["project"], y, epsilon, axis_name

@@ -201,8 +201,7 @@ def run_kernel(module, variables, params, x, train):
         dtype=module.dtype,
         epsilon=module.epsilon,
         axis_name=module.axis_name,
-        sizes=SMALL,
-        interpret=True,
+        middle=functools.partial(shift_project, sizes=SMALL, interpret=True),
     )
     if train:
         stats = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, stats, batch)

@@ -1,0 +1,179 @@
+"""What a program costs on a GPU, by its compiler: no GPU is needed.
+
+`python -m benchmarks.gpu_costs`, with `pip install "jax[cuda12]"`, compiles for an
+H200, which need not be there, and counts the kernels of each form of the shift and of
+the block, and the bytes that they move: each operand and each result of a kernel once.
+Operations inside a kernel meet in registers and caches; what a kernel reads more often
+than once, its caches must bring. Without the GPU the compiler cannot choose its
+products' tiles by trying; the number of kernels is that of its defaults. Prints tables
+and writes benchmarks/results/gpu_costs.json.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.tpu_costs import operations  # first: sets the platform to CPU
+
+# isort: split
+import jax
+from jax.experimental import topologies
+from jax.sharding import SingleDeviceSharding
+
+from benchmarks.__main__ import RESULTS, machine
+from benchmarks.gpu_cases import BLOCKS, LOWERINGS, SIZES, Block, block, middles, shift
+
+BANDWIDTH, FLOPS = 4.3e12, 790e12  # measured on an H200: a copy, a bfloat16 product
+CHIP = "NVIDIA H200"
+
+# Of the chip, as the CUDA driver reports them.
+DESCRIPTION = {
+    "threads_per_block_limit": 1024,
+    "threads_per_warp": 32,
+    "shared_memory_per_block": 49152,
+    "shared_memory_per_core": 233472,
+    "shared_memory_per_block_optin": 232448,
+    "threads_per_core_limit": 2048,
+    "core_count": 132,
+    "fpus_per_core": 128,
+    "block_dim_limit_x": 2**31 - 1,
+    "block_dim_limit_y": 65535,
+    "block_dim_limit_z": 65535,
+    "thread_dim_limit_x": 1024,
+    "thread_dim_limit_y": 1024,
+    "thread_dim_limit_z": 64,
+    "memory_bandwidth": 4_800_000_000_000,
+    "l2_cache_size": 50 * 2**20,
+    "clock_rate_ghz": 1.98,
+    "device_memory_size": 151_397_597_184,
+    "registers_per_core_limit": 65536,
+    "registers_per_block_limit": 65536,
+    "device_address_bits": 64,
+}
+VERSIONS = ("driver_version", "runtime_version", "compile_time_toolkit_version")
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """The cost of a program.
+
+    Attributes:
+      kernels: that it launches.
+      bytes: that they move.
+      temporary_bytes: memory for what is neither argument nor result.
+    """
+
+    kernels: int
+    bytes: int
+    temporary_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """Of moving the bytes; not of the launches."""
+        return self.bytes / BANDWIDTH
+
+
+def chip() -> SingleDeviceSharding:
+    """Returns a placement on one H200."""
+    numbers = "\n".join(f"{name}: {value}" for name, value in DESCRIPTION.items())
+    versions = "\n".join(f'{name}: "12.9.0"' for name in VERSIONS)
+    capability = "cuda_compute_capability { major: 9 }"
+    config = (
+        f"gpu_device_info {{\n{numbers}\n{versions}\n{capability}\n"
+        f'name: "{CHIP}"\n}}\nplatform_name: "CUDA"\n'
+        f"dnn_version_info {{ major: 9 minor: 10 }}\n"
+        f'device_description_str: "{CHIP}"\n'
+    )
+    topology = topologies.get_topology_desc(
+        platform="cuda", target_config=config, topology="1x1x1"
+    )
+    return SingleDeviceSharding(topology.devices[0])
+
+
+def compile_for_gpu(function: Any, *shapes: Any) -> Cost:
+    """Compiles a function, and costs it.
+
+    Args:
+      function: pure.
+      shapes: trees of `jax.ShapeDtypeStruct`, its arguments.
+
+    Returns:
+      The cost of one call.
+    """
+    place = chip()
+    placed = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes
+    )
+    traced = jax.jit(function).trace(*placed)
+    compiled = traced.lower(lowering_platforms=("cuda",)).compile()
+    program = list(operations(compiled.as_text()))
+    kernels = sum(op.times for op in program)
+    moved = sum(op.times * op.hbm_bytes for op in program)
+    return Cost(kernels, moved, compiled.memory_analysis().temp_size_in_bytes)
+
+
+def show(console: Console, title: str, floor: int, costs: dict[str, Cost]) -> None:
+    """Prints one table."""
+    table = Table(title=f"{title}: floor {floor / 1e6:.0f} MB")
+    table.add_column("form")
+    for heading in ("kernels", "MB", "over floor", "us of traffic", "temporary, MB"):
+        table.add_column(heading, justify="right")
+    for name, cost in costs.items():
+        table.add_row(
+            name,
+            str(cost.kernels),
+            f"{cost.bytes / 1e6:.0f}",
+            f"{cost.bytes / floor:.2f}",
+            f"{1e6 * cost.seconds:.0f}",
+            f"{cost.temporary_bytes / 1e6:.0f}",
+        )
+    console.print(table)
+
+
+def cases(names: list[str]) -> Any:
+    """Lists (title, floor in bytes, (function, shapes) by form)."""
+    shape = (128, 32, 32, 48)
+    for backward in (False, True):
+        floor = (2 + 2 * backward) * 2 * 128 * 32 * 32 * 48
+        title = f"shift {shape}, forward{' and backward' * backward}"
+        forms = {name: shift(name, shape, 3, backward) for name in ("copy", *LOWERINGS)}
+        yield title, floor, forms
+    for name in names:
+        shapes = Block(*BLOCKS[name])
+        for backward in (False, True):
+            title = f"block {name}, forward{' and backward' * backward}"
+            forms = {
+                form: block(shapes, middle, backward)
+                for form, middle in middles({"": SIZES[""]}).items()
+            }
+            yield title, shapes.floor_bytes(backward), forms
+
+
+def main() -> int:
+    """Costs every case in every form."""
+    parser = argparse.ArgumentParser("python -m benchmarks.gpu_costs", None, __doc__)
+    parser.add_argument("--blocks", nargs="*", default=[*BLOCKS], help="which")
+    options, console, tables = parser.parse_args(), Console(), []
+    for title, floor, forms in cases(options.blocks):
+        costs, start = {}, time.perf_counter()
+        for form, (function, shapes) in forms.items():
+            costs[form] = compile_for_gpu(function, *shapes)
+        console.log(f"{title}: {time.perf_counter() - start:.0f} s")
+        show(console, title, floor, costs)
+        rows = [{"form": form, **dataclasses.asdict(costs[form])} for form in costs]
+        tables.append({"title": title, "floor_bytes": floor, "rows": rows})
+    command = " ".join(["python -m benchmarks.gpu_costs", *sys.argv[1:]])
+    report = {"command": command, "compiled for": CHIP, "machine": machine()}
+    path = RESULTS / "gpu_costs.json"
+    path.write_text(json.dumps(report | {"tables": tables}, indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
