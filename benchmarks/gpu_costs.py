@@ -24,7 +24,12 @@ from benchmarks.tpu_costs import operations  # first: sets the platform to CPU
 # isort: split
 import jax
 from jax.experimental import topologies
-from jax.sharding import SingleDeviceSharding
+from jax.sharding import (
+    AbstractDevice,
+    AbstractMesh,
+    SingleDeviceSharding,
+    use_abstract_mesh,
+)
 
 from benchmarks.__main__ import RESULTS, machine
 from benchmarks.gpu_cases import BLOCKS, LOWERINGS, SIZES, Block, block, middles, shift
@@ -110,8 +115,11 @@ def compile_for_gpu(function: Any, *shapes: Any) -> Cost:
     placed = jax.tree.map(
         lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes
     )
-    traced = jax.jit(function).trace(*placed)
-    compiled = traced.lower(lowering_platforms=("cuda",)).compile()
+    abstract = AbstractDevice(CHIP, num_cores=132, platform="gpu")
+    with use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=abstract)):
+        traced = jax.jit(function).trace(*placed)
+        lowered = traced.lower(lowering_platforms=("cuda",))
+    compiled = lowered.compile()
     program = list(operations(compiled.as_text()))
     kernels = sum(op.times for op in program)
     moved = sum(op.times * op.hbm_bytes for op in program)

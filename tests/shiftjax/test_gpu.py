@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from shiftjax import InputError, displacements, gpu, layers, shift
 from shiftjax.gpu import Sizes, is_faster, is_supported, shift_block, shift_project
@@ -323,6 +324,9 @@ def test_it_lowers_to_triton(rng, case, dtype):
     kernel_size, _, dilation = CASES[case][2]
     function = functools.partial(gpu.shift_project, sizes=sizes)
     step = functools.partial(everything, function, kernel_size, strides, dilation)
-    text = jax.jit(step).trace(*arrays).lower(lowering_platforms=("cuda",)).as_text()
+    chip = AbstractDevice("NVIDIA H200", num_cores=132, platform="gpu")
+    with use_abstract_mesh(AbstractMesh((1,), ("x",), abstract_device=chip)):
+        lowered = jax.jit(step).trace(*arrays).lower(lowering_platforms=("cuda",))
+    text = lowered.as_text()
     backward = 1 if case in ("odd", "channels of no power of two") else 2
     assert text.count("__gpu$xla.gpu.triton") == 1 + backward
