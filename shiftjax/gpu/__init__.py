@@ -2,8 +2,9 @@
 
 Files, in the order of their floors: `plan` (what is known when a kernel is traced),
 `kernel` (expand, ReLU, shift and project, in which the wide tensor never exists),
-`call` (their calls and derivative), `block` (the block around them, with BatchNorm from
-statistics of its narrow input). `shiftjax.layers` defines what they compute.
+`call` (their calls and derivative), `statistics` (of narrow tensors, in one pass),
+`block` (the block around them, with BatchNorm from statistics of its narrow input).
+`shiftjax.layers` defines what they compute.
 """
 
 from shiftjax.gpu.block import is_faster, shift_block

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from shiftjax.gpu.call import is_supported, shift_project
-from shiftjax.planes.statistics import Params, Stats, affine, fold
-from shiftjax.tpu.block import batch_norm, covariance
+from shiftjax.gpu.statistics import covariance, moments
+from shiftjax.planes.statistics import Norm, Params, Stats, affine, fold, whole_batch
 
 
 def is_faster(
@@ -50,6 +50,17 @@ def is_faster(
     del strides  # any
     kernels = (shape[-1], expanded), features
     return is_supported(shape, *kernels, kernel_size, dilation, dtype)
+
+
+def batch_norm(
+    norm: Norm, stats: Norm | None, x: jax.Array, epsilon: float, axis_name: str | None
+) -> tuple[jax.Array, Norm]:
+    """Normalises an NHWC array, with its own statistics where none are given."""
+    if stats is None:
+        mean, var = whole_batch(moments, [x], axis_name)
+        stats = {"mean": mean, "var": var}
+    gain, offset = affine(norm, stats, epsilon)
+    return (x * gain + offset).astype(x.dtype), stats
 
 
 @functools.partial(

@@ -14,6 +14,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 from shiftjax import InputError, displacements, gpu, layers, shift
 from shiftjax.gpu import Sizes, is_faster, is_supported, shift_block, shift_project
 from shiftjax.gpu.plan import Plan, pack
+from shiftjax.gpu.statistics import covariance, moments
 from shiftjax.layers import ShiftConv
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -244,6 +245,56 @@ def test_the_block_equals_its_definition(
     actual = step(run_kernel, module, train, variables, x, g)
     expected = step(run_module, module, train, variables, x, g)
     assert_trees_close(actual, expected, 1e-4)
+
+
+def by_loops(x):
+    """Mean and covariance of pixels, in NumPy and float64."""
+    pixels = np.asarray(x, np.float64).reshape(-1, x.shape[-1])
+    return pixels.mean(0), np.cov(pixels.T, bias=True).reshape(x.shape[-1], -1)
+
+
+STATISTICS = {
+    "few pixels": (1, 3, 5, 16),
+    "several steps": (3, 40, 11, 5),
+    "many programs": (2, 140, 130, 20),
+}
+
+
+@pytest.mark.parametrize("mean", [0, 1000])
+@pytest.mark.parametrize("interpret", [True, False])
+@pytest.mark.parametrize("name", STATISTICS)
+def test_statistics_in_one_pass(rng, name, interpret, mean):
+    """Also beside a mean of 1000 deviations, where E[x^2] would be off by 6%.
+
+    Within a few units of rounding of the mean, and of sums of 10^4 squares.
+    """
+    x = (mean + rng.normal(size=STATISTICS[name])).astype(np.float32)
+    expected_mean, expected = by_loops(x)
+    with jax.default_matmul_precision("highest"):
+        actual = jax.jit(covariance, static_argnums=1)(x, interpret)
+    close = functools.partial(np.testing.assert_allclose, rtol=4e-7, atol=2e-5)
+    close(actual[0], expected_mean)
+    close(actual[1], expected)
+    mean_of_all, var = moments(jnp.asarray(x))
+    np.testing.assert_allclose(mean_of_all, actual[0], rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(var, np.diag(expected), rtol=1e-4)
+
+
+@pytest.mark.parametrize("statistic", [moments, covariance])
+def test_gradients_of_statistics(rng, assert_trees_close, float64, statistic):
+    """Against those that JAX derives from the definition."""
+
+    def definition(x):
+        centred = x - x.mean((0, 1, 2))
+        both = jnp.einsum("bhwi,bhwj->ij", centred, centred) * 4 / x.size
+        return x.mean((0, 1, 2)), both if statistic is covariance else jnp.diag(both)
+
+    x = rng.normal(size=(2, 3, 5, 4))
+    y, pull = jax.vjp(definition, x)
+    g = jax.tree.map(lambda v: rng.normal(size=v.shape), y)
+    actual, actual_pull = jax.vjp(statistic, jnp.asarray(x))
+    assert_trees_close(actual, y, 1e-12)
+    assert_trees_close(actual_pull(g), pull(g), 1e-12)
 
 
 def test_it_runs_on_a_gpu_if_asked_for(monkeypatch):
