@@ -33,6 +33,7 @@ class Shift(nn.Module):
         self.runs = [(*run, *moves[run[0]]) for run in zip(starts, stops, strict=True)]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Shifts."""
         half = self.half
         if self.form == "depthwise":
             return nn.functional.conv2d(x, self.kernel, padding=half, groups=x.shape[1])
@@ -73,6 +74,7 @@ class ShiftBlock(nn.Module):
             self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(outputs))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies the block."""
         return self.project(self.shift(self.expand(x))) + self.shortcut(x)
 
 
@@ -92,6 +94,7 @@ class PlainBlock(nn.Module):
             self.shortcut = nn.Sequential(projection, nn.BatchNorm2d(outputs))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies the block."""
         y = self.second(torch.relu(self.first(x)))
         return torch.relu(y + self.shortcut(x))
 

@@ -7,6 +7,7 @@ and normalisation of narrow tensors are left to XLA.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -111,8 +112,9 @@ def shift_block(
     used: Stats = {name: stats and stats[name]["norm"] for name in params}
     inputs = x.astype(dtype or jnp.promote_types(x.dtype, kernels["expand"].dtype))
     if stats is None:
+        statistic: Any = covariance
         expand, bias, used["expand"] = fold(
-            kernels["expand"], norms["expand"], [inputs], epsilon, axis_name, covariance
+            kernels["expand"], norms["expand"], [inputs], epsilon, axis_name, statistic
         )
     else:
         gain, bias = affine(norms["expand"], used["expand"], epsilon)

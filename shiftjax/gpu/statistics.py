@@ -91,7 +91,8 @@ def covariance(x: jax.Array, interpret: bool = False) -> Pair:
 
 
 def _covariance_forward(x: jax.Array, interpret: bool) -> tuple:
-    mean, cov = covariance(x, interpret)
+    both: Any = covariance(x, interpret)
+    mean, cov = both
     return (mean, cov), (x, mean)
 
 
