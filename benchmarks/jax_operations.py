@@ -176,8 +176,8 @@ def block(
     if middle in FORMS:
         module = ShiftConv(form=middle, **common)
     variables = jax.jit(module.init)(jax.random.key(0), x)
-    if middle == "planes":  # as within a network, which enters them once
-        x = Planes.from_nhwc(x)
+    if middle == "planes":  # as within a network: entered once, narrow ones in float32
+        x = Planes.from_nhwc(x.astype("float32"))
     if not backward:
         return make(module.apply, variables, x)
 
