@@ -216,8 +216,10 @@ def _weights(
     kernels = {name: unit["conv"]["kernel"] for name, unit in params.items()}
     norms = {name: unit["norm"] for name, unit in params.items()}
     if stats is None:
+        dtype = jnp.promote_types(x.parts[0].dtype, jnp.float32)
+        parts = [part.astype(dtype) for part in x.parts]
         kernels["expand"], bias, batch = fold(
-            kernels["expand"], norms["expand"], x.parts, epsilon, axis_name
+            kernels["expand"], norms["expand"], parts, epsilon, axis_name
         )
         return kernels | {"expand_bias": bias}, {"expand": {"norm": batch}}
     affines = {

@@ -278,6 +278,23 @@ def test_a_feature_that_cancels_out_stays_finite(rng, randomize):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(result))
 
 
+def test_a_block_takes_bfloat16_inputs(rng, randomize):
+    """Statistics and sums are float32; the input's gradient has the input's dtype."""
+    module, x = ShiftConv(9, expansion=2), rng.normal(size=(4, 5, 6, 9))
+    variables = randomize(module, x.astype(np.float32))
+
+    def loss(x):
+        planes = Planes.from_nhwc(x)
+        y, _ = module.apply(variables, planes, train=True, mutable=["batch_stats"])
+        return (y.to_nhwc() ** 2).sum()
+
+    low = x.astype(jnp.bfloat16)
+    actual, expected = (jax.jit(jax.grad(loss))(v) for v in (low, np.float32(low)))
+    assert actual.dtype == jnp.bfloat16
+    a, b = np.ravel(np.float32(actual)), np.ravel(expected)
+    assert a @ b > 0.99 * np.linalg.norm(a) * np.linalg.norm(b)
+
+
 def test_products_of_bfloat16_are_added_in_float32():
     """In bfloat16 the sum of ones would stay at 256."""
     ones = jnp.ones((1, 4096), jnp.bfloat16)
