@@ -35,7 +35,14 @@ from benchmarks.gpu_timing import Cases, Report, Run, in_turns
 RESULTS = Path(__file__).parent / "results" / "gpu.json"
 TORCH = importlib.util.find_spec("torch") is not None
 PARTS = {"copy": 0.5, "shift": 1, "block": 4.5, "training": 2}  # of 8 minutes
-COLD = 400e6  # bytes that no cache holds
+COLD = 200e6  # bytes that no cache holds
+MOST_COPIES = 4  # each of which is compiled
+FIRST = ("plain", "narrow, select", "kernel")  # then PyTorch, then the other forms
+DEFAULT_BLOCKS = (  # each takes a minute or two, most of it the compilers'
+    "1024 x 32 x 32 x 16, E 3",
+    "128 x 32 x 32 x 16, E 3",
+    "128 x 56 x 56 x 64, E 4, K 5",
+)
 SMALL = {"2 x 8 x 8 x 16, E 3": (2, 8, 16, 3, 3, 1)}
 
 
@@ -65,7 +72,7 @@ def on_copies(function: Callable[..., Any], shapes: tuple, copies: int) -> Run:
 def copies_of(shapes: Any, quick: bool) -> int:
     """Returns how many arguments fill more than the caches."""
     size = sum(s.size * s.dtype.itemsize for s in jax.tree.leaves(shapes))
-    return 2 if quick else min(max(int(COLD // size), 2), 16)
+    return 2 if quick else min(max(int(COLD // size), 2), MOST_COPIES)
 
 
 def measure_copy(report: Report, options: Any, deadline: float) -> float:
@@ -117,7 +124,8 @@ def measure_blocks(
                 case = block(shapes, middle, backward)
                 copies = copies_of(case[1], options.quick)
                 cases[name] = functools.partial(on_copies, *case, copies)
-            cases |= torch_blocks(shapes, backward, copies)
+            first = {name: cases[name] for name in FIRST if name in cases}
+            cases = first | torch_blocks(shapes, backward, copies) | cases
             calls = dict.fromkeys(cases, copies)
             moved = shapes.floor_bytes(backward) / bandwidth
             floor = max(moved, shapes.flops(backward) / options.tflops / 1e12)
@@ -241,7 +249,7 @@ def parse(arguments: Iterable[str] | None = None) -> Any:
     )
     add = parser.add_argument
     add("--parts", nargs="*", choices=PARTS, default=[*PARTS], help="what to measure")
-    add("--blocks", nargs="*", choices=BLOCKS, default=[*BLOCKS], help="which blocks")
+    add("--blocks", nargs="*", choices=BLOCKS, default=DEFAULT_BLOCKS, help="which")
     add("--forward", action="store_true", help="blocks also forward alone")
     add("--minutes", type=float, default=8, help="for all parts")
     add("--rounds", type=int, default=5, help="turns of each case")

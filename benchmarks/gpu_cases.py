@@ -6,7 +6,7 @@ and for `benchmarks.gpu_costs` to compile.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -145,7 +145,7 @@ def by_lowering(
 LOWERINGS = ("select", "pad", "slice", "gather", "depthwise")
 
 
-def middles(sizes: dict[str, gpu.Sizes]) -> dict[str, Middle | None]:
+def middles(sizes: Mapping[str, gpu.Sizes | None]) -> dict[str, Middle | None]:
     """Every form of a block: what it has in its middle, or None for the definition."""
     forms: dict[str, Middle | None] = {"plain": None}
     for lowering in LOWERINGS:
@@ -158,12 +158,9 @@ def middles(sizes: dict[str, gpu.Sizes]) -> dict[str, Middle | None]:
 
 SIZES = {
     "": None,
-    ", 64 pixels": gpu.Sizes(pixels=64),
     ", 8 warps": gpu.Sizes(pixels=256, warps=8, back_pixels=128, back_warps=8),
     ", 2 stages": gpu.Sizes(back_stages=2),
     ", 132 programs": gpu.Sizes(programs=132),
-    ", 528 programs": gpu.Sizes(programs=528),
-    ", two passes": gpu.Sizes(fused=False),
     ", two passes, small sums": gpu.Sizes(fused=False, sums=2**15),
     ", large sums": gpu.Sizes(sums=2**19),
     ", tiles of 32": gpu.Sizes(width=32),

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from shiftjax.gpu.call import is_supported, shift_project
-from shiftjax.gpu.statistics import covariance, moments
+from shiftjax.gpu.statistics import MOST_CHANNELS, covariance, moments
 from shiftjax.planes.statistics import Norm, Params, Stats, affine, fold, whole_batch
 
 
@@ -27,9 +27,10 @@ def is_faster(
     strides: int,
     dilation: int,
 ) -> bool:
-    """Tells whether `shift_block` takes such a block.
+    """Tells whether `shift_block` takes such a block, and should be the faster form.
 
-    That it is faster has not been measured: on a GPU it runs if asked for by name.
+    By the bytes that it moves (`python -m benchmarks.gpu_costs`): its time has not been
+    measured, so on a GPU it runs only if asked for by name.
 
     Args:
       shape: of the input on one device, `[batch, height, width, channels]`.
@@ -41,7 +42,8 @@ def is_faster(
       dilation: distance between neighbouring displacements, in pixels.
 
     Returns:
-      What `is_supported` says.
+      True where the kernels take the shapes, up to 128 channels and features: with
+      more, products are the limit, not the memory.
 
     Example:
       >>> window = {"kernel_size": 3, "strides": 2, "dilation": 1}
@@ -49,6 +51,8 @@ def is_faster(
       True
     """
     del strides  # any
+    if max(shape[-1], features) > MOST_CHANNELS:
+        return False
     kernels = (shape[-1], expanded), features
     return is_supported(shape, *kernels, kernel_size, dilation, dtype)
 

@@ -88,7 +88,7 @@ def backward(
         spread(by_read, project).astype(x.dtype),
     ]
     steps = pl.cdiv(pixels, sizes.back_pixels)
-    programs = min(steps, sizes.programs)
+    programs = min(steps, pl.cdiv(sizes.programs, len(plan.chunks)))
     shape = jax.ShapeDtypeStruct
     sums = [shape((programs, *a.shape), jnp.float32) for a in arguments[3:]]
 

@@ -35,7 +35,7 @@ class Sizes:
       back_pixels: of a step, backward; a power of two.
       back_warps: of a program, backward.
       back_stages: steps whose reads are under way at once, backward.
-      programs: over which pixels are spread where gradients of weights are summed.
+      programs: over which sums for gradients of weights are spread.
       sums: bytes of registers for such sums in a program.
       fused: whether one pass takes all gradients if their sums have room, else two.
       width: of a tile, or None for the least work.

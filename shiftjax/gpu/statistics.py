@@ -20,6 +20,8 @@ from shiftjax.tpu.block import PIXELS, inner, mean_of
 
 STEP = 128  # pixels
 PROGRAMS = 264  # two for each multiprocessor of an H100 or H200
+FEWEST = 32  # of them, where their sums would be larger than what is summed
+MOST_CHANNELS = 128  # whose products' sums a program's registers hold
 Pair = tuple[jax.Array, jax.Array]
 
 
@@ -57,7 +59,8 @@ def by_kernel(interpret: bool, x: jax.Array) -> Pair:
     """Returns mean `[C]` and covariance `[C, C]` of x `[batch, height, width, C]`."""
     channels = x.shape[-1]
     padded, pixels = power_of_two(channels, SMALLEST), x.size // channels
-    programs = min(PROGRAMS, pl.cdiv(pixels, STEP))
+    room = max(FEWEST, x.nbytes // (16 * padded**2))  # sums of a quarter of the bytes
+    programs = min(PROGRAMS, room, pl.cdiv(pixels, STEP))
     steps = pl.cdiv(pl.cdiv(pixels, STEP), programs)
     row = jax.ShapeDtypeStruct((programs, padded), jnp.float32)
     square = jax.ShapeDtypeStruct((programs, padded, padded), jnp.float32)
@@ -65,7 +68,9 @@ def by_kernel(interpret: bool, x: jax.Array) -> Pair:
         functools.partial(sums_kernel, padded=padded, steps=steps),
         out_shape=[row, row, square],
         grid=(programs,),
-        compiler_params=triton.CompilerParams(num_warps=4, num_stages=2),
+        compiler_params=triton.CompilerParams(
+            num_warps=4 if padded < 128 else 8, num_stages=2
+        ),
         interpret=interpret,
         name="second_moments",
     )(x.reshape(pixels, channels))
@@ -86,6 +91,8 @@ def covariance(x: jax.Array, interpret: bool = False) -> Pair:
     """Returns mean `[C]` and covariance `[C, C]` of x `[batch, height, width, C]`."""
     if interpret:
         return by_kernel(True, x)
+    if x.shape[-1] > MOST_CHANNELS:
+        return by_xla(x)
     kernel = functools.partial(by_kernel, False)
     return lax.platform_dependent(x, cuda=kernel, default=by_xla)
 

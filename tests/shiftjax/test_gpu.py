@@ -334,9 +334,9 @@ BAD = {
 def test_what_is_supported():
     assert is_supported(*GOOD)
     assert is_supported((1, 5, 7, 5), (5, 24), 40, 3, 7, jnp.float32)
-    assert is_faster(
-        GOOD[0], 48, 32, jnp.bfloat16, kernel_size=5, strides=2, dilation=1
-    )
+    window = {"kernel_size": 5, "strides": 2, "dilation": 1}
+    assert is_faster(GOOD[0], 48, 32, jnp.bfloat16, **window)
+    assert not is_faster((8, 7, 7, 256), 512, 256, jnp.bfloat16, **window)
 
 
 @pytest.mark.parametrize("name", BAD)
