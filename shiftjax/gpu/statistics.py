@@ -14,15 +14,15 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from shiftjax.batchnorm import Pair, differentiable
 from shiftjax.gpu.kernel import Pixels, address, product, read
 from shiftjax.gpu.plan import SMALLEST, power_of_two
-from shiftjax.tpu.block import PIXELS, inner, mean_of
+from shiftjax.narrow import PIXELS, mean_of, moments_backward, two_passes
 
 STEP = 128  # pixels
 PROGRAMS = 264  # two for each multiprocessor of an H100 or H200
 FEWEST = 32  # of them, where their sums would be larger than what is summed
 MOST_CHANNELS = 128  # whose products' sums a program's registers hold
-Pair = tuple[jax.Array, jax.Array]
 
 
 def sums_kernel(
@@ -79,47 +79,23 @@ def by_kernel(interpret: bool, x: jax.Array) -> Pair:
     return reference[0, :channels] + offset, within - offset[:, None] * offset[None]
 
 
-def by_xla(x: jax.Array) -> Pair:
-    """As `by_kernel`, in two passes."""
-    mean = mean_of(x)
-    centred = (x - mean).astype(x.dtype)
-    return mean, inner(centred, centred) * (x.shape[-1] / x.size)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def covariance(x: jax.Array, interpret: bool = False) -> Pair:
+def _covariance(x: jax.Array) -> Pair:
     """Returns mean `[C]` and covariance `[C, C]` of x `[batch, height, width, C]`."""
-    if interpret:
-        return by_kernel(True, x)
     if x.shape[-1] > MOST_CHANNELS:
-        return by_xla(x)
+        return two_passes(x)
     kernel = functools.partial(by_kernel, False)
-    return lax.platform_dependent(x, cuda=kernel, default=by_xla)
+    return lax.platform_dependent(x, cuda=kernel, default=two_passes)
 
 
-def _covariance_forward(x: jax.Array, interpret: bool) -> tuple:
-    both: Any = covariance(x, interpret)
-    mean, cov = both
-    return (mean, cov), (x, mean)
-
-
-def _covariance_backward(
-    interpret: bool, residuals: tuple, g: tuple
-) -> tuple[jax.Array]:
-    del interpret
-    x, mean = residuals
+def _covariance_backward(x: jax.Array, mean: jax.Array, g: Pair) -> jax.Array:
     share = x.shape[-1] / x.size
     slope = ((g[1] + g[1].T) * share).astype(x.dtype)
     offset = g[0] * share - mean @ slope.astype(mean.dtype)
     dx = jnp.dot(x, slope, preferred_element_type=mean.dtype) + offset
-    return (dx.astype(x.dtype),)
+    return dx.astype(x.dtype)
 
 
-covariance.defvjp(_covariance_forward, _covariance_backward)
-
-
-@jax.custom_vjp
-def moments(x: jax.Array) -> Pair:
+def _moments(x: jax.Array) -> Pair:
     """Returns mean and variance `[C]` of x `[batch, height, width, C]`."""
     center = mean_of(x[:1])
     offset = x - center
@@ -127,15 +103,5 @@ def moments(x: jax.Array) -> Pair:
     return center + mean, square - mean * mean
 
 
-def _moments_forward(x: jax.Array) -> tuple:
-    mean, var = moments(x)
-    return (mean, var), (x, mean)
-
-
-def _moments_backward(residuals: tuple, g: tuple) -> tuple[jax.Array]:
-    x, mean = residuals
-    dx = (x - mean) * (2 * g[1]) + g[0]
-    return ((dx * (x.shape[-1] / x.size)).astype(x.dtype),)
-
-
-moments.defvjp(_moments_forward, _moments_backward)
+covariance = differentiable(_covariance, _covariance_backward)
+moments = differentiable(_moments, moments_backward)

@@ -16,16 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from shiftjax.batchnorm import Params, Stats, affine, fold
 from shiftjax.planes.layout import Planes, rows
 from shiftjax.planes.products import pointwise
-from shiftjax.planes.statistics import (
-    Params,
-    Stats,
-    affine,
-    batch_norm,
-    fold,
-    per_channel,
-)
+from shiftjax.planes.statistics import batch_norm, covariance, per_channel
 from shiftjax.shift import Size, Table, displacements
 
 Weights = dict[str, jax.Array]
@@ -219,7 +213,7 @@ def _weights(
         dtype = jnp.promote_types(x.parts[0].dtype, jnp.float32)
         parts = [part.astype(dtype) for part in x.parts]
         kernels["expand"], bias, batch = fold(
-            kernels["expand"], norms["expand"], parts, epsilon, axis_name
+            kernels["expand"], norms["expand"], parts, epsilon, axis_name, covariance
         )
         return kernels | {"expand_bias": bias}, {"expand": {"norm": batch}}
     affines = {

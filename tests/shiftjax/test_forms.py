@@ -11,6 +11,7 @@ from shiftjax import CSC, ConvNorm, InputError, ShiftConv, create_model, summari
 from shiftjax.forms import DEFAULT_FORM, FORMS, resolve
 from shiftjax.models.resnet import DepthwiseResNet, ResNet, ShiftResNet
 from shiftjax.planes import Planes
+from shiftjax.tpu.block import middle
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -159,7 +160,9 @@ def test_a_network_through_the_interpreted_kernel(
     monkeypatch, rng, randomize, assert_trees_close
 ):
     """Stages of kernels, phases of the strides; eight layers amplify what one loses."""
-    interpreted = functools.partial(tpu.shift_block, interpret=True)
+    interpreted = functools.partial(
+        tpu.shift_block, middle=functools.partial(middle, interpret=True)
+    )
     monkeypatch.setattr(tpu, "shift_block", interpreted)
     make = functools.partial(ShiftResNet, 14, expansion=2)
     shape = (128, 6, 5, 3)

@@ -14,7 +14,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 from shiftjax import InputError, displacements, gpu, layers, shift
 from shiftjax.gpu import Sizes, is_faster, is_supported, shift_block, shift_project
 from shiftjax.gpu.plan import Plan, pack
-from shiftjax.gpu.statistics import covariance, moments
+from shiftjax.gpu.statistics import by_kernel, covariance, moments
 from shiftjax.layers import ShiftConv
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -180,71 +180,7 @@ def test_weights_go_to_their_columns_and_back(rng):
     np.testing.assert_array_equal(plan.gather(packed), weights)
 
 
-# The block around it.
-
-BLOCKS = {
-    "block": (ShiftConv(8, expansion=3), (4, 4, 3, 8)),
-    "shortcut": (ShiftConv(16, expansion=2), (4, 3, 4, 8)),
-    "stride 2, odd": (ShiftConv(10, strides=2, expansion=2), (6, 5, 7, 4)),
-    "5x5, stride 2, dilation 2": (ShiftConv(5, 5, 2, 2, 11), (4, 9, 7, 5)),
-}
-
-
-def run_kernel(module, variables, params, x, train):
-    """`module.apply`, and what becomes of the running statistics."""
-    stats = variables["batch_stats"]
-    y, batch = shift_block(
-        params,
-        None if train else stats,
-        x,
-        kernel_size=module.kernel_size,
-        strides=module.strides,
-        dilation=module.dilation,
-        dtype=module.dtype,
-        epsilon=module.epsilon,
-        axis_name=module.axis_name,
-        middle=functools.partial(shift_project, sizes=SMALL, interpret=True),
-    )
-    if train:
-        stats = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, stats, batch)
-    return y, stats
-
-
-def run_module(module, variables, params, x, train):
-    """The definition."""
-    y, updates = module.apply(
-        variables | {"params": params}, x, train, mutable=["batch_stats"]
-    )
-    return y, updates["batch_stats"]
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def step(run, module, train, variables, x, g):
-    """All that training takes of a block."""
-    with jax.default_matmul_precision("highest"):
-        y, pull, stats = jax.vjp(
-            lambda params, x: run(module, variables, params, x, train),
-            variables["params"],
-            x,
-            has_aux=True,
-        )
-        return {"y": y, "stats": stats, "gradient": pull(g)}
-
-
-@pytest.mark.parametrize("train", [True, False])
-@pytest.mark.parametrize("name", BLOCKS)
-def test_the_block_equals_its_definition(
-    rng, randomize, assert_trees_close, name, train
-):
-    """Normalisations and their derivatives lose up to 2,000 units of 6e-8."""
-    module, shape = BLOCKS[name]
-    x = rng.normal(size=shape).astype(np.float32)
-    variables = randomize(module, x)
-    y = jax.eval_shape(module.apply, variables, x)
-    g = rng.normal(size=y.shape).astype(np.float32)
-    actual = step(run_kernel, module, train, variables, x, g)
-    expected = step(run_module, module, train, variables, x, g)
-    assert_trees_close(actual, expected, 1e-4)
+# Statistics, and where it runs.
 
 
 def by_loops(x):
@@ -261,9 +197,9 @@ STATISTICS = {
 
 
 @pytest.mark.parametrize("mean", [0, 1000])
-@pytest.mark.parametrize("interpret", [True, False])
+@pytest.mark.parametrize("covariance", [functools.partial(by_kernel, True), covariance])
 @pytest.mark.parametrize("name", STATISTICS)
-def test_statistics_in_one_pass(rng, name, interpret, mean):
+def test_statistics_in_one_pass(rng, name, covariance, mean):
     """Also beside a mean of 1000 deviations, where E[x^2] would be off by 6%.
 
     Within a few units of rounding of the mean, and of sums of 10^4 squares.
@@ -271,30 +207,13 @@ def test_statistics_in_one_pass(rng, name, interpret, mean):
     x = (mean + rng.normal(size=STATISTICS[name])).astype(np.float32)
     expected_mean, expected = by_loops(x)
     with jax.default_matmul_precision("highest"):
-        actual = jax.jit(covariance, static_argnums=1)(x, interpret)
+        actual = jax.jit(covariance)(x)
     close = functools.partial(np.testing.assert_allclose, rtol=4e-7, atol=2e-5)
     close(actual[0], expected_mean)
     close(actual[1], expected)
     mean_of_all, var = moments(jnp.asarray(x))
     np.testing.assert_allclose(mean_of_all, actual[0], rtol=1e-6, atol=1e-5)
     np.testing.assert_allclose(var, np.diag(expected), rtol=1e-4)
-
-
-@pytest.mark.parametrize("statistic", [moments, covariance])
-def test_gradients_of_statistics(rng, assert_trees_close, float64, statistic):
-    """Against those that JAX derives from the definition."""
-
-    def definition(x):
-        centred = x - x.mean((0, 1, 2))
-        both = jnp.einsum("bhwi,bhwj->ij", centred, centred) * 4 / x.size
-        return x.mean((0, 1, 2)), both if statistic is covariance else jnp.diag(both)
-
-    x = rng.normal(size=(2, 3, 5, 4))
-    y, pull = jax.vjp(definition, x)
-    g = jax.tree.map(lambda v: rng.normal(size=v.shape), y)
-    actual, actual_pull = jax.vjp(statistic, jnp.asarray(x))
-    assert_trees_close(actual, y, 1e-12)
-    assert_trees_close(actual_pull(g), pull(g), 1e-12)
 
 
 def test_it_runs_on_a_gpu_if_asked_for(monkeypatch):

@@ -1,0 +1,101 @@
+"""BatchNorm as numbers: statistics merged over all that share them, applied or folded.
+
+What the fast forms have in common, whatever their layout. Every statistic is centred on
+the mean of its own part, and those of parts and replicas are merged without loss, so
+that a large mean costs no accuracy.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Norm = Mapping[str, jax.Array]  # "scale" and "bias", or "mean" and "var", [C]
+Params = Mapping[str, Any]  # those of a module, as Flax keeps them
+Stats = dict[str, Any]
+Pair = tuple[jax.Array, jax.Array]
+Statistic = Callable[[jax.Array], Pair]
+
+
+def differentiable(
+    statistic: Statistic, backward: Callable[[jax.Array, jax.Array, Pair], jax.Array]
+) -> Statistic:
+    """Gives a mean and a second moment of x the derivative `backward(x, mean, g)`."""
+
+    def forward(x: jax.Array) -> tuple:
+        mean, second = statistic(x)
+        return (mean, second), (x, mean)
+
+    def pull(residuals: tuple, g: Pair) -> tuple[jax.Array]:
+        x, mean = residuals
+        return (backward(x, mean, g),)
+
+    function = jax.custom_vjp(statistic)
+    function.defvjp(forward, pull)
+    return function
+
+
+def whole_batch(
+    statistic: Statistic, parts: Sequence[jax.Array], axis_name: str | None
+) -> tuple[jax.Array, jax.Array]:
+    """Merges a statistic of all parts on all replicas (Chan, Golub, LeVeque 1979).
+
+    Args:
+      statistic: `moments` or `covariance`.
+      parts: arrays of one shape, as `statistic` takes them.
+      axis_name: the axis of the replicas, or None for this replica alone.
+
+    Returns:
+      The mean `[C]` and the variance `[C]` or covariance `[C, C]` of them all.
+    """
+
+    def over_replicas(x: jax.Array) -> jax.Array:
+        return lax.pmean(x, axis_name) if axis_name else x
+
+    pairs = zip(*map(statistic, parts), strict=True)
+    means, within = (jnp.stack(values) for values in pairs)
+    mean = over_replicas(means.mean(0))
+    offset = means - mean
+    between = offset**2 if within.ndim == 2 else offset[:, :, None] * offset[:, None]
+    return mean, over_replicas((within + between).mean(0))
+
+
+def affine(norm: Norm, stats: Norm, epsilon: float) -> tuple[jax.Array, jax.Array]:
+    """Returns BatchNorm as `x * gain + offset`, both `[C]`."""
+    gain = norm["scale"] * lax.rsqrt(stats["var"] + epsilon)
+    return gain, norm["bias"] - stats["mean"] * gain
+
+
+def fold(
+    kernel: jax.Array,
+    norm: Norm,
+    parts: Sequence[jax.Array],
+    epsilon: float,
+    axis_name: str | None,
+    covariance: Statistic,
+) -> tuple[jax.Array, jax.Array, Norm]:
+    """Returns BatchNorm(x @ kernel) as a kernel and a bias, from statistics of x.
+
+    The mean of W x is W mean(x), and its variance diag(W cov(x) W'): exact, and the
+    wide tensor is written once, already normalised, with no pass over it.
+
+    Args:
+      kernel: `[in, out]`.
+      norm: scale and bias `[out]`.
+      parts: the narrow x, as `covariance` takes it.
+      epsilon: added to the variance.
+      axis_name: the axis of the replicas, or None.
+      covariance: gives mean and covariance of a part, in whatever layout it has.
+
+    Returns:
+      Kernel `[in, out]`, bias `[out]`, and the statistics of x @ kernel.
+    """
+    narrow_mean, cov = whole_batch(covariance, parts, axis_name)
+    stats = {
+        "mean": narrow_mean @ kernel,
+        "var": jnp.maximum(((cov @ kernel) * kernel).sum(0), 0),  # despite rounding
+    }
+    gain, bias = affine(norm, stats, epsilon)
+    return kernel * gain, bias, stats
