@@ -203,6 +203,8 @@ def training_step(model: str, batch_size: int, steps: int, **overrides: Any) -> 
     """Returns a function that does several steps of `python -m train cifar10`."""
     import shiftjax
     from train import experiments
+    from train.data.image_set import ImageSet
+    from train.data.resident import Resident
     from train.data.stream import Order, items
     from train.optimizer import learning_rate, make_optimizer
     from train.parallel import AXIS, Replicas
@@ -225,7 +227,8 @@ def training_step(model: str, batch_size: int, steps: int, **overrides: Any) -> 
     )
     program = Trainer(task, optimizer).train_steps
     step = replicas.parallelize(program, donate_state=True)
-    data = replicas.replicate({"images": images, "labels": labels})
+    examples = ImageSet(images, labels, tuple(map(str, range(10))))
+    data = replicas.replicate(Resident.of(examples))
     state = replicas.replicate(create_state(network, optimizer, 0, (32, 32, 3)))
     order = Order(count, batch_size, 0)
     indices = np.stack([order.indices(i) for i in range(steps)])

@@ -16,7 +16,7 @@ from train import experiments
 from train.data.image_set import ImageSet
 from train.data.stream import items
 from train.parallel import AXIS
-from train.setup import set_up
+from train.setup import on_devices, set_up
 
 
 class ShiftNet(Unit):
@@ -85,12 +85,13 @@ def training_step(
     net: Any = network(model, overrides or {}, dtype=dtype, axis_name=AXIS)
     labels = rng.integers(0, net.num_classes, len(images)).astype(np.int32)
     classes = tuple(map(str, range(net.num_classes)))
-    setup = set_up(config, ImageSet(images, labels, classes))
+    examples = ImageSet(images, labels, classes)
+    setup = set_up(config, examples)
     task = dataclasses.replace(setup.trainer.task, model=net)
     trainer = dataclasses.replace(setup.trainer, task=task)
     setup = dataclasses.replace(setup, trainer=trainer)
     steps, replicas = setup.steps_per_dispatch, setup.replicas
-    data = replicas.replicate({"images": images, "labels": labels})
+    data = on_devices(setup, examples)
     state = replicas.replicate(setup.initial_state())
     params, count = parameters(state.variables), np.int32(steps)
 

@@ -19,6 +19,7 @@ from jax import lax
 
 from train.config import Augment
 from train.data.augment import crop_and_flip, mix, normalize
+from train.data.resident import Resident
 from train.parallel import AXIS
 from train.state import TrainState
 
@@ -49,7 +50,7 @@ class Classification:
     label_smoothing: float = 0.0
 
     def batch(
-        self, data: Item | None, item: Item, key: jax.Array
+        self, data: Resident | None, item: Item, key: jax.Array
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Makes a training batch: images `[batch, ...]`, targets, labels."""
         images, labels = lookup(data, item)
@@ -61,7 +62,7 @@ class Classification:
         device_key = jax.random.fold_in(mix_key, lax.axis_index(AXIS))
         return *mix(device_key, images, targets, self.augment), labels
 
-    def evaluate(self, variables: Any, data: Item | None, item: Item) -> Sums:
+    def evaluate(self, variables: Any, data: Resident | None, item: Item) -> Sums:
         """Sums over one batch of this device; an index of -1 counts for nothing."""
         images, labels = lookup(data, item)
         images = normalize(images, self.mean, self.std)
@@ -80,12 +81,11 @@ class Classification:
         }
 
 
-def lookup(data: Item | None, item: Item) -> tuple[jax.Array, jax.Array]:
+def lookup(data: Resident | None, item: Item) -> tuple[jax.Array, jax.Array]:
     """Returns images and labels: from the set on the device, or fed with the item."""
     if data is None:
         return item["images"], item["labels"]
-    index = jnp.maximum(item["index"], 0)
-    return data["images"][index], data["labels"][index]
+    return data.take(jnp.maximum(item["index"], 0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +107,13 @@ class Trainer:
     bn_momentum: float = 0.9
 
     def train_step(
-        self, state: TrainState, data: Item | None, item: Item
+        self, state: TrainState, data: Resident | None, item: Item
     ) -> tuple[TrainState, Sums]:
         """Does one step on this device's share of a batch.
 
         Args:
           state: the state before.
-          data: the whole set, if it lives on the device: "images", "labels".
+          data: the whole set, if it lives on the device.
           item: the examples of the step: "index", and of a fed set "images", "labels".
 
         Returns:
@@ -158,7 +158,7 @@ class Trainer:
         }
 
     def train_steps(
-        self, state: TrainState, data: Item | None, items: Item, count: jax.Array
+        self, state: TrainState, data: Resident | None, items: Item, count: jax.Array
     ) -> tuple[TrainState, Sums]:
         """Does the first `count` of the steps in `items` `[steps, batch, ...]`.
 
@@ -185,7 +185,7 @@ class Trainer:
         return state, lax.psum(total, AXIS) | {"bad_step": bad}
 
     def eval_steps(
-        self, variables: Any, data: Item | None, items: Item, count: jax.Array
+        self, variables: Any, data: Resident | None, items: Item, count: jax.Array
     ) -> Sums:
         """Evaluates the first `count` batches of `items` `[steps, batch, ...]`.
 

@@ -13,6 +13,8 @@ from jax import lax
 
 from train.config import Augment, Optimizer
 from train.data.augment import normalize
+from train.data.image_set import ImageSet
+from train.data.resident import Resident
 from train.optimizer import make_optimizer
 from train.parallel import AXIS, Replicas
 from train.state import TrainState, create_state
@@ -36,7 +38,9 @@ LENGTH = 4  # steps to which a dispatch is padded
 _NUMBERS = np.random.default_rng(0)
 IMAGES = _NUMBERS.integers(0, 256, (EXAMPLES, *SHAPE), np.uint8)
 LABELS = _NUMBERS.integers(0, CLASSES, EXAMPLES).astype(np.int32)
-DATA = {"images": IMAGES, "labels": LABELS}
+CLASS_NAMES = tuple(map(str, range(CLASSES)))
+DATA = Resident.of(ImageSet(IMAGES, LABELS, CLASS_NAMES))
+FED = {"images": IMAGES, "labels": LABELS}
 
 
 class Net(nn.Module):
@@ -124,7 +128,7 @@ def train(
         chosen[:count] = index[start : start + count]
         item = {"index": chosen}
         if fed:
-            item |= {name: x[np.maximum(chosen, 0)] for name, x in DATA.items()}
+            item |= {name: x[np.maximum(chosen, 0)] for name, x in FED.items()}
         state, sums = run(state, data, replicas.split(item), np.int32(count))
         totals = {name: totals.get(name, 0) + float(x) for name, x in sums.items()}
         start += count
@@ -507,7 +511,7 @@ def evaluate(
     replicas = Replicas.local(devices)
     item = {"index": index}
     if fed:
-        item |= {name: x[np.maximum(index, 0)] for name, x in DATA.items()}
+        item |= {name: x[np.maximum(index, 0)] for name, x in FED.items()}
     data = None if fed else replicas.replicate(DATA)
     count = np.int32(len(index) if count is None else count)
     run = program(trainer, "eval_steps", devices, "pmap")

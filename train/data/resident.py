@@ -1,0 +1,45 @@
+"""A small set on the device, from which every step takes its examples."""
+
+import jax
+import numpy as np
+from flax import struct
+
+from train.data.image_set import ImageSet
+
+
+@struct.dataclass
+class Resident:
+    """Labelled pictures on a device.
+
+    An image is kept as one row of numbers: of four axes, a TPU would store the batch as
+    the last one, and copy the whole set for every batch that is taken from it.
+
+    Attributes:
+      pixels: uint8 `[examples, height * width * channels]`.
+      labels: int32 `[examples]`.
+      shape: `(height, width, channels)` of an image.
+
+    Example:
+      >>> images = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
+      >>> labels = np.array([5, 3], np.int32)
+      >>> pictures = Resident.of(ImageSet(images, labels, tuple("abcdef")))
+      >>> images, labels = pictures.take(np.array([1, 0, 1]))
+      >>> images.shape, labels.tolist()
+      ((3, 2, 2, 3), [3, 5, 3])
+    """
+
+    pixels: jax.Array | np.ndarray
+    labels: jax.Array | np.ndarray
+    shape: tuple[int, int, int] = struct.field(pytree_node=False)
+
+    @classmethod
+    def of(cls, examples: ImageSet) -> "Resident":
+        """Makes one of a set, still in the memory of the host."""
+        count, *shape = examples.images.shape
+        pixels = examples.images.reshape(count, -1)
+        return cls(pixels, examples.labels, tuple(shape))
+
+    def take(self, index: jax.Array | np.ndarray) -> tuple[jax.Array, jax.Array]:
+        """Returns images `[batch, height, width, channels]` and labels `[batch]`."""
+        images = self.pixels[index].reshape(len(index), *self.shape)
+        return images, self.labels[index]
