@@ -8,7 +8,6 @@ jax_*.py     our cases, built
 torch_*.py   PyTorch's
 worker.py    a process that builds cases and times them
 turns.py     cases in turns, over such processes
-machine.py   what the numbers depend on
 report.py    JSON, tables, the README's figures
 picture.py   docs/speed.png
 tpu*.py      costs on a TPU, by its compiler

@@ -25,10 +25,10 @@ from rich.table import Table as RichTable
 
 from benchmarks import RESULTS, ROOT, block, nets, shift
 from benchmarks.cases import Options, Table
-from benchmarks.machine import machine
 from benchmarks.report import Report, Result, cells, update
 from benchmarks.turns import Worker, WorkerError, Workers, measure
 from shiftjax.errors import InputError
+from train.machine import machine
 
 BENCHMARKS: dict[str, Callable[[Options, dict[str, Any]], list[Table]]] = {
     "shift": shift.tables,

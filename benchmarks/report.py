@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import Table
 from benchmarks.turns import Measured, Ratio, Row, ratio
+from train.markdown import grid
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 SECTION = re.compile(r"(<!-- speed: .*? -->\n).*?(<!-- end of speed -->)", re.DOTALL)
@@ -151,22 +152,6 @@ def cells(result: Result) -> tuple[list[str], list[list[str]]]:
 def megabytes(count: int | None) -> str:
     """Returns a number of bytes as one of megabytes; nothing for None."""
     return "" if count is None else f"{count / 1e6:.4g}"
-
-
-def grid(headings: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    """Returns a table in Markdown; all columns but the first are numbers.
-
-    Example:
-      >>> print(grid(["a", "b"], [["x", "1"]]))
-      | a | b |
-      |---|--:|
-      | x | 1 |
-    """
-    headings = list(headings)
-    lines = [headings, *rows]
-    text = ["| " + " | ".join(line) + " |" for line in lines]
-    text.insert(1, "|---|" + "--:|" * (len(headings) - 1))
-    return "\n".join(text)
 
 
 def place(report: Report) -> str:

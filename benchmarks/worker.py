@@ -10,6 +10,7 @@ Each line of its input is a request in JSON, each line of its output the answer:
 
 import gc
 import importlib
+import importlib.util
 import json
 import os
 import resource
@@ -21,7 +22,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from benchmarks.cases import Case, Program
-from benchmarks.machine import devices
 from train.allocator import keep_freed_memory
 
 WARM_SECONDS = 0.1  # for caches, which may hold another case's data
@@ -123,6 +123,23 @@ class Server:
             return median_time(self._built[name], seconds)
         except Exception as error:
             return {"error": summary(error)}
+
+
+def devices() -> dict[str, Any]:
+    """Returns what JAX and PyTorch would run on; starts both.
+
+    Returns:
+      "platform" and "device" of JAX; "torch", PyTorch's platform, if it is installed.
+    """
+    import jax
+
+    device = jax.devices()[0]
+    found = {"platform": device.platform, "device": device.device_kind}
+    if importlib.util.find_spec("torch"):
+        import torch
+
+        found["torch"] = "gpu" if torch.cuda.is_available() else "cpu"
+    return found
 
 
 def summary(error: Exception) -> str:

@@ -15,6 +15,7 @@ from shiftjax.registry import create_model, list_models
 from shiftjax.shift import displace, displacements, shift
 from shiftjax.summary import Summary, summarize
 from shiftjax.version import __version__
+from shiftjax.weights import load_pretrained
 
 __all__ = [
     "CSC",
@@ -31,6 +32,7 @@ __all__ = [
     "displace",
     "displacements",
     "list_models",
+    "load_pretrained",
     "shift",
     "summarize",
 ]

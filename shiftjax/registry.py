@@ -5,6 +5,7 @@ import fnmatch
 from collections.abc import Callable
 from typing import Any
 
+from shiftjax import manifest
 from shiftjax.errors import InputError, unknown_name
 from shiftjax.layers import Unit
 from shiftjax.models import resnet
@@ -29,7 +30,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
       >>> list_models("shiftresnet20*")[:2]
       ['shiftresnet20_e1', 'shiftresnet20_e3']
     """
-    names = [] if pretrained else VARIANTS
+    names = manifest.names() if pretrained else VARIANTS
     return sorted(fnmatch.filter(names, pattern))
 
 

@@ -8,12 +8,9 @@ waits only where it must, to evaluate and to save.
 import collections
 import dataclasses
 import fcntl
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import IO, Any
 
 import jax
@@ -25,6 +22,7 @@ from train.checkpointing import Checkpoints
 from train.config import Config
 from train.console import Reporter, describe
 from train.data.stream import Prefetch, items
+from train.machine import note_start
 from train.records import MetricsWriter, plot_curves, read_metrics
 from train.setup import (
     Setup,
@@ -36,9 +34,11 @@ from train.setup import (
 )
 from train.state import TrainState
 from train.steps import NEVER
+from train.stopping import StopRequest
 
 CHECKPOINTS = "checkpoints"
 CURVES = "curves.png"
+LOCK = ".lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,32 +56,6 @@ class Outcome:
     steps: int
     finished: bool
     test: dict[str, float]
-
-
-class StopRequest:
-    """Notes SIGTERM and Ctrl-C, so that the loop can save and stop by itself.
-
-    A second signal ends the process at once. Outside the main thread, where Python
-    allows no handlers, it notes nothing.
-    """
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> "StopRequest":
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        self.signal = number
-        signal.signal(number, self._before[number])
 
 
 def every(period: float, step: int) -> int:
@@ -210,7 +184,7 @@ class Loop:
         """Evaluates and saves, where due."""
         metrics: dict[str, float] = {}
         if evaluate_ and self._validation is not None:
-            metrics = evaluate(self.setup, state, self._validation)
+            metrics = evaluate(self.setup, state.variables, self._validation)
             self.writer.write(self._record(step, "validation", metrics))
             epoch = self.setup.epoch(step)
             self.reporter.message(f"epoch {epoch:.1f}  validation {describe(metrics)}")
@@ -288,6 +262,7 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
     with checkpoints, _lock(workdir), StopRequest() as stop:
         state, sums, messages = _start(setup, checkpoints)
         step = int(state.step)
+        note_start(workdir, step, setup.replicas.devices)
         writer = MetricsWriter(
             workdir, resume_step=step, tensorboard=config.tensorboard
         )
@@ -323,7 +298,7 @@ def _open_workdir(config: Config) -> Path:
 
 def _lock(workdir: Path) -> IO[str]:
     """Holds the folder for as long as the file is open, or raises if another does."""
-    file = (workdir / ".lock").open("w")
+    file = (workdir / LOCK).open("w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -362,7 +337,7 @@ def _finish(
         places = ("step", "epoch", "split")
         test = {name: x for name, x in recorded[-1].items() if name not in places}
     else:
-        test = evaluate(setup, state, load_split(setup.config, "test"))
+        test = evaluate(setup, state.variables, load_split(setup.config, "test"))
         step = setup.total_steps
         epoch = round(setup.epoch(step), 4)
         writer.write({"step": step, "epoch": epoch, "split": "test", **test})

@@ -1,16 +1,18 @@
-"""What the numbers depend on: machine, commit and versions."""
+"""What numbers depend on: machine, commit and versions; and the starts of a run."""
 
 import importlib.metadata
-import importlib.util
+import json
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ROOT
-
-MEASURED = ("shiftjax", "train", "benchmarks/*.py")
+ROOT = Path(__file__).parents[1]
+STARTS = "starts.jsonl"
+SOURCES = ("shiftjax", "train", "benchmarks/*.py")
 
 
 def machine() -> dict[str, Any]:
@@ -31,23 +33,6 @@ def machine() -> dict[str, Any]:
     }
 
 
-def devices() -> dict[str, Any]:
-    """Returns what JAX and PyTorch would run on; starts both.
-
-    Returns:
-      "platform" and "device" of JAX; "torch", PyTorch's platform, if it is installed.
-    """
-    import jax
-
-    device = jax.devices()[0]
-    found = {"platform": device.platform, "device": device.device_kind}
-    if importlib.util.find_spec("torch"):
-        import torch
-
-        found["torch"] = "gpu" if torch.cuda.is_available() else "cpu"
-    return found
-
-
 def processor() -> str:
     """Returns the name of the processor."""
     info = Path("/proc/cpuinfo")
@@ -57,9 +42,11 @@ def processor() -> str:
 
 
 def commit() -> str | None:
-    """Returns the commit, marked if what is measured has been changed since."""
+    """Returns the commit, marked if the sources have been changed since."""
+    if git("ls-files", "shiftjax/shift.py") is None:
+        return None  # an installed package, perhaps within somebody's repository
     head = git("rev-parse", "--short=12", "HEAD")
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", *MEASURED)
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *SOURCES)
     return f"{head}-dirty" if head and changed else head
 
 
@@ -71,3 +58,41 @@ def git(*arguments: str) -> str | None:
     except FileNotFoundError:
         return None
     return done.stdout.strip() or None
+
+
+def note_start(workdir: Path, step: int, devices: Sequence[Any]) -> None:
+    """Notes in a run's folder when, from which step and on what it was started."""
+    facts = {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "step": step,
+        "devices": [device.device_kind for device in devices],
+        **machine(),
+    }
+    with (workdir / STARTS).open("a") as file:
+        file.write(json.dumps(facts) + "\n")
+
+
+def starts(workdir: Path) -> list[dict[str, Any]]:
+    """Returns the notes of a run's starts, oldest first; none of an older run."""
+    path = workdir / STARTS
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def hardware(workdir: Path) -> list[str]:
+    """Returns on what a run was trained, in words, each once, in order."""
+    return list(dict.fromkeys(_words(start) for start in starts(workdir)))
+
+
+def trained_by(workdir: Path) -> str:
+    """Returns the commit that trained a run last; "" if it is not known."""
+    commits = [start["commit"] or "" for start in starts(workdir)]
+    return commits[-1] if commits else ""
+
+
+def _words(start: dict[str, Any]) -> str:
+    """Names the devices of a start: "1 NVIDIA H200", "2 cores of AMD EPYC ..."."""
+    count, kinds = len(start["devices"]), sorted(set(start["devices"]))
+    if kinds == ["cpu"]:
+        return f"{start['cores']} cores of {start['cpu']}"
+    return f"{count} {' and '.join(kinds)}"

@@ -13,6 +13,7 @@ from shiftjax.errors import InputError
 from train.config import Config, validate
 from train.data import sources
 from train.data.image_set import ImageSet
+from train.data.resident import Resident
 from train.data.stream import Order, items, padded_order
 from train.optimizer import learning_rate, make_optimizer
 from train.parallel import AXIS, Replicas
@@ -151,12 +152,11 @@ def is_resident(config: Config, examples: ImageSet) -> bool:
     return examples.images.nbytes <= config.data.resident_bytes
 
 
-def on_devices(setup: Setup, examples: ImageSet) -> dict[str, jax.Array] | None:
+def on_devices(setup: Setup, examples: ImageSet) -> Resident | None:
     """Puts a set on the devices, or returns None if it has to be fed."""
     if not is_resident(setup.config, examples):
         return None
-    arrays = {"images": examples.images, "labels": examples.labels}
-    return setup.replicas.replicate(arrays)
+    return setup.replicas.replicate(Resident.of(examples))
 
 
 def host_share(setup: Setup, indices: np.ndarray) -> np.ndarray:
@@ -166,12 +166,12 @@ def host_share(setup: Setup, indices: np.ndarray) -> np.ndarray:
     return indices[:, start : start + share]
 
 
-def evaluate(setup: Setup, state: TrainState, examples: ImageSet) -> dict[str, float]:
-    """Evaluates a state on every example of a set, exactly once.
+def evaluate(setup: Setup, variables: Any, examples: ImageSet) -> dict[str, float]:
+    """Evaluates a network on every example of a set, exactly once.
 
     Args:
       setup: the run's.
-      state: the state, on the devices.
+      variables: the network's, on the devices.
       examples: the set.
 
     Returns:
@@ -189,7 +189,7 @@ def evaluate(setup: Setup, state: TrainState, examples: ImageSet) -> dict[str, f
         indices = host_share(setup, order[start : start + length])
         batch = replicas.split(items(indices, fed, length))
         count = np.int32(len(indices))
-        sums = jax.device_get(setup.eval_steps(state.variables, data, batch, count))
+        sums = jax.device_get(setup.eval_steps(variables, data, batch, count))
         totals = {name: totals.get(name, 0) + float(x) for name, x in sums.items()}
     seen = round(totals.pop("examples"))
     if seen != len(examples):

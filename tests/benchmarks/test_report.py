@@ -9,7 +9,6 @@ from benchmarks.picture import draw
 from benchmarks.report import (
     Report,
     Result,
-    grid,
     load,
     markdown,
     pivot,
@@ -75,12 +74,6 @@ def test_a_report_comes_back_as_it_was_kept(report, tmp_path):
 
 def test_numbers_are_kept_to_five_digits():
     assert rounded({"a": [0.123456789, 7], "b": None}) == {"a": [0.12346, 7], "b": None}
-
-
-def test_grid_is_markdown():
-    assert grid(["case", "ms"], [["a", "1"], ["b", "2"]]) == (
-        "| case | ms |\n|---|--:|\n| a | 1 |\n| b | 2 |"
-    )
 
 
 def test_markdown_says_everything(report):

@@ -1,4 +1,4 @@
-"""Decoding: sizes, kinds of pixels, damage, memory."""
+"""Decoding: sizes, kinds of pixels, damage."""
 
 import io
 import struct
@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shiftjax import pictures
 from shiftjax.errors import InputError
-from train.data import pictures
+
+
+@pytest.fixture
+def noise(rng):
+    """Makes random uint8 arrays."""
+    return lambda *shape: rng.integers(0, 256, shape, np.uint8)
 
 
 def encoded(image, kind="PNG", **options):
@@ -129,22 +135,23 @@ def test_damage_is_one_kind_of_error(kind, tmp_path):
         pictures.decode(file, 16, 3)
 
 
-def test_more_than_the_memory_is_refused_before_it_is_touched():
-    with pytest.raises(
-        InputError, match=r"need 1505280 GB and this machine has \d+ GB"
-    ):
-        pictures.allocate(10**10, 224, 3)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", pictures.SAMPLES)
+def test_samples_are_pictures_of_any_size(name, channels):
+    """With edges, and colours that differ."""
+    small, large = (pictures.SAMPLES[name](size, channels) for size in (32, 64))
+    assert small.shape == (32, 32, channels)
+    assert small.dtype == np.uint8
+    assert large.shape == (64, 64, channels)
+    assert small.std() > 20
+    if channels == 3:
+        assert np.abs(small[..., 0].astype(int) - small[..., 2]).mean() > 10
 
 
-def test_all_examples_are_worked_on_once_and_errors_come_out():
-    seen = []
-    pictures.for_chunks(1000, lambda chunk: seen.extend(chunk))
-    assert sorted(seen) == list(range(1000))
-    pictures.for_chunks(0, lambda chunk: pytest.fail("nothing to do"))
-
-    def fail(chunk):
-        if 600 in chunk:
-            raise InputError("here")
-
-    with pytest.raises(InputError, match="here"):
-        pictures.for_chunks(1000, fail)
+def test_rings_are_drawn_by_their_formula():
+    """The centre of 2 x 2 pixels, by hand: three of them at (0, 0), (-1, 0) / 2."""
+    red = pictures.rings(2, 1)[..., 0]
+    # Pixel (1, 1) is the centre: angle 0, radius 0.
+    assert red[1, 1] == (128 + 60 + 60)
+    # Pixel (1, 0) is at angle pi, radius 1/2.
+    assert red[1, 0] == int(128 - 60 + 60 * np.cos(9))

@@ -120,7 +120,8 @@ def test_the_test_split_is_read_once_at_the_end(finished):
 def test_the_files_of_a_run(finished):
     workdir = Path(finished.config.workdir)
     names = {path.name for path in workdir.iterdir() if path.name[0] != "."}
-    assert names == {"config.json", "metrics.jsonl", "checkpoints", "curves.png"}
+    files = {"config.json", "metrics.jsonl", "checkpoints", "curves.png"}
+    assert names == files | {"starts.jsonl"}
     assert config_file.load(workdir) == finished.config
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-import train.__main__ as program
-from train import experiments, loop
-from train.__main__ import Evaluate, Prepare, main, parse
+from train import commands, experiments, loop
+from train.__main__ import COMMANDS, main, parse
 from train.config import Schedule
 
 TINY = ["--model.name", "resnet20", "--model.overrides", "depth", "8"]
@@ -18,7 +17,7 @@ TINY = ["--model.name", "resnet20", "--model.overrides", "depth", "8"]
 @pytest.fixture(autouse=True)
 def _own_settings(quick, monkeypatch):
     """Keeps the settings of this process, which hosts other tests."""
-    monkeypatch.setattr(program, "_prepare_process", lambda: None)
+    monkeypatch.setattr(commands, "prepare_process", lambda: None)
 
 
 def mistake(capsys, *words: object) -> str:
@@ -45,15 +44,13 @@ def test_the_overview_has_every_experiment_and_command(word, capsys):
     lines = captured.out.splitlines()
     names = [line.split()[0] for line in lines if line.startswith("  ")]
     others = sorted(set(experiments.names()) - {"digits"})
-    assert names == ["digits", *others, "evaluate", "prepare"]
+    assert names == ["digits", *others, *sorted(COMMANDS)]
     for name in experiments.names():
         summary = experiments.describe(name).splitlines()[0]
         assert any(name in line and summary in line for line in lines)
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("evaluate", Evaluate), ("prepare", Prepare)]
-)
+@pytest.mark.parametrize(("name", "kind"), COMMANDS.items())
 def test_the_commands_explain_their_options(name, kind, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as stopped:
@@ -98,6 +95,11 @@ def test_without_a_name_the_digits_are_trained():
         (["digits", "--data.source", "digit"], ["did you mean 'digits'"]),
         (["digits", "--data.source", "folder:no/such"], ["no/such"]),
         (["evaluate"], ["--workdir"]),
+        (["resume"], ["--workdir"]),
+        (["resume", "--workdir", "none"], ["none holds no run"]),
+        (["release", "--workdir", "none"], ["--tag"]),
+        (["release", "--workdir", "none", "--tag", "a"], ["none holds no run"]),
+        (["zoo", "--only", "resnet2O.cifar10"], ["did you mean 'resnet20.cifar10'"]),
         (["prepare"], ["python -m train prepare --help"]),
         (["prepare", "cifar11"], ["did you mean 'cifar10'"]),
     ],

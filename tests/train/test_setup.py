@@ -84,7 +84,7 @@ def test_every_example_counts_once(eval_batch_size, devices, resident):
     made, state = make_setup(12, devices, config)
     wanted = expected(12, state.params)
     assert 0 < wanted["top1"] < wanted["top5"] < 1
-    result = evaluate(made, state, noise(12))
+    result = evaluate(made, state.variables, noise(12))
     # Counts are whole numbers; the loss is a sum of 41 in float32.
     assert result.pop("loss") == pytest.approx(wanted.pop("loss"), rel=1e-5)
     assert result == wanted
@@ -93,7 +93,7 @@ def test_every_example_counts_once(eval_batch_size, devices, resident):
 @pytest.mark.parametrize(("classes", "has_top5"), [(10, False), (11, True)])
 def test_top5_is_told_of_more_than_ten_classes(classes, has_top5):
     made, state = make_setup(classes, 4, Config())
-    result = evaluate(made, state, noise(classes))
+    result = evaluate(made, state.variables, noise(classes))
     assert ("top5" in result) is has_top5
 
 
@@ -109,7 +109,7 @@ def test_an_example_too_few_or_too_many_is_an_error(change, monkeypatch):
     monkeypatch.setattr(setups, "padded_order", wrong)
     made, state = make_setup(10, 4, Config(eval_batch_size=32))
     with pytest.raises(RuntimeError, match=r"evaluated \d+ of 41 examples"):
-        evaluate(made, state, noise(10))
+        evaluate(made, state.variables, noise(10))
 
 
 def test_the_average_is_evaluated_where_there_is_one():
@@ -119,7 +119,7 @@ def test_the_average_is_evaluated_where_there_is_one():
     state = state.replace(ema={"params": average, "batch_stats": {}})
     wanted = expected(12, average)
     assert wanted["loss"] != pytest.approx(expected(12, state.params)["loss"], rel=1e-3)
-    result = evaluate(made, state, noise(12))
+    result = evaluate(made, state.variables, noise(12))
     assert result["loss"] == pytest.approx(wanted["loss"], rel=1e-5)  # float32
 
 

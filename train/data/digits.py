@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from train.data import pictures, splits
+from shiftjax import pictures
+from train.data import splits
 from train.data.image_set import ImageSet
 
 _TEST_EXAMPLES = 360

@@ -7,24 +7,18 @@ fixed seed. It is a function of the files, so adding pictures changes it: give i
 folder of its own to hold it fixed.
 """
 
-import os
 import warnings
 from pathlib import Path
 
 import numpy as np
 
+from shiftjax import pictures
 from shiftjax.errors import InputError, MissingFileError, unknown_name
-from train.data import pictures, splits
+from train.data import bulk, splits
 from train.data.image_set import ImageSet
 
 ON_CORRUPT = ("error", "skip")
 
-# fmt: off
-_EXTENSIONS = (
-    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
-    ".pnm", ".avif",
-)
-# fmt: on
 _NOT_CLASSES = ("__MACOSX", "__pycache__")
 
 
@@ -106,18 +100,8 @@ def _files(root: Path, classes: list[str]) -> tuple[list[Path], np.ndarray]:
     files: list[Path] = []
     counts = []
     for name in classes:
-        found = [
-            Path(folder) / file
-            for folder, _, inside in os.walk(root / name, followlinks=True)
-            for file in inside
-            if file.lower().endswith(_EXTENSIONS) and not file.startswith(".")
-        ]
-        if not found:
-            raise InputError(
-                f"{root / name} has no pictures; pictures are files that end in "
-                + ", ".join(_EXTENSIONS)
-            )
-        files += sorted(found)
+        found = pictures.find(root / name)
+        files += found
         counts.append(len(found))
     return files, np.repeat(np.arange(len(classes), dtype=np.int32), counts)
 
@@ -127,7 +111,7 @@ def _read(
 ) -> ImageSet:
     """Decodes the pictures of a split."""
     files, labels = _files(root, classes)
-    images = pictures.allocate(len(files), image_size, channels)
+    images = bulk.allocate(len(files), image_size, channels)
     corrupt: list[tuple[int, InputError]] = []
 
     def work(chunk: range) -> None:
@@ -141,7 +125,7 @@ def _read(
                     raise
                 corrupt.append((i, e))
 
-    pictures.for_chunks(len(files), work)
+    bulk.for_chunks(len(files), work)
     if corrupt:
         first = min(corrupt, key=lambda pair: pair[0])[1]
         warnings.warn(

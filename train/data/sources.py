@@ -6,8 +6,9 @@
 `folder:PATH`: pictures in `PATH/train/CLASS/` and `PATH/test/CLASS/`, or `PATH/CLASS/`.
 """
 
+from shiftjax import pictures
 from shiftjax.errors import InputError, unknown_name
-from train.data import digits, folder, pictures, splits, tfds
+from train.data import digits, folder, splits, tfds
 from train.data.image_set import ImageSet
 
 __all__ = ["ImageSet", "load"]

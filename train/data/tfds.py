@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from shiftjax import pictures
 from shiftjax.errors import InputError
-from train.data import cache, pictures, splits, tfds_directory
+from train.data import bulk, cache, splits, tfds_directory
 from train.data.image_set import ImageSet
 from train.data.tfds_directory import TfdsDirectory
 
@@ -83,7 +84,7 @@ def _decode(
     }
     records = builder.as_data_source(split=split, decoders=skipped)
     _LOG.info("decoding %d pictures of %s", len(records), directory.full_name)
-    images = pictures.allocate(len(records), image_size, channels)
+    images = bulk.allocate(len(records), image_size, channels)
     labels = np.empty(len(records), np.int32)
 
     def work(chunk: range) -> None:
@@ -101,7 +102,7 @@ def _decode(
                 raise InputError(f"{directory.path}: {split} example {i}: {e}") from e
             labels[i] = example[label_key]
 
-    pictures.for_chunks(len(records), work)
+    bulk.for_chunks(len(records), work)
     return ImageSet(images, labels, tuple(features[label_key].names))
 
 

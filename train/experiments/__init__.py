@@ -5,7 +5,7 @@ import pkgutil
 from types import ModuleType
 
 from shiftjax.errors import unknown_name
-from train.config import Config
+from train.config import FREE, Config, flatten
 
 
 def names() -> list[str]:
@@ -30,6 +30,40 @@ def load(name: str) -> Config:
 def describe(name: str) -> str:
     """Returns an experiment's docstring: command, time and accuracy."""
     return _module(name).__doc__ or ""
+
+
+def command(config: Config) -> str:
+    """Returns the command line that gives a run of the same results.
+
+    It names the experiment that needs the fewest options.
+
+    Example:
+      >>> import dataclasses
+      >>> command(dataclasses.replace(load("digits"), seed=3))
+      'python -m train digits --seed 3'
+    """
+    lines = [[name, *_options(load(name), config)] for name in names()]
+    return " ".join(["python -m train", *min(lines, key=len)])
+
+
+def _options(base: Config, config: Config) -> list[str]:
+    """The options that turn one configuration into another of the same results."""
+    before, after = flatten(base), flatten(config)
+    words: list[str] = []
+    for name, value in after.items():
+        if name in FREE or value == before[name]:
+            continue
+        group, _, field = name.rpartition(".")
+        prefix = f"{group}." if group else ""
+        flag = field.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{prefix}{'' if value else 'no-'}{flag}")
+            continue
+        if isinstance(value, dict):
+            value = [part for item in value.items() for part in item]
+        many = value if isinstance(value, list | tuple) else [value]
+        words += [f"--{prefix}{flag}", *map(str, many)]
+    return words
 
 
 def _module(name: str) -> ModuleType:

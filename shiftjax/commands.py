@@ -1,0 +1,143 @@
+"""What the library offers from a shell: one class a command, its fields the options.
+
+Commands import what they need when they run, so that `--help` is quick.
+"""
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+import tyro
+from rich.console import Console
+
+from shiftjax.errors import InputError
+
+if TYPE_CHECKING:
+    from shiftjax.predict import Prediction
+
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class ListModels:
+    """List the networks by name."""
+
+    pattern: tyro.conf.Positional[str] = "*"
+    """Shell wildcards that a name must match, quoted: 'shiftresnet*_e3'."""
+    pretrained: Flag = False
+    """List released weights, as architecture.tag, instead."""
+
+    def run(self, console: Console) -> None:
+        """Prints one name a line."""
+        from shiftjax.registry import list_models
+
+        names = list_models(self.pattern, pretrained=self.pretrained)
+        if not names:
+            raise InputError(f"no model matches {self.pattern!r}: see `shiftjax list`")
+        for name in names:
+            console.print(name, highlight=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Summarize:
+    """Show parameters, multiply-adds and activation bytes of a network, by layer."""
+
+    model: tyro.conf.Positional[str]
+    """A name of `shiftjax list`."""
+    image_size: int | None = None
+    """Height and width of the image; by default the network's own."""
+    channels: int = 3
+    """Channels of the image."""
+
+    def run(self, console: Console) -> None:
+        """Prints a table."""
+        from shiftjax.summary import summarize
+
+        console.print(
+            summarize(self.model, image_size=self.image_size, channels=self.channels)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict:
+    """Name what pictures show, with probabilities."""
+
+    paths: tyro.conf.Positional[tuple[str, ...]]
+    """Pictures of any size and format, and folders of them."""
+    model: str
+    """Weights of `shiftjax list --pretrained`, or a .safetensors file."""
+    top: int = 5
+    """How many classes to name."""
+    json: Flag = False
+    """Print one JSON object a picture."""
+    plot: str | None = None
+    """Draw the pictures with their classes, to this file."""
+    directory: str | None = None
+    """Folder of the weights, or hf:owner/name."""
+
+    def run(self, console: Console) -> None:
+        """Prints one block, or one JSON line, a picture."""
+        from shiftjax.predict import Classifier
+        from shiftjax.weights import open_pretrained
+
+        if not self.paths:
+            raise InputError("no picture is given: shiftjax predict PICTURE... --model")
+        if self.top < 1:
+            raise InputError(f"--top {self.top}: it must be at least 1")
+        classifier = Classifier(open_pretrained(self.model, self.directory))
+        shown = []
+        for prediction in classifier.predict(self.paths, count=self.top):
+            self._show(console, prediction)
+            if self.plot:
+                shown.append(prediction)
+        if self.plot:
+            from shiftjax.strip import draw
+
+            try:
+                draw(shown).save(self.plot)
+            except (OSError, ValueError) as error:
+                raise InputError(f"--plot {self.plot}: {error}") from error
+
+    def _show(self, console: Console, prediction: "Prediction") -> None:
+        if self.json:
+            classes = [{"class": n, "probability": p} for n, p in prediction.classes]
+            print(json.dumps({"path": prediction.path, "classes": classes}))
+            return
+        console.print(prediction.path, highlight=False, markup=False)
+        for name, share in prediction.classes:
+            console.print(
+                f"  {100 * share:5.1f}%  {name}", highlight=False, markup=False
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class Verify:
+    """Verify weights: size, hash, names, shapes, and the logits of sample pictures."""
+
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Names of `shiftjax list --pretrained`."""
+    all: Flag = False
+    """Verify all of them."""
+    directory: str | None = None
+    """Folder of the weights, or hf:owner/name."""
+
+    def run(self, console: Console) -> None:
+        """Prints one line a release; fails after the last if one is not as it was."""
+        from shiftjax import manifest
+        from shiftjax.verify import verify
+
+        names = list(manifest.read(self.directory)) if self.all else self.names
+        if not names:
+            raise InputError("nothing to verify: give names, or --all")
+        wrong = []
+        for name in names:
+            try:
+                checked = ", ".join(verify(name, self.directory)) or "none"
+                console.print(f"{name}: as released (logits of: {checked})")
+            except InputError as error:
+                if len(names) == 1:
+                    raise
+                wrong.append(name)
+                console.print(f"{name}: {error}", highlight=False, markup=False)
+        if wrong:
+            raise InputError(f"not as released: {', '.join(wrong)}")

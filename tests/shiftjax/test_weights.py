@@ -1,0 +1,303 @@
+"""Files of weights and the manifest: what is refused; nothing loads in part."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+
+import flax.traverse_util
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import shiftjax
+from shiftjax import InputError, MissingFileError, UnknownNameError, manifest
+from shiftjax.manifest import Release, Run
+from shiftjax.verify import compare_logits, sample_logits, verify
+from shiftjax.weights import Card, digest, load_pretrained, open_pretrained, save
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+NAME = "shiftresnet20_e3.toys"
+CARD = Card(
+    architecture="shiftresnet20_e3",
+    options={"depth": 8, "expansion": 2, "num_classes": 4},
+    class_names=("ball", "car", "doll", "kite"),
+    image_size=8,
+    mean=(0.5, 0.4, 0.3),
+    std=(0.2, 0.2, 0.3),
+    dataset="folder:toys",
+)
+
+
+@pytest.fixture
+def variables(randomize):
+    """Variables of a small network, BatchNorm's statistics too at random."""
+    return randomize(CARD.model(), np.zeros((1, 8, 8, 3), np.float32))
+
+
+@pytest.fixture
+def released(tmp_path, variables):
+    """A folder with one release."""
+    path = tmp_path / f"{NAME}.safetensors"
+    size, sha256 = digest(save(path, variables, CARD))
+    costs = shiftjax.summarize(CARD.model(), 8)
+    logits = sample_logits(open_pretrained(str(path)))
+    runs = (Run(0, {"top1": 0.75}), Run(1, {"top1": 0.85}))
+    entry = Release(
+        NAME, path.name, size, sha256, costs.params, costs.macs, "t", "", runs, logits
+    )
+    manifest.write(tmp_path, {NAME: entry})
+    return tmp_path
+
+
+def file_of(folder):
+    return folder / f"{NAME}.safetensors"
+
+
+def change(folder, **fields):
+    """Changes the release in the manifest."""
+    entry = manifest.find(NAME, folder)
+    manifest.write(folder, {NAME: dataclasses.replace(entry, **fields)})
+
+
+def test_what_is_loaded_is_what_was_saved(released, variables, assert_trees_close):
+    model, loaded = load_pretrained(NAME, directory=released)
+    assert_trees_close(loaded, variables, 0)
+    assert {x.dtype for x in jax.tree.leaves(loaded)} == {np.dtype("float32")}
+    images = np.ones((2, 8, 8, 3), np.float32)
+    expected = CARD.model().apply(variables, images)
+    np.testing.assert_array_equal(model.apply(loaded, images), expected)
+
+
+def test_the_same_values_give_the_same_bytes(tmp_path, variables):
+    """Whatever the order of the names."""
+    turned = {k: variables[k] for k in reversed(list(variables))}
+    first = save(tmp_path / "a.safetensors", variables, CARD)
+    assert save(tmp_path / "b.safetensors", turned, CARD) == first
+    assert (tmp_path / "b.safetensors").read_bytes() == first
+
+
+def test_any_program_can_read_a_file(released, variables):
+    """By the format's own reader: float32 arrays by path."""
+    arrays = safetensors.numpy.load_file(file_of(released))
+    kernel = variables["params"]["head"]["kernel"]
+    np.testing.assert_array_equal(arrays["params/head/kernel"], kernel)
+    flat = flax.traverse_util.flatten_dict(variables, sep="/")
+    assert set(arrays) == set(flat)
+
+
+def test_a_file_loads_without_a_manifest(released, variables, assert_trees_close):
+    path = str(file_of(released))
+    pretrained = open_pretrained(path)
+    assert pretrained.card == CARD
+    assert pretrained.release is None
+    assert_trees_close(load_pretrained(path)[1], variables, 0)
+
+
+def test_another_number_of_classes_replaces_the_head(released, variables, caplog):
+    with caplog.at_level(logging.WARNING):
+        model, loaded = load_pretrained(NAME, num_classes=7, directory=released)
+    assert "4 classes: its head is replaced by a new one of 7" in caplog.text
+    assert model.num_classes == 7
+    assert loaded["params"]["head"]["kernel"].shape == (64, 7)
+    stem = loaded["params"]["stem"]["conv"]["kernel"]
+    np.testing.assert_array_equal(stem, variables["params"]["stem"]["conv"]["kernel"])
+    assert model.apply(loaded, np.ones((2, 8, 8, 3), np.float32)).shape == (2, 7)
+
+
+def test_the_same_number_of_classes_replaces_nothing(released, caplog):
+    _, loaded = load_pretrained(NAME, num_classes=4, directory=released)
+    assert loaded["params"]["head"]["kernel"].shape == (64, 4)
+    assert not caplog.records
+
+
+def test_the_environment_names_the_folder(released, monkeypatch):
+    monkeypatch.setenv(manifest.ENVIRONMENT, str(released))
+    assert shiftjax.list_models(pretrained=True) == [NAME]
+    assert shiftjax.list_models("*.cifar*", pretrained=True) == []
+    load_pretrained(NAME)
+
+
+def test_a_folder_without_releases_has_none(tmp_path, monkeypatch):
+    monkeypatch.setenv(manifest.ENVIRONMENT, str(tmp_path))
+    assert shiftjax.list_models(pretrained=True) == []
+    with pytest.raises(MissingFileError, match=r"manifest\.json is not there"):
+        load_pretrained(NAME)
+
+
+# What is not as released.
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+DAMAGE = {
+    "a flipped byte": (flip, InputError, "is damaged: its sha256"),
+    "a cut file": (cut, InputError, r"the release \d"),
+    "an empty file": (lambda p: p.write_bytes(b""), InputError, "has 0 bytes"),
+    "a missing file": (lambda p: p.unlink(), MissingFileError, "is not there"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_is_said_in_one_line(released, kind):
+    damage, error, message = DAMAGE[kind]
+    damage(file_of(released))
+    with pytest.raises(error, match=message) as caught:
+        load_pretrained(NAME, directory=released)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_name_gets_the_nearest(released):
+    with pytest.raises(UnknownNameError, match=f"did you mean '{NAME}'"):
+        load_pretrained("shiftresnet20_e3.toy", directory=released)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(MissingFileError, match=r"there is no file .*x\.safetensors"):
+        load_pretrained(str(tmp_path / "x.safetensors"))
+
+
+def test_a_file_of_another_network_than_the_manifest_says(released):
+    entry = manifest.find(NAME, released)
+    other = dataclasses.replace(entry, name="resnet20.toys")
+    manifest.write(released, {other.name: other})
+    with pytest.raises(InputError, match="holds a shiftresnet20_e3, not the resnet20"):
+        load_pretrained(other.name, directory=released)
+
+
+def rewritten(path, arrays, card=CARD):
+    """Writes a file that `save` would refuse."""
+    text = json.dumps(dataclasses.asdict(card))
+    path.write_bytes(safetensors.numpy.save(arrays, {"card": text}))
+
+
+def test_all_that_does_not_fit_is_named(released):
+    path = file_of(released)
+    arrays = safetensors.numpy.load_file(path)
+    del arrays["params/head/bias"]
+    arrays["params/tail/bias"] = np.zeros(3, np.float32)
+    arrays["params/head/kernel"] = arrays["params/head/kernel"].astype(np.float16)
+    arrays["params/stem/norm/scale"] = np.ones(5, np.float32)
+    rewritten(path, arrays)
+    with pytest.raises(InputError) as caught:
+        load_pretrained(str(path))
+    for part in (
+        "params/head/bias is missing",
+        "params/tail/bias is unknown",
+        "params/head/kernel is float16 [64, 4], not float32 [64, 4]",
+        "params/stem/norm/scale is float32 [5], not float32 [16]",
+    ):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"architecture": "shiftresnet21"}, "unknown model 'shiftresnet21'"),
+        ({"options": {"dept": 8}}, "did you mean 'depth'"),
+        ({"class_names": ("a", "b")}, "2 class names for 4 classes"),
+        ({"options": CARD.options | {"depth": 14}}, "block02.* is missing"),
+    ],
+)
+def test_a_card_of_another_network(released, fields, message):
+    path = file_of(released)
+    card = dataclasses.replace(CARD, **fields)
+    rewritten(path, safetensors.numpy.load_file(path), card)
+    with pytest.raises(InputError, match=message):
+        load_pretrained(str(path))
+
+
+@pytest.mark.parametrize("metadata", [None, {"card": "{}"}, {"card": "["}])
+def test_a_file_without_a_card(tmp_path, metadata):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(safetensors.numpy.save({"a": np.zeros(2)}, metadata))
+    with pytest.raises(InputError, match="is no file of weights"):
+        load_pretrained(str(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"PK\x03\x04" + b"\0" * 40])
+def test_a_file_of_another_format(tmp_path, content):
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is no file of weights"):
+        load_pretrained(str(path))
+
+
+def test_saving_refuses_what_is_not_the_networks(tmp_path, variables):
+    path = tmp_path / "x.safetensors"
+    del variables["params"]["head"]["bias"]
+    with pytest.raises(InputError, match="params/head/bias is missing"):
+        save(path, variables, CARD)
+    with pytest.raises(InputError, match=r"ends in \.safetensors"):
+        save(tmp_path / "x.npz", variables, CARD)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is no manifest"),
+        ("[]", "is no manifest"),
+        ('{"format": 2, "releases": []}', "has format 2; this version"),
+        ('{"format": 1, "releases": [{"name": "x"}]}', "is no manifest"),
+    ],
+)
+def test_a_manifest_that_cannot_be_read(tmp_path, text, message):
+    (tmp_path / manifest.FILE).write_text(text)
+    with pytest.raises(InputError, match=message):
+        manifest.read(tmp_path)
+
+
+# Verification.
+
+
+def test_a_release_is_verified(released):
+    assert verify(NAME, released) == ("rings", "temple")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"params": 1}, "the manifest says .*'parameters': 1"),
+        ({"macs": 1}, "the manifest says .*'multiply-adds': 1"),
+        ({"logits": {"rings": [1.0, 2.0, 3.0, 4.0]}}, "logits of the picture 'rings'"),
+    ],
+)
+def test_a_release_that_does_something_else(released, fields, message):
+    change(released, **fields)
+    with pytest.raises(InputError, match=message):
+        verify(NAME, released)
+
+
+def test_logits_may_differ_by_rounding_alone():
+    old = {"rings": [10.0, -4.0]}
+    compare_logits({"rings": [10.009, -4.0]}, old, "x")
+    for wrong in ([10.011, -4.0], [10.0, -3.98], [np.nan, -4.0]):
+        with pytest.raises(InputError, match="differ by"):
+            compare_logits({"rings": wrong}, old, "x")
+
+
+def test_means_and_spreads_are_those_of_the_runs():
+    """By hand: 0.75, 0.85 have mean 0.8 and deviation sqrt(2 * 0.05^2 / 1)."""
+    runs = (Run(0, {"top1": 0.75}), Run(1, {"top1": 0.85}))
+    entry = Release("a.b", "f", 1, "", 1, 1, "d", "", runs)
+    assert entry.mean() == pytest.approx(0.8)
+    assert entry.spread() == pytest.approx(0.0707107, rel=1e-5)
+    assert dataclasses.replace(entry, runs=runs[:1]).spread() is None
+    assert entry.architecture == "a"
+
+
+def test_hashes_are_sha256():
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert digest(b"abc") == (3, expected)
+    assert hashlib.sha256(b"abc").hexdigest() == expected

@@ -1,0 +1,47 @@
+"""What numbers depend on, and the notes of a run's starts."""
+
+import json
+import re
+import subprocess
+import types
+
+from train import machine
+
+
+def test_the_machine_is_described():
+    facts = machine.machine()
+    assert facts["cores"] >= 1
+    assert facts["cpu"]
+    for package in ("jax", "flax"):
+        assert facts[package] == __import__(package).__version__
+
+
+def test_the_commit_is_that_of_the_project(monkeypatch):
+    """Marked where the sources are changed; none outside a checkout."""
+    done = subprocess.run(
+        ["git", "-C", str(machine.ROOT), "rev-parse", "--short=12", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    expected = done.stdout.strip() or None
+    assert (machine.commit() or "").removesuffix("-dirty") == (expected or "")
+    answers = {"ls-files": "shiftjax/shift.py", "rev-parse": "abc", "status": " M x"}
+    monkeypatch.setattr(machine, "git", lambda word, *_: answers[word])
+    assert machine.commit() == "abc-dirty"
+    answers["ls-files"] = None
+    assert machine.commit() is None
+
+
+def test_starts_are_noted_and_told(tmp_path):
+    """Each kind of machine once, in order."""
+    assert machine.hardware(tmp_path) == []
+    kinds = {"cpu": 1, "NVIDIA H200": 1, "TPU v5e": 4}
+    for step, kind in enumerate(["cpu", "NVIDIA H200", "NVIDIA H200", "TPU v5e"]):
+        devices = [types.SimpleNamespace(device_kind=kind)] * kinds[kind]
+        machine.note_start(tmp_path, step, devices)
+    first, *others = machine.hardware(tmp_path)
+    assert re.fullmatch(r"\d+ cores of .+", first)
+    assert others == ["1 NVIDIA H200", "4 TPU v5e"]
+    lines = (tmp_path / machine.STARTS).read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [0, 1, 2, 3]

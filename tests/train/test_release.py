@@ -1,0 +1,147 @@
+"""From finished runs to released weights, and their evaluation."""
+
+import dataclasses
+import gzip
+import shutil
+from pathlib import Path
+
+import pytest
+
+import shiftjax
+from shiftjax import InputError, manifest
+from shiftjax.cli import main as shiftjax_main
+from shiftjax.verify import verify
+from train import config as config_file
+from train import experiments
+from train.__main__ import parse
+from train.evaluation import evaluate_run, evaluate_weights
+from train.release import load_run, release
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+NAME = "shiftresnet20.digits"
+
+
+@pytest.fixture
+def other_seed(tmp_path, finished):
+    """The finished run, as if it had been another seed's."""
+    folder = tmp_path / "seed1"
+    shutil.copytree(finished.config.workdir, folder)
+    config = dataclasses.replace(finished.config, workdir=str(folder), seed=1)
+    config_file.save(config, folder)
+    return folder
+
+
+@pytest.fixture
+def released(tmp_path, finished):
+    """A folder with the release of the finished run."""
+    release([finished.config.workdir], "digits", tmp_path / "zoo", recipe="quick")
+    return tmp_path / "zoo"
+
+
+def test_a_run_becomes_a_release(released, finished):
+    entry = manifest.find(NAME, released)
+    (run,) = entry.runs
+    test = finished.outcome.test
+    assert run.test == {name: test[name] for name in ("loss", "top1")}
+    assert set(run.validation) == {"loss", "top1"}
+    assert (run.seed, run.epochs) == (0, finished.config.epochs)
+    assert 0 < run.hours + 0.01 < 1
+    assert "cores of" in run.hardware
+    assert entry.recipe == "quick"
+    log = gzip.decompress((released / run.log).read_bytes())
+    assert log == (Path(finished.config.workdir) / "metrics.jsonl").read_bytes()
+    assert verify(NAME, released) == ("rings", "temple")
+    model, _ = shiftjax.load_pretrained(NAME, directory=released)
+    assert (model.depth, model.expansion, model.num_classes) == (8, 1, 10)
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+def test_a_release_evaluates_to_its_number(released, finished, devices):
+    """Exactly: every example counts once."""
+    result = evaluate_weights(NAME, str(released), devices=devices)
+    assert result["top1"] == finished.outcome.test["top1"]
+    assert result["examples"] == finished.outcome.test["examples"]
+    run = evaluate_run(finished.config.workdir)
+    assert result["loss"] == pytest.approx(run["loss"], rel=1e-5)
+
+
+def test_the_command_evaluates(released, finished, capsys, monkeypatch):
+    monkeypatch.setattr("train.commands.prepare_process", lambda: None)
+    words = ["evaluate", NAME, "--directory", str(released)]
+    assert shiftjax_main(words) == 0
+    accuracy = f"test top-1 {100 * finished.outcome.test['top1']:.2f}%"
+    assert capsys.readouterr().out.startswith(accuracy)
+    assert shiftjax_main([*words, "--split", "tests"]) == 2
+    assert "did you mean 'test'" in capsys.readouterr().err
+
+
+def test_seeds_are_released_together(tmp_path, finished, other_seed):
+    """The weights are those of the lowest; a later release keeps earlier runs."""
+    together = release([other_seed, finished.config.workdir], "a", tmp_path / "zoo")
+    assert [run.seed for run in together.runs] == [0, 1]
+    release([other_seed], "b", tmp_path / "zoo")
+    first = release([finished.config.workdir], "b", tmp_path / "zoo")
+    assert [run.seed for run in first.runs] == [0, 1]
+    later = release([other_seed], "a", tmp_path / "zoo")
+    assert later == together
+    assert list(manifest.read(tmp_path / "zoo")) == [
+        "shiftresnet20.a",
+        "shiftresnet20.b",
+    ]
+    pretrained = load_run(finished.config.workdir)
+    assert pretrained.card.seed == 0
+
+
+def test_what_cannot_be_released(tmp_path, finished, other_seed):
+    zoo, workdir = tmp_path / "zoo", finished.config.workdir
+    with pytest.raises(InputError, match="letters, digits and _"):
+        release([workdir], "a.b", zoo)
+    with pytest.raises(InputError, match="the same seed"):
+        release([workdir, workdir], "a", zoo)
+    longer = dataclasses.replace(finished.config, epochs=30.0, seed=1)
+    config_file.save(longer, other_seed)
+    with pytest.raises(InputError, match="more than seeds: --epochs was 8"):
+        release([workdir, other_seed], "a", zoo)
+    metrics = other_seed / "metrics.jsonl"
+    lines = [x for x in metrics.read_text().splitlines() if '"test"' not in x]
+    metrics.write_text("\n".join(lines) + "\n")
+    with pytest.raises(InputError, match="is not finished: continue it with"):
+        release([other_seed], "a", zoo)
+    release([workdir], "c", zoo, recipe="quick")
+    with pytest.raises(InputError, match="released with recipe 'quick', not 'slow'"):
+        release([workdir], "c", zoo, recipe="slow")
+    assert list(manifest.read(zoo)) == ["shiftresnet20.c"]
+
+
+def test_weights_are_not_evaluated_on_other_classes(released, tmp_path, capsys):
+    from PIL import Image
+
+    for label in ("cat", "dog"):
+        for i in range(6):
+            folder = tmp_path / "pets" / label
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(folder / f"{i}.png")
+    with pytest.raises(InputError, match="has other classes than"):
+        evaluate_weights(NAME, str(released), source=f"folder:{tmp_path / 'pets'}")
+
+
+@pytest.mark.parametrize("name", experiments.names())
+def test_the_command_of_a_run_gives_it_again(name):
+    base = experiments.load(name)
+    changed = dataclasses.replace(
+        base,
+        seed=3,
+        epochs=2.5,
+        ema_decay=0.99,
+        model=dataclasses.replace(
+            base.model, name="resnet20", overrides={"block_reduction": 2.8}, remat=True
+        ),
+        schedule=dataclasses.replace(
+            base.schedule, kind="steps", boundaries=(1.0, 2.0)
+        ),
+    )
+    for run in (base, changed):
+        words = experiments.command(run).split()
+        assert words[:3] == ["python", "-m", "train"]
+        assert parse(words[3:]) == run

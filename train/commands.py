@@ -1,0 +1,242 @@
+"""The trainer's commands beside training: one class each, its fields the options.
+
+They import what they need when they run, so that `--help` is quick.
+"""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+from rich.console import Console
+
+from shiftjax.errors import InputError
+
+if TYPE_CHECKING:
+    from train.config import Config
+
+PROGRAM = "python -m train"
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Evaluate a run's newest checkpoint on every example of a split."""
+
+    workdir: str
+    """Folder of the run."""
+    split: str = "test"
+    """test, validation, train or train+validation."""
+    step: int | None = None
+    """The checkpoint to take; by default the newest."""
+    devices: int | None = None
+    """How many of this machine's devices to use; by default all."""
+
+    def run(self, console: Console) -> None:
+        """Prints one line."""
+        prepare_process()
+        from train.evaluation import evaluate_run
+
+        result = evaluate_run(
+            self.workdir, self.split, step=self.step, devices=self.devices
+        )
+        say(console, f"{_told(self.split, result)}, step {result['step']:,.0f}")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateWeights:
+    """Evaluate released weights on every example of a split."""
+
+    model: tyro.conf.Positional[str]
+    """Weights of `shiftjax list --pretrained`, or a .safetensors file."""
+    split: str = "test"
+    """test, validation, train or train+validation."""
+    source: str | None = None
+    """digits, tfds:NAME or folder:PATH; by default what it was trained on."""
+    data_dir: str | None = None
+    """Where TFDS data sets are; by default where TFDS looks itself."""
+    directory: str | None = None
+    """Folder of the weights, or hf:owner/name."""
+    devices: int | None = None
+    """How many of this machine's devices to use; by default all."""
+
+    def run(self, console: Console) -> None:
+        """Prints one line."""
+        prepare_process()
+        from train.evaluation import evaluate_weights
+
+        result = evaluate_weights(
+            self.model,
+            self.directory,
+            source=self.source,
+            split=self.split,
+            data_dir=self.data_dir,
+            devices=self.devices,
+        )
+        say(console, _told(self.split, result))
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepare:
+    """Write a TFDS directory of CIFAR-10 or CIFAR-100 from the official files."""
+
+    name: tyro.conf.Positional[str]
+    """cifar10 or cifar100."""
+    source: tuple[str, ...] = ()
+    """The official archive, or the files in it; by default it is downloaded."""
+    data_dir: str | None = None
+    """Where TFDS data sets are kept; by default where TFDS looks itself."""
+
+    def run(self, console: Console) -> None:
+        """Writes the data set."""
+        from train.data.prepare import prepare
+
+        prepare(self.name, source=self.source, data_dir=self.data_dir, console=console)
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """Turn finished runs, which differ in their seeds, into released weights."""
+
+    workdir: tuple[str, ...]
+    """Folders of the runs; the weights are those of the lowest seed."""
+    tag: str
+    """What follows the architecture in the name, e.g. cifar10."""
+    recipe: str = ""
+    """How they were trained, in a word."""
+    output: str = "checkpoints"
+    """Folder of the releases."""
+
+    def run(self, console: Console) -> None:
+        """Prints one line."""
+        prepare_process()
+        from train.release import release
+
+        entry = release(self.workdir, self.tag, self.output, recipe=self.recipe)
+        spread = entry.spread()
+        say(
+            console,
+            f"released {entry.name}: test top-1 {100 * entry.mean():.2f}%"
+            + (f" +- {100 * spread:.2f}" if spread is not None else "")
+            + f" of {len(entry.runs)} run(s), {entry.size:,} bytes in {self.output}",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Resume:
+    """Go on with a run, as its configuration says."""
+
+    workdir: str
+    """Folder of the run."""
+
+    def run(self, console: Console) -> None:
+        """Trains, as the command that began the run would."""
+        from train import config
+
+        found = config.load(Path(self.workdir))
+        train_run(dataclasses.replace(found, workdir=self.workdir), console)
+
+
+@dataclasses.dataclass(frozen=True)
+class Zoo:
+    """Train what is missing of the zoo, and release what is finished."""
+
+    only: str = "*"
+    """Shell wildcards that a network's name must match, e.g. 'shiftresnet20*'."""
+    show: Flag = False
+    """Show what is done, running and missing, and train nothing."""
+    minutes: float | None = None
+    """Stop after so long; the same command goes on."""
+    jobs: int = 1
+    """Runs side by side."""
+    root: str = "runs/zoo"
+    """Folder of the runs."""
+    output: str = "checkpoints"
+    """Folder of the releases."""
+    data_dir: str | None = None
+    """Where TFDS data sets are; by default where TFDS looks itself."""
+
+    def run(self, console: Console) -> None:
+        """Prints a table, or a line now and then."""
+        from train.zoo import entries, jobs
+
+        options = jobs.Options(
+            Path(self.root), Path(self.output), self.data_dir, self.minutes, self.jobs
+        )
+        chosen = entries.select(self.only)
+        if not self.show:
+            jobs.Worker(chosen, options, console).work()
+        jobs.show(jobs.look(chosen, options), console)
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """Write what the releases reach: docs/results.md, its picture, README's table."""
+
+    directory: str = "checkpoints"
+    """Folder of the releases."""
+    docs: str = "docs"
+    """Folder of the page and the picture."""
+    readme: str = "README.md"
+    """The file whose table is made anew."""
+
+    def run(self, console: Console) -> None:
+        """Writes three files, and prints their names."""
+        from shiftjax import manifest
+        from train.zoo import results
+
+        releases = manifest.read(self.directory)
+        readme, docs = Path(self.readme), Path(self.docs)
+        if not readme.is_file() or not docs.is_dir():
+            raise InputError(f"{readme} or {docs}/ is not there: run it in a checkout")
+        (docs / "results.md").write_text(results.page(releases))
+        results.draw(releases, docs / "accuracy.png")
+        readme.write_text(results.update(readme.read_text(), releases))
+        say(console, f"{docs}/results.md, {docs}/accuracy.png, {readme}")
+
+
+def train_run(run: "Config", console: Console) -> None:
+    """Trains, and says how it ended."""
+    prepare_process()
+    from train.loop import CURVES, train
+
+    outcome = train(run, console)
+    if not outcome.finished:
+        say(
+            console,
+            f"stopped after step {outcome.steps:,}, saved in {run.workdir}: resume "
+            "with the same command",
+        )
+        return
+    top1, examples = outcome.test["top1"], outcome.test["examples"]
+    say(console, f"test top-1 {100 * top1:.2f}% of {examples:,.0f} examples")
+    say(console, f"the run is in {run.workdir}, its curves in {run.workdir}/{CURVES}")
+    say(console, f"next: {PROGRAM} evaluate --workdir {run.workdir}")
+
+
+def prepare_process() -> None:
+    """Settings that must come before the first array."""
+    import jax
+
+    from train.allocator import keep_freed_memory
+
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
+    cache = os.environ.get("SHIFTJAX_CACHE", "~/.cache/shiftjax")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = Path(cache).expanduser() / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def say(console: Console, line: str) -> None:
+    """Prints a line as it is."""
+    console.print(line, highlight=False, markup=False)
+
+
+def _told(split: str, result: dict[str, float]) -> str:
+    top5 = f"  top-5 {100 * result['top5']:.2f}%" if "top5" in result else ""
+    return (
+        f"{split} top-1 {100 * result['top1']:.2f}%{top5}  "
+        f"loss {result['loss']:.4f}  {result['examples']:,.0f} examples"
+    )

@@ -1,0 +1,194 @@
+"""Turns finished runs into a release: weights, manifest entry and records."""
+
+import dataclasses
+import gzip
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from shiftjax import manifest
+from shiftjax.errors import InputError
+from shiftjax.summary import summarize
+from shiftjax.verify import sample_logits
+from shiftjax.weights import SUFFIX, Card, Pretrained, digest, open_pretrained, save
+from train import config as config_file
+from train import experiments
+from train.checkpointing import Checkpoints
+from train.config import Config
+from train.loop import CHECKPOINTS
+from train.machine import hardware, trained_by
+from train.records import METRICS_FILE, read_metrics
+from train.setup import load_split, set_up
+
+LOGS = "logs"
+
+
+def load_run(workdir: str | Path, step: int | None = None) -> Pretrained:
+    """Loads the network of a run from its Orbax checkpoint.
+
+    Args:
+      workdir: folder of the run.
+      step: the checkpoint to take; None for the newest.
+
+    Returns:
+      The network, its variables (their moving average, where there is one) and a card.
+
+    Raises:
+      InputError: if there is no such run or checkpoint.
+    """
+    config = config_file.load(Path(workdir))
+    examples = load_split(config, "test")
+    setup = set_up(config, examples)
+    with Checkpoints(Path(workdir) / CHECKPOINTS) as checkpoints:
+        restored = checkpoints.restore(jax.eval_shape(setup.initial_state), step=step)
+    if restored is None:
+        raise InputError(f"{workdir} holds no checkpoint yet")
+    card = Card(
+        architecture=config.model.name,
+        options={"num_classes": examples.num_classes, **config.model.overrides},
+        class_names=examples.class_names,
+        image_size=config.data.image_size,
+        mean=config.data.mean,
+        std=config.data.std,
+        dataset=config.data.source,
+        seed=config.seed,
+        commit=trained_by(Path(workdir)),
+    )
+    return Pretrained(card.model(), restored.state.variables, card)
+
+
+def release(
+    workdirs: Sequence[str | Path],
+    tag: str,
+    directory: str | Path,
+    *,
+    recipe: str = "",
+) -> manifest.Release:
+    """Releases finished runs that differ in their seeds alone.
+
+    Writes `architecture.tag.safetensors` with the variables of the lowest seed,
+    compressed records to `logs/`, and the entry in the manifest. An older entry keeps
+    its runs of other seeds.
+
+    Args:
+      workdirs: folders of the runs.
+      tag: what follows the architecture in the name.
+      directory: the folder of releases, made if it is not there.
+      recipe: how they were trained, in a word.
+
+    Returns:
+      The entry.
+
+    Raises:
+      InputError: if a run is not finished, or differs in more than its seed, or the
+        name is taken by another recipe.
+    """
+    if not tag.replace("_", "").isalnum():
+        raise InputError(f"--tag {tag!r}: letters, digits and _ alone are allowed")
+    folders = [Path(workdir) for workdir in workdirs]
+    configs = [config_file.load(folder) for folder in folders]
+    _same_but_seeds(configs)
+    name = f"{configs[0].model.name}.{tag}"
+    out = Path(directory)
+    (out / LOGS).mkdir(parents=True, exist_ok=True)
+    releases = manifest.read(out) if (out / manifest.FILE).exists() else {}
+    older = releases.get(name)
+    if older is not None and older.recipe != recipe:
+        raise InputError(
+            f"{name} is released with recipe {older.recipe!r}, not {recipe!r}: give "
+            "another --tag"
+        )
+    examples = len(load_split(configs[0], configs[0].data.train_on))
+    runs = {run.seed: run for run in older.runs} if older else {}
+    own = {
+        config.seed: (folder, _run(folder, config, out, name, examples))
+        for folder, config in zip(folders, configs, strict=True)
+    }
+    runs |= {seed: run for seed, (_, run) in own.items()}
+    ordered = tuple(runs[seed] for seed in sorted(runs))
+    first = ordered[0].seed
+    if first in own:
+        entry = _weights(own[first][0], name, recipe, out)
+    else:
+        assert older is not None  # whose run it is
+        entry = older
+    entry = dataclasses.replace(entry, runs=ordered)
+    manifest.write(out, releases | {name: entry})
+    return entry
+
+
+def _weights(folder: Path, name: str, recipe: str, out: Path) -> manifest.Release:
+    """Writes the weights of a run, and returns their entry, without runs."""
+    pretrained = load_run(folder)
+    card = dataclasses.replace(pretrained.card, recipe=recipe)
+    path = out / f"{name}{SUFFIX}"
+    size, sha256 = digest(save(path, pretrained.variables, card))
+    costs = summarize(card.model(), card.image_size)
+    return manifest.Release(
+        name,
+        path.name,
+        size,
+        sha256,
+        costs.params,
+        costs.macs,
+        card.dataset,
+        recipe,
+        (),
+        sample_logits(open_pretrained(str(path))),
+    )
+
+
+def _same_but_seeds(configs: Sequence[Config]) -> None:
+    """Raises InputError unless runs differ in their seeds, all of them."""
+    first = configs[0]
+    for other in configs[1:]:
+        same = dataclasses.replace(other, seed=first.seed)
+        if changed := config_file.differences(first, same):
+            raise InputError(f"the runs differ in more than seeds: {changed[0]}")
+    seeds = [config.seed for config in configs]
+    if len(set(seeds)) < len(seeds):
+        raise InputError(f"two runs have the same seed, of {seeds}")
+
+
+def _run(
+    folder: Path, config: Config, out: Path, name: str, examples: int
+) -> manifest.Run:
+    """Describes a finished run, and copies its record."""
+    records = read_metrics(folder)
+    tests = [r for r in records if r["split"] == "test"]
+    if not tests:
+        raise InputError(
+            f"{folder} is not finished: continue it with `python -m train resume "
+            f"--workdir {folder}`"
+        )
+    log = f"{LOGS}/{name}.seed{config.seed}.jsonl.gz"
+    text = (folder / METRICS_FILE).read_bytes()
+    (out / log).write_bytes(gzip.compress(text, mtime=0))
+    validation = [r for r in records if r["split"] == "validation"]
+    return manifest.Run(
+        seed=config.seed,
+        test=_means(tests[-1]),
+        validation=_means(validation[-1]) if validation else {},
+        epochs=config.epochs,
+        hours=round(_hours(records, examples), 2),
+        hardware=", then ".join(hardware(folder)),
+        command=experiments.command(config),
+        commit=trained_by(folder),
+        log=log,
+    )
+
+
+def _means(record: dict[str, Any]) -> dict[str, float]:
+    return {name: record[name] for name in ("loss", "top1", "top5") if name in record}
+
+
+def _hours(records: Sequence[dict[str, Any]], examples: int) -> float:
+    """Hours of training alone: what lies between two lines, over its rate."""
+    seconds, epoch = 0.0, 0.0
+    for line in records:
+        if line["split"] == "train":
+            seconds += examples * (line["epoch"] - epoch) / line["images_per_second"]
+            epoch = line["epoch"]
+    return seconds / 3600

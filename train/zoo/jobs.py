@@ -1,0 +1,291 @@
+"""Works off the list of the zoo: what is done, running and missing, and training it.
+
+A run is a process of its own, `python -m train resume`, which holds a lock on its
+folder: none is started twice, from whatever machine shares the folder. What is stopped
+goes on where it was; what is finished is released at once.
+"""
+
+import dataclasses
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from shiftjax import manifest
+from shiftjax.errors import InputError
+from train import config as config_file
+from train.loop import LOCK
+from train.records import METRICS_FILE, read_metrics
+from train.stopping import StopRequest
+from train.zoo.entries import Entry
+
+State = Literal["released", "trained", "running", "stopped", "missing"]
+STATES: tuple[State, ...] = ("released", "trained", "running", "stopped", "missing")
+LOG = "log.txt"
+POLL_SECONDS = 0.5
+SHOW_SECONDS = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to work.
+
+    Attributes:
+      root: folder of the runs.
+      directory: folder of the releases.
+      data_dir: where TFDS data sets are; None for where TFDS looks itself.
+      minutes: how long to work; None for as long as something is missing.
+      jobs: runs side by side.
+    """
+
+    root: Path
+    directory: Path
+    data_dir: str | None = None
+    minutes: float | None = None
+    jobs: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One run of the zoo.
+
+    Attributes:
+      entry: the network.
+      seed: of the run.
+      state: how far it is.
+      epoch: epochs done.
+      epochs: epochs in all.
+      top1: on the test set if it is finished, else of the last steps of training.
+    """
+
+    entry: Entry
+    seed: int
+    state: State
+    epoch: float
+    epochs: float
+    top1: float | None
+
+
+def look(entries: Sequence[Entry], options: Options) -> list[Job]:
+    """Returns all runs of some entries, in the order of training: each seed in turn."""
+    there = (options.directory / manifest.FILE).exists()
+    releases = manifest.read(options.directory) if there else {}
+    ranks = range(max(len(entry.seeds) for entry in entries))
+    pairs = [(e, e.seeds[i]) for i in ranks for e in entries if i < len(e.seeds)]
+    return [
+        _look(entry, seed, releases.get(entry.name), options) for entry, seed in pairs
+    ]
+
+
+def _look(
+    entry: Entry, seed: int, release: manifest.Release | None, options: Options
+) -> Job:
+    """Finds out how far one run is."""
+    epochs = entry.config(seed, options.root).epochs
+    for run in release.runs if release else ():
+        if run.seed == seed:
+            return Job(entry, seed, "released", epochs, epochs, run.test["top1"])
+    workdir = entry.workdir(seed, options.root)
+    has_record = (workdir / METRICS_FILE).exists()
+    records = read_metrics(workdir) if has_record else []
+    if not records:
+        state = "running" if _is_locked(workdir) else "missing"
+        return Job(entry, seed, state, 0.0, epochs, None)
+    last = records[-1]
+    state = "running" if _is_locked(workdir) else "stopped"
+    if last["split"] == "test":
+        state = "trained"
+    return Job(entry, seed, state, last["epoch"], epochs, last["top1"])
+
+
+def _is_locked(workdir: Path) -> bool:
+    """Whether a process trains in a folder."""
+    if not (workdir / LOCK).exists():
+        return False
+    with (workdir / LOCK).open("r+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def show(jobs: Sequence[Job], console: Console) -> None:
+    """Prints how far the zoo is, a line for each run."""
+    table = Table(title="the zoo")
+    for heading in ("network", "seed", "state"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("epoch", "top-1"):
+        table.add_column(heading, justify="right")
+    for job in jobs:
+        top1 = "" if job.top1 is None else f"{100 * job.top1:.2f}"
+        epoch = f"{job.epoch:.0f} / {job.epochs:.0f}"
+        table.add_row(job.entry.name, str(job.seed), job.state, epoch, top1)
+    console.print(table)
+    counts = {state: sum(job.state == state for job in jobs) for state in STATES}
+    console.print(", ".join(f"{n} {state}" for state, n in counts.items() if n))
+
+
+class Worker:
+    """Trains what is missing.
+
+    Args:
+      entries: what to train, in order.
+      options: how.
+      console: what it is shown on.
+    """
+
+    def __init__(
+        self, entries: Sequence[Entry], options: Options, console: Console
+    ) -> None:
+        self.entries = entries
+        self.options = options
+        self.console = console
+        self.failed: list[str] = []
+        self._running: dict[tuple[str, int], tuple[Job, subprocess.Popen]] = {}
+        self._tried: set[tuple[str, int]] = set()
+        self._asked = False
+
+    def work(self) -> None:
+        """Trains until nothing is missing, the time is over, or a signal comes.
+
+        Raises:
+          InputError: after the last run, if one of them failed.
+        """
+        minutes = self.options.minutes
+        end = time.monotonic() + (60 * minutes if minutes is not None else float("inf"))
+        shown = time.monotonic()
+        self._release_trained()
+        with StopRequest() as stop:
+            while True:
+                self._collect()
+                late = stop.signal is not None or time.monotonic() > end
+                if not late:
+                    self._start_some()
+                elif self._running:
+                    self._stop_all()
+                if not self._running:
+                    break
+                if time.monotonic() - shown > SHOW_SECONDS:
+                    shown = time.monotonic()
+                    self._tell()
+                time.sleep(POLL_SECONDS)
+        if self.failed:
+            raise InputError(f"not trained: {'; '.join(self.failed)}")
+
+    def _start_some(self) -> None:
+        """Starts runs, as many as are allowed side by side."""
+        for job in look(self.entries, self.options):
+            if len(self._running) >= self.options.jobs:
+                return
+            key = (job.entry.name, job.seed)
+            if job.state in ("stopped", "missing") and key not in self._tried:
+                self._tried.add(key)
+                self._running[key] = (job, self._start(job))
+
+    def _start(self, job: Job) -> subprocess.Popen:
+        """Starts one run."""
+        workdir = job.entry.workdir(job.seed, self.options.root)
+        workdir.mkdir(parents=True, exist_ok=True)
+        config = job.entry.config(job.seed, self.options.root)
+        data = dataclasses.replace(config.data, data_dir=self.options.data_dir)
+        config_file.save(dataclasses.replace(config, data=data), workdir)
+        self._say(f"{job.state} at epoch {job.epoch:.0f}: training", job)
+        command = [sys.executable, "-m", "train", "resume", "--workdir", str(workdir)]
+        environment = dict(os.environ)
+        if self.options.jobs > 1:  # else the first would take all of a GPU's memory
+            environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+        with (workdir / LOG).open("a") as log:
+            return subprocess.Popen(
+                command,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,  # a signal to all would stop it twice
+            )
+
+    def _collect(self) -> None:
+        """Notes which runs have ended, and releases those that are finished."""
+        for key, (job, process) in list(self._running.items()):
+            code = process.poll()
+            if code is None:
+                continue
+            del self._running[key]
+            workdir = job.entry.workdir(job.seed, self.options.root)
+            if code:
+                lines = (workdir / LOG).read_text().strip().splitlines() or [""]
+                self.failed.append(f"{job.entry.name} seed {job.seed}: {lines[-1]}")
+                self._say(f"failed: {lines[-1]}", job)
+                continue
+            now = self._now(job)
+            self._say(f"{now.state} at epoch {now.epoch:.0f}{_top1(now)}", job)
+            if now.state == "trained":
+                self._release(job.entry)
+
+    def _release_trained(self) -> None:
+        """Releases what was trained before and not released."""
+        trained = [
+            j.entry.name
+            for j in look(self.entries, self.options)
+            if j.state == "trained"
+        ]
+        for entry in self.entries:
+            if entry.name in trained:
+                self._release(entry)
+
+    def _release(self, entry: Entry) -> None:
+        """Releases finished runs, in a process of its own, which loads JAX."""
+        done = [
+            str(entry.workdir(j.seed, self.options.root))
+            for j in look([entry], self.options)
+            if j.state == "trained"
+        ]
+        command = [sys.executable, "-m", "train", "release", "--workdir", *done]
+        command += ["--tag", entry.tag, "--recipe", entry.recipe]
+        command += ["--output", str(self.options.directory)]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            self.failed.append(f"{entry.name}: {result.stderr.strip()}")
+        self.console.print(
+            (result.stdout or result.stderr).strip(), highlight=False, markup=False
+        )
+
+    def _stop_all(self) -> None:
+        """Asks all runs to save and stop, once."""
+        if self._asked:
+            return
+        self._asked = True
+        for job, process in self._running.values():
+            process.send_signal(signal.SIGTERM)
+            self._say("asked to save and stop", job)
+
+    def _now(self, job: Job) -> Job:
+        """Looks how far a run is now."""
+        jobs = look([job.entry], self.options)
+        return next(new for new in jobs if new.seed == job.seed)
+
+    def _tell(self) -> None:
+        """Prints how far the running ones are."""
+        for job, _ in self._running.values():
+            now = self._now(job)
+            self._say(f"epoch {now.epoch:.1f} of {now.epochs:.0f}{_top1(now)}", job)
+
+    def _say(self, text: str, job: Job) -> None:
+        clock = time.strftime("%H:%M:%S")
+        self.console.print(
+            f"{clock}  {job.entry.name} seed {job.seed}: {text}",
+            highlight=False,
+            markup=False,
+        )
+
+
+def _top1(job: Job) -> str:
+    return "" if job.top1 is None else f", top-1 {100 * job.top1:.2f}%"
