@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from shiftjax import cli
 from train.__main__ import parse
@@ -41,9 +42,23 @@ def test_training_commands_parse(line):
         parse(arguments)
 
 
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """A folder as the commands suppose it: a photograph, and a folder of pictures."""
+    (tmp_path / "pictures").mkdir()
+    for name in ("photo.jpg", "pictures/one.png"):
+        Image.new("RGB", (40, 30), "teal").save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("train.commands.prepare_process", lambda: None)
+
+
+@pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize("line", commands("shiftjax"))
 def test_library_commands_run(line, capsys):
     assert cli.main(shlex.split(line)[1:]) == 0
     printed = capsys.readouterr().out
-    assert "95,642" in printed
-    assert "16,433,792" in printed
+    if "summary" in line:
+        assert "95,642" in printed
+        assert "16,433,792" in printed
+    else:
+        assert printed

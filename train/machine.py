@@ -94,5 +94,6 @@ def _words(start: dict[str, Any]) -> str:
     """Names the devices of a start: "1 NVIDIA H200", "2 cores of AMD EPYC ..."."""
     count, kinds = len(start["devices"]), sorted(set(start["devices"]))
     if kinds == ["cpu"]:
-        return f"{start['cores']} cores of {start['cpu']}"
+        cores = "1 core" if start["cores"] == 1 else f"{start['cores']} cores"
+        return f"{cores} of {start['cpu']}"
     return f"{count} {' and '.join(kinds)}"

@@ -41,7 +41,7 @@ def test_starts_are_noted_and_told(tmp_path):
         devices = [types.SimpleNamespace(device_kind=kind)] * kinds[kind]
         machine.note_start(tmp_path, step, devices)
     first, *others = machine.hardware(tmp_path)
-    assert re.fullmatch(r"\d+ cores of .+", first)
+    assert re.fullmatch(r"\d+ cores? of .+", first)
     assert others == ["1 NVIDIA H200", "4 TPU v5e"]
     lines = (tmp_path / machine.STARTS).read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [0, 1, 2, 3]
