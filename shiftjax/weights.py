@@ -229,7 +229,7 @@ def _parse(data: bytes, where: str) -> Pretrained:
         raise InputError(f"{where} is no file of weights: {error}") from error
     compare(arrays, card, where)
     variables = unflatten_dict(
-        {tuple(name.split("/")): jnp.asarray(value) for name, value in arrays.items()}
+        {tuple(name.split("/")): jnp.array(value) for name, value in arrays.items()}
     )
     return Pretrained(card.model(), variables, card)
 

@@ -78,6 +78,8 @@ class Optimizer:
     """Decay all parameters, or the kernels alone (no BatchNorm, no biases)."""
     clip_norm: float | None = None
     """Bound on the norm of the gradient."""
+    freeze: tuple[str, ...] = ()
+    """Parameters to leave as they are: shell wildcards of their paths, as 'stem*'."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +110,8 @@ class Config:
     """How many times each example is seen."""
     batch_size: int = 128
     """Examples in a step, over all devices."""
+    init: str | None = None
+    """Weights to begin with, of `shiftjax list --pretrained`, or a .safetensors."""
     label_smoothing: float = 0.0
     """Share of the target spread evenly over the classes."""
     ema_decay: float | None = None

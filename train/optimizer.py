@@ -1,11 +1,16 @@
 """The optimizer and its learning rate, composed from Optax."""
 
 import collections
+import fnmatch
+import functools
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import jax
 import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
 
+from shiftjax.errors import unknown_name
 from train.config import Optimizer, Schedule
 
 
@@ -59,15 +64,59 @@ def make_optimizer(
       rate: the learning rate as a function of the step.
 
     Returns:
-      The transformation: clip, decay, momentum, rate, in this order.
+      The transformation: clip, decay, momentum, rate, in this order; parameters that
+      are frozen stay as they are (BatchNorm goes on to average its statistics).
     """
     mask = _is_kernel if optimizer.decay == "kernels" else None
     clip = optimizer.clip_norm
-    return optax.chain(
+    sgd = optax.chain(
         optax.identity() if clip is None else optax.clip_by_global_norm(clip),
         optax.add_decayed_weights(optimizer.weight_decay, mask),
         optax.sgd(rate, optimizer.momentum, optimizer.nesterov),
     )
+    if not optimizer.freeze:
+        return sgd
+    kinds: dict[Hashable, optax.GradientTransformation] = {
+        "trained": sgd,
+        "frozen": optax.set_to_zero(),
+    }
+    return optax.partition(kinds, functools.partial(label, optimizer.freeze))
+
+
+def label(patterns: Sequence[str], params: Any) -> Any:
+    """Tells which parameters are frozen.
+
+    Args:
+      patterns: shell wildcards of paths such as "stem/conv/kernel", or the beginnings
+        of paths, as "stem".
+      params: the tree.
+
+    Returns:
+      A tree of "frozen" and "trained".
+
+    Raises:
+      UnknownNameError: if a pattern matches no parameter.
+
+    Example:
+      >>> label(["stem"], {"stem": {"kernel": 1}, "head": {"kernel": 2}})
+      {'stem': {'kernel': 'frozen'}, 'head': {'kernel': 'trained'}}
+    """
+    flat = flatten_dict(params, sep="/")
+    frozen: set[str] = set()
+    for pattern in patterns:
+        both = (pattern, f"{pattern}/*")
+        found = {p for p in flat if any(fnmatch.fnmatchcase(p, x) for x in both)}
+        if not found:
+            raise unknown_name("parameter to freeze", pattern, _beginnings(flat))
+        frozen |= found
+    labels = {p: "frozen" if p in frozen else "trained" for p in flat}
+    return unflatten_dict(labels, sep="/")
+
+
+def _beginnings(paths: Iterable[str]) -> list[str]:
+    """Paths and what they begin with."""
+    parts = [path.split("/") for path in paths]
+    return sorted({"/".join(p[: i + 1]) for p in parts for i in range(len(p))})
 
 
 def _is_kernel(params: Any) -> Any:

@@ -5,6 +5,7 @@ import functools
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -67,13 +68,16 @@ class Setup:
 
     def initial_state(self) -> TrainState:
         """The state before the first step, on the default device."""
-        return create_state(
+        state = create_state(
             self.trainer.task.model,
             self.trainer.optimizer,
             self.config.seed,
             self.train_set.images.shape[1:],
             with_ema=self.config.ema_decay is not None,
         )
+        if self.config.init is None:
+            return state
+        return begin_with(self.config.init, state, self.trainer.task.num_classes)
 
     def epoch(self, step: int) -> float:
         """How often each example has been seen after so many steps."""
@@ -107,6 +111,25 @@ def set_up(config: Config, train_set: ImageSet | None = None) -> Setup:
         task.model.momentum,
     )
     return Setup(config, replicas, train_set, order, total_steps, rate, trainer)
+
+
+def begin_with(name: str, state: TrainState, num_classes: int) -> TrainState:
+    """Puts released weights into a state.
+
+    Raises:
+      InputError: if there are none of the name, or they are of another network.
+    """
+    _, variables = shiftjax.load_pretrained(name, num_classes=num_classes)
+    own = {"params": state.params, "batch_stats": state.batch_stats}
+    given, wanted = (jax.tree.map(jnp.shape, tree) for tree in (variables, own))
+    if given != wanted:
+        raise InputError(
+            f"--init {name}: it is of another network than --model.name with its "
+            "--model.overrides"
+        )
+    # A copy: the memory of each leaf is given away by itself.
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, variables)
+    return dataclasses.replace(state, **variables, ema=ema)
 
 
 def load_split(config: Config, split: str) -> ImageSet:

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 
+from shiftjax import InputError
 from train.config import Optimizer, Schedule
 from train.optimizer import learning_rate, make_optimizer
 
@@ -226,3 +228,42 @@ def test_the_optimizer_starts_with_the_rate_of_step_0():
     body = [0.2 * (1 + math.cos(math.pi * t / 8)) for t in (0, 1)]
     # float32
     assert steps == pytest.approx([0.0, 0.2, *body], rel=1e-6)
+
+
+# --- what is frozen -----------------------------------------------------------------
+
+PARAMS = {
+    "stem": {"conv": {"kernel": np.full((2, 2), 2.0)}, "norm": {"scale": np.ones(2)}},
+    "stage1_block01": {"kernel": np.full((2, 2), 3.0)},
+    "head": {"kernel": np.full((2, 2), 4.0), "bias": np.full(2, 5.0)},
+}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "frozen"),
+    [
+        (["stem"], {"stem/conv/kernel", "stem/norm/scale"}),
+        (["stem/conv", "stage*"], {"stem/conv/kernel", "stage1_block01/kernel"}),
+        (["*/kernel"], {"stem/conv/kernel", "stage1_block01/kernel", "head/kernel"}),
+        (["head/bias"], {"head/bias"}),
+    ],
+)
+def test_frozen_parameters_stay_and_others_move_as_ever(patterns, frozen):
+    """With weight decay, which would move them even without a gradient."""
+    options = Optimizer(weight_decay=0.1, freeze=tuple(patterns))
+    moved = make_optimizer(Optimizer(weight_decay=0.1), lambda step: 0.5)
+    kept = make_optimizer(options, lambda step: 0.5)
+    gradient = jax.tree.map(np.ones_like, PARAMS)
+    expected, _ = moved.update(gradient, moved.init(PARAMS), PARAMS)
+    actual, _ = kept.update(gradient, kept.init(PARAMS), PARAMS)
+    expected, actual = (flatten_dict(tree, sep="/") for tree in (expected, actual))
+    for path, update in actual.items():
+        wanted = 0 if path in frozen else expected[path]
+        np.testing.assert_array_equal(update, wanted)
+        assert np.any(expected[path])
+
+
+def test_a_pattern_that_freezes_nothing_is_named():
+    optimizer = make_optimizer(Optimizer(freeze=("sten",)), lambda step: 0.5)
+    with pytest.raises(InputError, match="freeze 'sten': did you mean 'stem'"):
+        optimizer.init(PARAMS)

@@ -6,21 +6,36 @@ import re
 import shutil
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 import shiftjax
 from shiftjax import InputError, manifest
 from shiftjax.cli import main as shiftjax_main
 from shiftjax.verify import verify
+from shiftjax.weights import save
 from train import config as config_file
 from train import experiments
 from train.__main__ import parse
+from train.config import Model, Optimizer, Schedule
 from train.evaluation import evaluate_run, evaluate_weights
 from train.release import load_run, release
+from train.setup import begin_with, set_up
 
 pytestmark = pytest.mark.usefixtures("quick")
 
 NAME = "shiftresnet20.digits"
+
+
+@pytest.fixture
+def assert_same():
+    """Returns a function that compares two trees bit by bit."""
+
+    def assert_same(actual, expected):
+        jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+    return assert_same
 
 
 @pytest.fixture
@@ -146,3 +161,61 @@ def test_the_command_of_a_run_gives_it_again(name):
         words = experiments.command(run).split()
         assert words[:3] == ["python", "-m", "train"]
         assert parse(words[3:]) == run
+
+
+# Fine-tuning.
+
+
+@pytest.fixture
+def fine_tune(released, tiny, run, monkeypatch, tmp_path):
+    """Returns a function that trains from the release, for an epoch."""
+    monkeypatch.setenv(manifest.ENVIRONMENT, str(released))
+
+    def fine_tune(**changes):
+        return run(tiny(tmp_path / "tuned", init=NAME, epochs=1.0, **changes))[0].state
+
+    return fine_tune
+
+
+def test_a_run_begins_with_released_weights(fine_tune, finished, assert_same):
+    """At a rate of 0 it stays there."""
+    state = fine_tune(schedule=Schedule("constant", 0.0))
+    assert_same(state.params, finished.outcome.state.params)
+
+
+def test_what_is_frozen_stays_as_it_was(fine_tune, finished, assert_same):
+    state = fine_tune(optimizer=Optimizer(freeze=("stem", "stage1*")))
+    before = finished.outcome.state.params
+    for name, params in state.params.items():
+        if name.startswith(("stem", "stage1")):
+            assert_same(params, before[name])
+        else:
+            with pytest.raises(AssertionError):
+                assert_same(params, before[name])
+
+
+def test_the_average_begins_with_released_weights_too(fine_tune, finished, assert_same):
+    state = fine_tune(schedule=Schedule("constant", 0.0), ema_decay=0.5)
+    for leaf, other in zip(
+        jax.tree.leaves(state.ema["params"]),
+        jax.tree.leaves(finished.outcome.state.params),
+        strict=True,
+    ):
+        np.testing.assert_allclose(leaf, other, rtol=1e-6)
+
+
+def test_weights_of_another_network_are_refused(fine_tune, tiny):
+    deeper = Model("shiftresnet20", {"depth": 14, "expansion": 1})
+    with pytest.raises(InputError, match=r"--init .* is of another network"):
+        fine_tune(model=deeper)
+
+
+def test_weights_of_other_classes_get_a_new_head(finished, tmp_path, tiny):
+    pretrained = load_run(finished.config.workdir)
+    path = str(tmp_path / "digits.safetensors")
+    save(path, pretrained.variables, pretrained.card)
+    state = set_up(tiny("w")).initial_state()
+    new = begin_with(path, state, 10)
+    assert new.params["head"]["bias"].shape == (10,)
+    with pytest.raises(InputError, match="is of another network"):
+        begin_with(path, state, 7)
