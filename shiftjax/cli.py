@@ -17,12 +17,14 @@ from shiftjax.arguments import parse
 from shiftjax.errors import InputError
 
 USER_MISTAKE = 2
+DESCRIPTION = "Vision networks built on the shift operation, and their weights."
 GROUP = "shiftjax.commands"
 OWN = {
     "list": commands.ListModels,
     "summary": commands.Summarize,
     "predict": commands.Predict,
     "verify": commands.Verify,
+    "export": commands.Export,
 }
 
 
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        command = parse(every_command(), "shiftjax", given, description=__doc__)
+        command = parse(every_command(), "shiftjax", given, description=DESCRIPTION)
         command.run(Console(width=None if sys.stdout.isatty() else 120))
     except InputError as error:
         print(f"shiftjax: {error}", file=sys.stderr)

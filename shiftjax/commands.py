@@ -5,7 +5,7 @@ Commands import what they need when they run, so that `--help` is quick.
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
@@ -103,11 +103,39 @@ class Predict:
             classes = [{"class": n, "probability": p} for n, p in prediction.classes]
             print(json.dumps({"path": prediction.path, "classes": classes}))
             return
-        console.print(prediction.path, highlight=False, markup=False)
+        say(console, prediction.path)
         for name, share in prediction.classes:
             console.print(
                 f"  {100 * share:5.1f}%  {name}", highlight=False, markup=False
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """Write a network for other programs: StableHLO or ONNX."""
+
+    model: tyro.conf.Positional[str]
+    """Weights of `shiftjax list --pretrained`, or a .safetensors file."""
+    output: Annotated[str, tyro.conf.arg(aliases=["-o"])]
+    """The file, whose name ends in .stablehlo or .onnx."""
+    pictures: Flag = False
+    """Take uint8 pictures, and normalise them, instead of normalised floats."""
+    directory: str | None = None
+    """Folder of the weights, or hf:owner/name."""
+
+    def run(self, console: Console) -> None:
+        """Prints one line."""
+        from shiftjax.export import export
+        from shiftjax.weights import open_pretrained
+
+        pretrained = open_pretrained(self.model, self.directory)
+        size = export(pretrained, self.output, pictures=self.pictures)
+        shape = " x ".join(["any", *map(str, pretrained.card.image_shape())])
+        kind = "uint8 pictures" if self.pictures else "normalised float32 images"
+        say(
+            console,
+            f"{self.output}: {size:,} bytes; takes {shape} {kind}, gives logits",
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,11 +161,16 @@ class Verify:
         for name in names:
             try:
                 checked = ", ".join(verify(name, self.directory)) or "none"
-                console.print(f"{name}: as released (logits of: {checked})")
+                say(console, f"{name}: as released (logits of: {checked})")
             except InputError as error:
                 if len(names) == 1:
                     raise
                 wrong.append(name)
-                console.print(f"{name}: {error}", highlight=False, markup=False)
+                say(console, f"{name}: {error}")
         if wrong:
             raise InputError(f"not as released: {', '.join(wrong)}")
+
+
+def say(console: Console, line: str) -> None:
+    """Prints a line as it is, however long."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
