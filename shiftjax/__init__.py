@@ -6,9 +6,11 @@
     model = shiftjax.create_model("shiftresnet20_e3", num_classes=10)
     print(shiftjax.summarize("shiftresnet20_e3").macs)
 
-The Flax modules are in `shiftjax.layers`, the networks in `shiftjax.models`.
+The Flax modules are in `shiftjax.layers`, the networks in `shiftjax.models`; weights
+come from PyTorch, and go there, by `shiftjax.convert`.
 """
 
+from shiftjax import convert
 from shiftjax.errors import InputError, MissingFileError, UnknownNameError
 from shiftjax.layers import CSC, SC2, ConvNorm, Shift, ShiftConv
 from shiftjax.registry import create_model, list_models
@@ -28,6 +30,7 @@ __all__ = [
     "Summary",
     "UnknownNameError",
     "__version__",
+    "convert",
     "create_model",
     "displace",
     "displacements",

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+collect_ignore = ["authors_torch.py"]  # it has no tests, and needs PyTorch
 MOMENTUM, EPSILON = 0.9, 1e-5
 
 

@@ -1,0 +1,192 @@
+"""The names and layouts of the networks of the paper's authors, beside ours.
+
+Their networks (https://github.com/alvinwan/shiftresnet-cifar) are those of
+`shiftjax.models.resnet`:
+
+    theirs                             ours
+    conv1, bn1                         stem/conv, stem/norm
+    layer2.0.conv1, .bn1               stage2_block01/expand/conv, /norm
+    layer2.0.shortcut.0, .1            stage2_block01/shortcut/conv, /norm
+    linear                             head
+    weight [out, in, h, w]             kernel [h, w, in, out], of 1x1 [in, out]
+    weight, bias of BatchNorm          scale, bias
+    running_mean, running_var          mean, var
+
+Their shift is *interleaved*: of C channels and K x K displacements, channel c moves by
+displacement c mod K^2, and the last C mod K^2 do not move. Ours, as the paper's, moves
+groups of channels that lie together. It is the same network with these channels in
+another order, which concerns the convolution in front of the shift (its outputs, and
+their BatchNorm) and the one behind it (its inputs).
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from shiftjax.errors import InputError
+from shiftjax.models.resnet import CifarResNet, DepthwiseResNet, ResNet, ShiftResNet
+from shiftjax.registry import create_model
+
+# Units of a block: our name, the authors' convolution and BatchNorm.
+UNITS: dict[type[CifarResNet], dict[str, tuple[str, str]]] = {
+    ResNet: {"first": ("conv1", "bn1"), "second": ("conv2", "bn2")},
+    DepthwiseResNet: {
+        "expand": ("conv1", "bn1"),
+        "depthwise": ("depth", "bn2"),
+        "project": ("conv3", "bn3"),
+    },
+    ShiftResNet: {"expand": ("conv1", "bn1"), "project": ("conv2", "bn2")},
+}
+SHORTCUT = {"shortcut": ("shortcut.0", "shortcut.1")}
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One array of a network, here and there.
+
+    Attributes:
+      name: the authors' name.
+      path: our collection and names.
+      shape: the authors' shape.
+      ours: our shape and dtype.
+      order: which of their channels each of ours is, where the two differ.
+      axis: our axis of these channels.
+    """
+
+    name: str
+    path: tuple[str, ...]
+    shape: tuple[int, ...]
+    ours: jax.ShapeDtypeStruct
+    order: np.ndarray | None = None
+    axis: int = -1
+
+    def to_ours(self, value: np.ndarray) -> np.ndarray:
+        """Converts the authors' array to ours."""
+        value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
+        value = value.reshape(self.ours.shape)
+        if self.order is not None:
+            value = value.take(self.order, self.axis)
+        return value.astype(self.ours.dtype, order="C")
+
+    def to_theirs(self, value: np.ndarray) -> np.ndarray:
+        """Converts our array to the authors'."""
+        if self.order is not None:
+            value = value.take(np.argsort(self.order), self.axis)
+        value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value.T
+        return value.reshape(self.shape).astype(np.float32, order="C")
+
+
+def interleaved(channels: int, kernel_size: int) -> np.ndarray:
+    """Returns which channel of the authors' shift each of ours is.
+
+    Args:
+      channels: number of channels that are shifted, C.
+      kernel_size: side K of the window of displacements.
+
+    Returns:
+      `[channels]` integers: our groups of floor(C / K^2) channels in order, as the
+      channels of theirs with the same displacement; the rest stay in place.
+
+    Example:
+      >>> interleaved(20, 3)
+      array([ 0,  9,  1, 10,  2, 11,  3, 12,  4, 13,  5, 14,  6, 15,  7, 16,  8,
+             17, 18, 19])
+    """
+    order = np.arange(channels)
+    moved = channels // kernel_size**2 * kernel_size**2
+    order[:moved] = order[:moved].reshape(-1, kernel_size**2).T.ravel()
+    return order
+
+
+def entries(name: str, channels: int = 3, **options: Any) -> list[Entry]:
+    """Lists the arrays of a network.
+
+    Args:
+      name: a CIFAR network of `shiftjax.list_models()`.
+      channels: channels of its images.
+      **options: attributes of the network, as for `shiftjax.create_model`.
+
+    Returns:
+      Its params and batch_stats, in the order of the authors' state dict.
+
+    Raises:
+      InputError: if it is none of the networks of the authors.
+      UnknownNameError: if there is no such network or option.
+
+    Example:
+      >>> first = entries("resnet20")[0]
+      >>> first.name, first.shape
+      ('conv1.weight', (16, 3, 3, 3))
+      >>> "/".join(first.path), first.ours.shape
+      ('params/stem/conv/kernel', (3, 3, 3, 16))
+    """
+    model = create_model(name, **options)
+    units = [units for kind, units in UNITS.items() if isinstance(model, kind)]
+    if not isinstance(model, CifarResNet) or not units:
+        raise InputError(
+            f"{name} is none of the networks of the authors, so nothing is converted"
+        )
+    image = 1, 32, 32, channels
+    leaves: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(
+        jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(image)))
+    )
+    found = [
+        _entry(f"{theirs}.{their_leaf}", path, leaves[path], model)
+        for theirs, ours in _modules(units[0] | SHORTCUT, leaves)
+        for leaf, their_leaf in LEAVES.items()
+        for collection in ("params", "batch_stats")
+        if (path := (collection, *ours, leaf)) in leaves
+    ]
+    assert len(found) == len(leaves)  # whoever adds an array to a network adds it here
+    return found
+
+
+def _modules(
+    units: Mapping[str, tuple[str, str]], leaves: Mapping[tuple[str, ...], Any]
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yields the authors' name and ours of each convolution, BatchNorm and dense."""
+    yield "conv1", ("stem", "conv")
+    yield "bn1", ("stem", "norm")
+    parts = {path[1:3] for path in leaves}
+    for block in sorted({block for block, _ in parts if block.startswith("stage")}):
+        stage, _, index = block.removeprefix("stage").partition("_block")
+        for unit, names in units.items():
+            if (block, unit) in parts:
+                for theirs, ours in zip(names, ("conv", "norm"), strict=True):
+                    yield f"layer{stage}.{int(index) - 1}.{theirs}", (block, unit, ours)
+    yield "linear", ("head",)
+
+
+def _entry(
+    name: str,
+    path: tuple[str, ...],
+    ours: jax.ShapeDtypeStruct,
+    model: CifarResNet,
+) -> Entry:
+    """One array, with the order of its channels if it is beside a shift."""
+    shape = ours.shape
+    if len(shape) == 4:
+        shape = shape[3], shape[2], *shape[:2]
+    elif len(shape) == 2:
+        shape = *shape[::-1], *((1, 1) if path[-2] == "conv" else ())
+    if not isinstance(model, ShiftResNet) or path[2] not in ("expand", "project"):
+        return Entry(name, path, shape, ours)
+    if path[2] == "expand":  # its outputs are shifted
+        order = interleaved(ours.shape[-1], model.kernel_size)
+        return Entry(name, path, shape, ours, order, axis=-1)
+    if path[-1] == "kernel":  # whose inputs were shifted
+        order = interleaved(ours.shape[0], model.kernel_size)
+        return Entry(name, path, shape, ours, order, axis=0)
+    return Entry(name, path, shape, ours)
