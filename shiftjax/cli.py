@@ -25,6 +25,7 @@ OWN = {
     "predict": commands.Predict,
     "verify": commands.Verify,
     "export": commands.Export,
+    "convert": commands.Convert,
 }
 
 

@@ -111,6 +111,45 @@ class Predict:
 
 
 @dataclasses.dataclass(frozen=True)
+class Convert:
+    """Turn a checkpoint of the paper's authors, or any named so, into weights."""
+
+    checkpoint: tyro.conf.Positional[str]
+    """A file of torch.save: state dict or module. Nothing in it is run."""
+    model: str
+    """The architecture, of `shiftjax list`."""
+    output: Annotated[str, tyro.conf.arg(aliases=["-o"])]
+    """The file, whose name ends in .safetensors."""
+    class_names: tuple[str, ...] = ()
+    """Names of the classes, in order; by default 0, 1, 2, ..."""
+    image_size: int = 32
+    """Height and width of the pictures it was trained on."""
+    mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
+    """Mean of each channel that was subtracted, of values in 0 .. 1."""
+    std: tuple[float, ...] = (0.2023, 0.1994, 0.2010)
+    """Standard deviation of each channel that was divided by."""
+
+    def run(self, console: Console) -> None:
+        """Prints one line."""
+        from shiftjax.convert import from_torch
+        from shiftjax.weights import Card, save
+
+        variables = from_torch(self.checkpoint, self.model)
+        classes = len(variables["params"]["head"]["bias"])
+        names = self.class_names or tuple(map(str, range(classes)))
+        card = Card(
+            self.model,
+            {"num_classes": classes},
+            names,
+            self.image_size,
+            self.mean,
+            self.std,
+        )
+        size = len(save(self.output, variables, card))
+        say(console, f"{self.output}: {size:,} bytes, {self.model}, {classes} classes")
+
+
+@dataclasses.dataclass(frozen=True)
 class Export:
     """Write a network for other programs: StableHLO or ONNX."""
 

@@ -103,7 +103,7 @@ def to_onnx(pretrained: Pretrained, *, pictures: bool = False) -> bytes:
       InputError: if jax2onnx is not installed.
     """
     _needed("jax2onnx")
-    from jax2onnx import to_onnx
+    from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
 
     dtype = jnp.uint8 if pictures else jnp.float32
     shape = ("B", *pretrained.card.image_shape())
@@ -137,9 +137,8 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
         given, params = [read(x) for x in equation.invars], equation.params
         inner = params.get("jaxpr") or params.get("call_jaxpr")
         if equation.primitive is displace_p:
-            outs = [
-                by_depthwise(*given, params["table"], params["stride"], params["size"])
-            ]
+            options = (params[name] for name in ("table", "stride", "size"))
+            outs = [by_depthwise(given[0], *options)]
         elif inner is not None:
             outs = _evaluate(inner.jaxpr, inner.consts, given)
         else:

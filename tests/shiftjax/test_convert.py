@@ -19,6 +19,7 @@ from shiftjax import (
     convert,
     torch_files,
 )
+from shiftjax.cli import main
 from shiftjax.models.resnet import CifarResNet
 from shiftjax.torch_names import interleaved
 from tests.shiftjax import torch_writer
@@ -269,6 +270,25 @@ def test_the_authors_files(tmp_path, weights):
     value = {"net": module, "acc": 85.8, "epoch": 150}
     path.write_bytes(torch_writer.legacy(value, python2=True))
     assert_converted(convert.from_torch(path, "shiftresnet20_e1"), weights)
+
+
+def test_the_command_writes_a_file_of_weights(tmp_path, weights, capsys):
+    path, out = tmp_path / "net.t7", tmp_path / "net.safetensors"
+    value = {"net": torch_writer.module(weights), "acc": 85.8}
+    path.write_bytes(torch_writer.legacy(value))
+    words = ["convert", str(path), "--model", "shiftresnet20_e1", "-o", str(out)]
+    assert main(words) == 0
+    assert "shiftresnet20_e1, 10 classes" in capsys.readouterr().out
+    _, variables = shiftjax.load_pretrained(str(out))
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        variables,
+        convert.from_torch(path, "shiftresnet20_e1"),
+    )
+    assert main([*words[:3], "shiftresnet20_e3", "-o", str(out)]) == 2
+    line = capsys.readouterr().err
+    assert "does not fit shiftresnet20_e3" in line
+    assert line.count("\n") == 1
 
 
 def test_a_true_file_of_python_2_7_and_pytorch_1_4():
