@@ -6,7 +6,7 @@ EXPERIMENT ?= digits
 ARGS ?=
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
-.PHONY: train test lint types unit format clean
+.PHONY: train test lint types unit docs format clean
 
 train: $(VENV)/.train
 	$(BIN)/python -m train $(EXPERIMENT) $(ARGS)
@@ -23,12 +23,15 @@ types: $(VENV)/.dev
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
 
+docs: $(VENV)/.docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going docs docs/_build/html
+
 format: $(VENV)/.dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache build dist
+	rm -rf $(VENV) .pytest_cache .ruff_cache build dist docs/_build
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -39,6 +42,11 @@ $(BIN)/python:
 $(VENV)/.train: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (once)"
 	$(INSTALL) ".[train]"
+	@touch $@
+
+$(VENV)/.docs: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing into $(VENV) (once)"
+	$(INSTALL) ".[docs]"
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt

@@ -11,7 +11,8 @@ import numpy as np
 import shiftjax
 from benchmarks.cases import Program
 from benchmarks.jax_programs import compiled, is_queue, parameters, peak_bytes, random
-from shiftjax.layers import CSC, Unit
+from shiftjax.layers import CSC
+from shiftjax.unit import Unit
 from train import experiments
 from train.data.image_set import ImageSet
 from train.data.stream import items

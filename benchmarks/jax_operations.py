@@ -13,8 +13,9 @@ import shiftjax
 from benchmarks.cases import Program
 from benchmarks.jax_programs import compiled, is_queue, peak_bytes, random
 from shiftjax.forms import FORMS
-from shiftjax.layers import ConvNorm, ShiftConv, Unit
+from shiftjax.layers import ConvNorm, ShiftConv
 from shiftjax.planes import Planes
+from shiftjax.unit import Unit
 
 
 def make(function: Any, *arguments: Any) -> Program:

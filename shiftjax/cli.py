@@ -24,6 +24,7 @@ OWN = {
     "summary": commands.Summarize,
     "predict": commands.Predict,
     "verify": commands.Verify,
+    "analyze": commands.Analyze,
     "export": commands.Export,
     "convert": commands.Convert,
 }

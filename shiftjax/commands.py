@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
+from rich.table import Table
 
 from shiftjax.errors import InputError
 
@@ -108,6 +109,49 @@ class Predict:
             console.print(
                 f"  {100 * share:5.1f}%  {name}", highlight=False, markup=False
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class Analyze:
+    """Show what each displacement of a shift network does on pictures."""
+
+    model: tyro.conf.Positional[str]
+    """Weights of `shiftjax list --pretrained`, or a .safetensors file."""
+    paths: tyro.conf.Positional[tuple[str, ...]]
+    """Pictures of any size and format, and folders of them."""
+    plot: str | None = None
+    """Draw a map of the window for each block, to this file."""
+    directory: str | None = None
+    """Folder of the weights, or hf:owner/name."""
+
+    def run(self, console: Console) -> None:
+        """Prints a table of blocks and one of displacements."""
+        from shiftjax.analysis import agreement, analyze
+        from shiftjax.heatmaps import draw
+        from shiftjax.predict import Classifier
+        from shiftjax.weights import open_pretrained
+
+        if not self.paths:
+            raise InputError("no picture is given: shiftjax analyze MODEL PICTURE...")
+        pretrained = open_pretrained(self.model, self.directory)
+        images = Classifier(pretrained).read(self.paths)
+        blocks, kept = analyze(pretrained, images), agreement(pretrained, images)
+        say(console, f"{self.model} on {len(images)} picture(s)")
+        table = Table()
+        for heading in ("block", "same displacement", "different", "most used"):
+            table.add_column(heading)
+        for block in blocks:
+            most = max(block.contributions, key=lambda move: block.contributions[move])
+            share = f"{most}, {100 * block.contributions[most]:.0f}%"
+            table.add_row(
+                block.name, f"{block.within:.2f}", f"{block.across:.2f}", share
+            )
+        console.print(table)
+        say(console, "Columns 2, 3: mean absolute correlation of two channels.")
+        for move, share in kept.items():
+            say(console, f"without {move}: {100 * share:5.1f}% of predictions stay")
+        if self.plot:
+            draw(blocks, kept, self.plot)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,32 +8,20 @@ networks of this package, `ConvNorm` and `ShiftConv` also take `shiftjax.planes.
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.typing import Dtype, Initializer
 
 from shiftjax import gpu, planes, tpu
-from shiftjax.errors import InputError
-from shiftjax.forms import FORMS, resolve
+from shiftjax.errors import InputError, unknown_name
+from shiftjax.forms import FORMS
 from shiftjax.planes import Planes
 from shiftjax.shift import positive, shift
+from shiftjax.unit import Activations, Unit
 
-Activations = jax.Array | Planes
-SHARED = (
-    "axis_name",
-    "momentum",
-    "epsilon",
-    "dtype",
-    "param_dtype",
-    "kernel_init",
-    "form",
-)
-
-he_normal = nn.initializers.he_normal()
+SHORTCUTS = ("concat", "add")
 
 
 class Shift(nn.Module):
@@ -57,101 +45,6 @@ class Shift(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Shifts `[..., height, width, channels]`; see `shiftjax.shift`."""
         return shift(x, self.kernel_size, dilation=self.dilation, stride=self.strides)
-
-
-class Unit(nn.Module, kw_only=True):
-    """The fields that all units share, and the layers made from them.
-
-    Attributes:
-      axis_name: axis of the replicas over which BatchNorm's statistics are taken, or
-        None for each replica's own.
-      momentum: how much of BatchNorm's running statistics a training step keeps.
-      epsilon: added to BatchNorm's variances.
-      dtype: what is computed in, or None for the promoted dtype of input and params.
-      param_dtype: what the params are stored in.
-      kernel_init: initializer of the kernels.
-      form: how it is computed, one of `shiftjax.forms.FORMS` or "auto"; the plain form
-        where it has no other for its input, and when variables are initialised.
-    """
-
-    axis_name: str | None = None
-    momentum: float = 0.9
-    epsilon: float = 1e-5
-    dtype: Dtype | None = None
-    param_dtype: Dtype = jnp.float32
-    kernel_init: Initializer = he_normal
-    form: str = "plain"
-
-    forms: ClassVar[tuple[str, ...]] = ("plain",)  # those that it has
-
-    def form_of(self, x: Activations) -> str:
-        """Returns the form in which the input is computed."""
-        if isinstance(x, Planes):
-            return "planes"
-        form = resolve(self.form, x.shape, self.forms)
-        return "plain" if self.is_initializing() else form
-
-    def unit(self, kind: type, *args: Any, **options: Any) -> Any:
-        """Makes a part of this unit, with the fields that all share."""
-        shared = {name: getattr(self, name) for name in SHARED}
-        return kind(*args, **(shared | options))
-
-    def pointwise(self, features: int, name: str) -> nn.Dense:
-        """A 1x1 convolution without bias, as a product: kernel `[in, out]`."""
-        return nn.Dense(
-            features,
-            use_bias=False,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            kernel_init=self.kernel_init,
-            name=name,
-        )
-
-    def norm(self, name: str, train: bool) -> nn.BatchNorm:
-        """BatchNorm with the batch's statistics in training, else the running ones."""
-        return nn.BatchNorm(
-            use_running_average=not train,
-            axis_name=self.axis_name,
-            momentum=self.momentum,
-            epsilon=self.epsilon,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            use_fast_variance=False,
-            name=name,
-        )
-
-    def on_planes(
-        self, function: Callable[..., Any], x: Activations, train: bool, **options: int
-    ) -> Activations:
-        """Runs the form on planes; an NHWC array enters and leaves them."""
-        if isinstance(x, Planes):
-            return self.run(function, x, train, **options)
-        return self.run(function, Planes.from_nhwc(x), train, **options).to_nhwc()
-
-    def run(
-        self, function: Callable[..., Any], x: Any, train: bool, **options: int
-    ) -> Any:
-        """Runs another form of this module, with its variables."""
-        stats = self.variables["batch_stats"]
-        y, batch_stats = function(
-            self.variables["params"],
-            None if train else stats,
-            x,
-            dtype=self.dtype,
-            epsilon=self.epsilon,
-            axis_name=self.axis_name,
-            **options,
-        )
-        for name, new in batch_stats.items():
-            average = jax.tree.map(self._average, dict(stats[name]), new)
-            self.put_variable("batch_stats", name, average)
-        return y
-
-    def _promoted(self, x: jax.Array) -> Any:
-        return self.dtype or jnp.promote_types(x.dtype, self.param_dtype)
-
-    def _average(self, old: jax.Array, new: jax.Array) -> jax.Array:
-        return self.momentum * old + (1 - self.momentum) * new
 
 
 class ConvNorm(Unit):
@@ -206,19 +99,8 @@ class ConvNorm(Unit):
         if self.kernel_size == 1:
             kept = x[..., ::strides, ::strides, :]
             return self.norm("norm", train)(self.pointwise(self.features, "conv")(kept))
-        half = self.kernel_size // 2
-        y = nn.Conv(
-            self.features,
-            (self.kernel_size, self.kernel_size),
-            strides,
-            padding=[(half, half), (half, half)],
-            feature_group_count=x.shape[-1] if self.depthwise else 1,
-            use_bias=False,
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            kernel_init=self.kernel_init,
-            name="conv",
-        )(x)
+        groups = x.shape[-1] if self.depthwise else 1
+        y = self.conv(self.features, self.kernel_size, strides, "conv", groups)(x)
         return self.norm("norm", train)(y)
 
 
@@ -299,8 +181,9 @@ class CSC(Unit):
 
     Before activation: BatchNorm, ReLU, 1x1 convolution, shift, BatchNorm, ReLU, 1x1
     convolution (which keeps every strides-th row and column); the input is added. A
-    module with another number of features or a stride appends the input, 3x3
-    average-pooled with the stride, to a branch of the channels that are missing.
+    module with another number of features or a stride takes the input 3x3
+    average-pooled with the stride: it is appended to a branch of the channels that are
+    missing, or, with zeros for these, added to a branch of all channels.
 
     Attributes:
       features: number of output channels.
@@ -308,6 +191,8 @@ class CSC(Unit):
       strides: distance between the rows and columns kept, in pixels.
       dilation: distance between neighbouring displacements, in pixels.
       expansion: E; the shift moves `int(E * n)` channels for a branch of n.
+      shortcut: what a module that changes the shape does with its input, "concat" or
+        "add".
 
     Example:
       >>> x = jnp.ones((1, 8, 8, 16))
@@ -321,6 +206,8 @@ class CSC(Unit):
     strides: int = 1
     dilation: int = 1
     expansion: float = 1.0
+    shortcut: str = "concat"
+
     shift_first: ClassVar[bool] = False
 
     @nn.compact
@@ -336,11 +223,15 @@ class CSC(Unit):
 
         Raises:
           InputError: if there are fewer features than input channels.
+          UnknownNameError: if there is no such shortcut.
         """
         self.form_of(x)  # has one form only; refuses an unknown name
         same = x.shape[-1] == self.features and positive("strides", self.strides) == 1
-        branch = self.features if same else self.features - x.shape[-1]
-        if branch < 1:
+        missing = self.features - x.shape[-1]
+        if self.shortcut not in SHORTCUTS:
+            raise unknown_name("shortcut", self.shortcut, SHORTCUTS)
+        branch = missing if self.shortcut == "concat" and not same else self.features
+        if branch < 1 or missing < 0:
             raise InputError(
                 f"features={self.features}: a {type(self).__name__} that changes the "
                 f"shape needs more features than its {x.shape[-1]} input channels"
@@ -361,8 +252,10 @@ class CSC(Unit):
             (3, 3),
             (strides, strides),
             [(1, 1), (1, 1)],  # pyright: ignore[reportArgumentType]
-        )
-        return jnp.concatenate([y, pooled.astype(y.dtype)], -1)
+        ).astype(y.dtype)
+        if self.shortcut == "concat":
+            return jnp.concatenate([y, pooled], -1)
+        return y + jnp.pad(pooled, [(0, 0)] * 3 + [(0, missing)])
 
 
 class SC2(CSC):

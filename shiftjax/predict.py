@@ -66,12 +66,30 @@ class Classifier:
             outs.append(np.asarray(out)[: len(batch)])
         return np.concatenate(outs)
 
+    def read(self, paths: Iterable[str | Path]) -> np.ndarray:
+        """Reads pictures of any size and format.
+
+        The short side is brought to the network's size, and the centre taken.
+
+        Args:
+          paths: files, and folders, whose pictures are taken in order of their paths.
+
+        Returns:
+          uint8 `[pictures, height, width, channels]`.
+
+        Raises:
+          MissingFileError: if a path is not there.
+          InputError: if a file is no picture.
+        """
+        size, channels = self.card.image_size, len(self.card.mean)
+        return np.stack(
+            [pictures.decode(f, size, channels, upright=True) for f in _files(paths)]
+        )
+
     def predict(
         self, paths: Iterable[str | Path], *, count: int = 5
     ) -> Iterator[Prediction]:
-        """Classifies pictures of any size and format.
-
-        The short side is brought to the network's size, and the centre taken.
+        """Classifies pictures, as `read` reads them.
 
         Args:
           paths: files, and folders, whose pictures are taken in order of their paths.
@@ -85,11 +103,9 @@ class Classifier:
           InputError: if a file is no picture.
         """
         files = list(_files(paths))
-        size, channels = self.card.image_size, len(self.card.mean)
         for start in range(0, len(files), BATCH_SIZE):
             some = files[start : start + BATCH_SIZE]
-            images = [pictures.decode(f, size, channels, upright=True) for f in some]
-            logits = self.logits(np.stack(images))
+            logits = self.logits(self.read(some))
             best = top_classes(logits, self.card.class_names, count)
             for path, classes in zip(some, best, strict=True):
                 yield Prediction(str(path), classes)

@@ -7,10 +7,14 @@ from typing import Any
 
 from shiftjax import manifest
 from shiftjax.errors import InputError, unknown_name
-from shiftjax.layers import Unit
-from shiftjax.models import resnet
+from shiftjax.models import bottleneck, resnet, shiftnet
+from shiftjax.unit import Unit
 
-VARIANTS = dict(resnet.VARIANTS)
+VARIANTS: dict[str, Callable[..., Unit]] = {
+    **resnet.VARIANTS,
+    **shiftnet.VARIANTS,
+    **bottleneck.VARIANTS,
+}
 
 # Families that need one option more: `create_model("shiftresnet20", expansion=4)`.
 FAMILIES = {f"shiftresnet{depth}": "expansion" for depth in resnet.DEPTHS}

@@ -15,7 +15,6 @@ with `depth = 6 n + 2`. Where we differ: the authors' training initialises Batch
 scale at random, ours is 1; kernels are He-normal.
 """
 
-import dataclasses
 import functools
 import math
 from collections.abc import Mapping, Sequence
@@ -28,9 +27,9 @@ from jax import lax
 
 from shiftjax.errors import InputError
 from shiftjax.forms import FORMS
-from shiftjax.layers import Activations, ConvNorm, ShiftConv, Unit
-from shiftjax.planes import Planes
-from shiftjax.shift import positive
+from shiftjax.layers import ConvNorm, ShiftConv
+from shiftjax.models.network import Features, Network
+from shiftjax.unit import Activations, Unit
 
 relu = functools.partial(jax.tree.map, nn.relu)
 add = functools.partial(jax.tree.map, jnp.add)
@@ -87,31 +86,22 @@ class DepthwiseBlock(Unit):
         return nn.relu(y + x)
 
 
-class CifarResNet(Unit):
+class CifarResNet(Network):
     """What the CIFAR networks share: stem, three stages of blocks, and head.
 
     Attributes:
       depth: 6 n + 2 for n blocks a stage: 20, 56, 110, ...
-      num_classes: number of logits.
-      remat: whether to compute each block again in the backward pass, which keeps only
-        the tensors between blocks.
       scan: whether the equal blocks of a stage are one loop: a deep network compiles in
         the time of a few blocks, and runs a little slower.
-      form: how it is computed, one of `shiftjax.forms.FORMS`, or "auto" for the fastest
-        of the platform that it runs on. Forward-mode derivatives need "plain".
       chunk: on planes, for how many images at a time the wide tensors of shift blocks
         exist, which are then computed again in the backward pass; None for all.
     """
 
     depth: int = 20
-    num_classes: int = 10
-    remat: bool = False
     scan: bool = False
-    form: str = dataclasses.field(default="auto", kw_only=True)
     chunk: int | None = None
 
     image_size: ClassVar[int] = 32
-    channels: ClassVar[int] = 3
     forms: ClassVar[tuple[str, ...]] = ("plain", "planes")
 
     def widths(self) -> tuple[int, int, int]:
@@ -141,8 +131,8 @@ class CifarResNet(Unit):
         Raises:
           InputError: if the images or an option do not fit.
         """
-        features = {}
-        x, form = self._enter(images)
+        features: Features = {}
+        x, form = self.enter(images, train, chunk=self.chunk)
         widths = self.widths()
         x = relu(self.unit(ConvNorm, widths[0], 3, name="stem", form=form)(x, train))
         features["stem"] = x
@@ -159,15 +149,7 @@ class CifarResNet(Unit):
                 for name in others:
                     x = block(1, name=name)(x, train)
             features[f"stage{stage}"] = x
-        x = x.global_average_pool() if isinstance(x, Planes) else x.mean((1, 2))
-        features["pre_logits"] = x
-        logits = self._head(x)
-        if not capture_features:
-            return logits
-        return logits, {
-            name: value.to_nhwc() if isinstance(value, Planes) else value
-            for name, value in features.items()
-        }
+        return self.leave(x, features, capture_features)
 
     def _scan_blocks(
         self, block: Unit, names: Sequence[str], x: Activations, train: bool
@@ -190,20 +172,6 @@ class CifarResNet(Unit):
                 self.put_variable("batch_stats", name, stats)
         return x
 
-    def block(self, kind: type[Unit]) -> Any:
-        """Returns the class of a block, rematerialised if asked for."""
-        return nn.remat(kind, static_argnums=(2,)) if self.remat else kind
-
-    def _head(self, x: jax.Array) -> jax.Array:
-        dense = nn.Dense(
-            positive("num_classes", self.num_classes),
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name="head",
-        )
-        logits = dense(x)
-        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
-
     def _blocks_per_stage(self) -> int:
         blocks, rest = divmod(self.depth - 2, 6)
         if blocks < 1 or rest:
@@ -211,23 +179,6 @@ class CifarResNet(Unit):
                 f"depth={self.depth}: it must be 6 n + 2, as 20, 56 or 110"
             )
         return blocks
-
-    def _enter(self, images: jax.Array) -> tuple[Activations, str]:
-        """Checks the images, and takes them to the form to compute in."""
-        if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
-            raise InputError(
-                f"images are {images.dtype} {list(images.shape)}; the network takes "
-                "normalised floats [batch, height, width, channels]"
-            )
-        stem = self.variables.get("params", {}).get("stem")
-        if stem and images.shape[-1] != (channels := stem["conv"]["kernel"].shape[-2]):
-            raise InputError(
-                f"images have {images.shape[-1]} channels, the params {channels}"
-            )
-        form = self.form_of(images)
-        if form == "planes":
-            return Planes.from_nhwc(images, chunk=self.chunk), form
-        return images, form
 
 
 class ResNet(CifarResNet):
@@ -245,6 +196,8 @@ class ResNet(CifarResNet):
 
     block_reduction: float = 1.0
     net_reduction: float = 1.0
+
+    plain_inference: ClassVar[bool] = True  # twice as fast on a CPU
 
     def widths(self) -> tuple[int, int, int]:
         """Returns the features of the three stages, reduced."""

@@ -159,6 +159,7 @@ class Reference:
         kernel_size=3,
         dilation=1,
         shift_first=False,
+        add=False,
     ):
         """Conv-shift-conv, whose stride is that of the second convolution."""
         new = {}
@@ -173,7 +174,11 @@ class Reference:
         if features == x.shape[-1] and stride == 1:
             return x + y, new
         mean = np.full((3, 3, 1, x.shape[-1]), 1 / 9)  # padding counts
-        return np.concatenate([y, cls.conv(x, mean, stride, x.shape[-1])], -1), new
+        pooled = cls.conv(x, mean, stride, x.shape[-1])
+        if not add:
+            return np.concatenate([y, pooled], -1), new
+        y[..., : x.shape[-1]] += pooled
+        return y, new
 
     @classmethod
     def cifar_network(cls, block, params, stats, x, train):

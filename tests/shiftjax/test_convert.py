@@ -20,6 +20,7 @@ from shiftjax import (
     torch_files,
 )
 from shiftjax.cli import main
+from shiftjax.models import resnet
 from shiftjax.models.resnet import CifarResNet
 from shiftjax.torch_names import interleaved
 from tests.shiftjax import torch_writer
@@ -183,7 +184,13 @@ def test_there_and_back(authors, name):
             np.testing.assert_array_equal(array, weights[key])
 
 
-@pytest.mark.parametrize("name", shiftjax.list_models())
+@pytest.mark.parametrize("name", ["shiftnet_c", "resnet50"])
+def test_networks_that_are_not_the_authors_cifar_networks(name):
+    with pytest.raises(InputError, match=f"{name} is none of the networks of the auth"):
+        convert.from_torch({}, name)
+
+
+@pytest.mark.parametrize("name", resnet.VARIANTS)
 def test_every_network_there_and_back(randomize, name):
     """With the names, shapes, dtypes and bits of the network's own variables."""
     options = {"depth": 20} if "110" in name and "e1" not in name else {}  # as quick

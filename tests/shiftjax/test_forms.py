@@ -59,6 +59,33 @@ def test_a_free_batch_is_computed_plainly():
         )
 
 
+@pytest.mark.parametrize(
+    ("kind", "form", "entered"),
+    [
+        (ShiftResNet, "auto", {False: 1, True: 1}),
+        (ResNet, "auto", {False: 0, True: 1}),
+        (ResNet, "planes", {False: 1, True: 1}),
+    ],
+)
+def test_a_plain_resnet_is_evaluated_plainly(monkeypatch, kind, form, entered):
+    """Which is faster, if it is not told otherwise; it is trained on planes."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    calls, original = [], Planes.from_nhwc
+
+    def from_nhwc(*args, **options):
+        calls.append(args)
+        return original(*args, **options)
+
+    monkeypatch.setattr(Planes, "from_nhwc", from_nhwc)
+    model = kind(8, form=form)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(BATCH))
+    for train, expected in entered.items():
+        calls.clear()
+        apply = functools.partial(model.apply, train=train, mutable=["batch_stats"])
+        jax.eval_shape(apply, variables, jnp.zeros(BATCH))
+        assert len(calls) == expected
+
+
 @pytest.mark.parametrize("module", [ResNet(8), ConvNorm(8), ShiftConv(9), CSC(3)])
 def test_an_unknown_form_is_answered_with_the_nearest(module):
     module = module.clone(form="kernal")

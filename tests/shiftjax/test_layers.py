@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from shiftjax import CSC, SC2, ConvNorm, InputError, Shift, ShiftConv
-from shiftjax.layers import Unit
+from shiftjax.unit import Unit
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -83,6 +83,18 @@ CASES = {
         {"features": 11, "stride": 2},
     ),
     "CSC, wider": (CSC(9, expansion=3), (2, 5, 4, 5), "csc", {"features": 9}),
+    "CSC, added, stride 2, odd": (
+        CSC(11, strides=2, expansion=3, shortcut="add"),
+        (2, 5, 7, 5),
+        "csc",
+        {"features": 11, "stride": 2, "add": True},
+    ),
+    "CSC, added, no wider": (
+        CSC(9, strides=2, expansion=1, shortcut="add"),
+        (2, 4, 6, 9),
+        "csc",
+        {"features": 9, "stride": 2, "add": True},
+    ),
     "SC2": (
         SC2(9, expansion=2),
         (2, 5, 6, 9),
@@ -418,6 +430,11 @@ INVALID = {
     "stride 0": (ShiftConv(9, strides=0), "stride"),
     "dilation 0": (CSC(9, dilation=0), "dilation=0"),
     "CSC cannot lose channels": (CSC(4), "features=4: a CSC that changes the shape"),
+    "nor by adding": (
+        CSC(4, shortcut="add"),
+        "features=4: a CSC that changes the shape",
+    ),
+    "shortcut": (CSC(12, shortcut="ad"), "unknown shortcut 'ad': did you mean 'add'"),
     "nor keep them with a stride": (
         CSC(9, strides=2),
         "features=9: a CSC that changes the shape needs more features than its 9",

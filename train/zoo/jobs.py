@@ -189,7 +189,10 @@ class Worker:
             key = (job.entry.name, job.seed)
             if job.state in ("stopped", "missing") and key not in self._tried:
                 self._tried.add(key)
-                self._running[key] = (job, self._start(job))
+                try:
+                    self._running[key] = (job, self._start(job))
+                except InputError as error:
+                    self._fail(job, str(error))
 
     def _start(self, job: Job) -> subprocess.Popen:
         """Starts one run."""
@@ -197,7 +200,12 @@ class Worker:
         workdir.mkdir(parents=True, exist_ok=True)
         config = job.entry.config(job.seed, self.options.root)
         data = dataclasses.replace(config.data, data_dir=self.options.data_dir)
-        config_file.save(dataclasses.replace(config, data=data), workdir)
+        config = dataclasses.replace(config, data=data)
+        if (workdir / config_file.FILE).exists():
+            changed = config_file.differences(config_file.load(workdir), config)
+            if changed:
+                raise InputError(f"{workdir} holds another run: {'; '.join(changed)}")
+        config_file.save(config, workdir)
         self._say(f"{job.state} at epoch {job.epoch:.0f}: training", job)
         command = [sys.executable, "-m", "train", "resume", "--workdir", str(workdir)]
         environment = dict(os.environ)
@@ -222,13 +230,17 @@ class Worker:
             workdir = job.entry.workdir(job.seed, self.options.root)
             if code:
                 lines = (workdir / LOG).read_text().strip().splitlines() or [""]
-                self.failed.append(f"{job.entry.name} seed {job.seed}: {lines[-1]}")
-                self._say(f"failed: {lines[-1]}", job)
+                self._fail(job, lines[-1])
                 continue
             now = self._now(job)
             self._say(f"{now.state} at epoch {now.epoch:.0f}{_top1(now)}", job)
             if now.state == "trained":
                 self._release(job.entry)
+
+    def _fail(self, job: Job, why: str) -> None:
+        """Notes that a run could not be trained; the others go on."""
+        self.failed.append(f"{job.entry.name} seed {job.seed}: {why}")
+        self._say(f"failed: {why}", job)
 
     def _release_trained(self) -> None:
         """Releases what was trained before and not released."""

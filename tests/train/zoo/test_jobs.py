@@ -147,6 +147,21 @@ def test_a_list_is_worked_off(make_entry, options, capsys):
     assert "2 released" in capsys.readouterr().out
 
 
+def test_a_folder_with_another_run_is_left_as_it_is(make_entry, options):
+    """As when the list was changed: nothing goes on with other options."""
+    entry = make_entry()
+    workdir = entry.workdir(0, options.root)
+    workdir.mkdir(parents=True)
+    longer = dataclasses.replace(entry.config(0, options.root), epochs=99.0)
+    config_file.save(longer, workdir)
+    only = dataclasses.replace(entry, seeds=(0,))
+    with pytest.raises(
+        InputError, match=r"holds another run: --epochs was 99\.0, is 8"
+    ):
+        work([only], options)
+    assert config_file.load(workdir) == longer
+
+
 def test_what_was_trained_before_is_released(make_entry, options, finished):
     """And when the time is over, no run is started."""
     entry = make_entry()

@@ -1,0 +1,145 @@
+"""ResNet-50 and ShiftResNet-50, of bottleneck blocks.
+
+He et al. 2015 (https://arxiv.org/abs/1512.03385, table 1), with the stride in the 3x3
+convolution, as is usual since; Wu et al. 2018 (https://arxiv.org/abs/1711.08141,
+section 4), who replace each 3x3 convolution by a 1x1 to three times the channels, a
+shift and a 1x1 back, and divide every width by the square root of a reduction.
+
+    stem     7x7, stride 2, BatchNorm, ReLU, 3x3 max pooling, stride 2
+    stage1   3 blocks, 4 * 64 features
+    stage2   4 blocks, 4 * 128 features, the first with stride 2
+    stage3   6 blocks, 4 * 256 features, the first with stride 2
+    stage4   3 blocks, 4 * 512 features, the first with stride 2
+    head     mean over the pixels, dense
+"""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+
+from shiftjax.errors import InputError
+from shiftjax.layers import ConvNorm, Shift
+from shiftjax.models.network import Features, Network
+from shiftjax.unit import Unit
+
+GROWTH = 4  # features of a block over those inside it
+
+
+class BottleneckBlock(Unit):
+    """1x1, 3x3 or its replacement by a shift, 1x1, plus shortcut, ReLU.
+
+    Attributes:
+      features: number of channels inside; there are four times as many outside.
+      strides: distance between the rows and columns kept, in pixels.
+      expansion: E; `int(E * features)` channels are shifted, in the place of a 3x3
+        convolution; 0 for the convolution.
+      kernel_size: side K of the window of displacements.
+      dilation: distance between neighbouring displacements, in pixels.
+    """
+
+    features: int
+    strides: int = 1
+    expansion: float = 0.0
+    kernel_size: int = 3
+    dilation: int = 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+        """Applies the block to `[batch, height, width, channels]`."""
+        unit = functools.partial(self.unit, ConvNorm)
+        y = nn.relu(unit(self.features, name="reduce")(x, train))
+        if self.expansion:
+            wide = int(self.expansion * self.features)
+            y = nn.relu(unit(wide, name="expand")(y, train))
+            y = Shift(self.kernel_size, self.strides, self.dilation, name="shift")(y)
+            y = nn.relu(unit(self.features, name="project")(y, train))
+        else:
+            y = unit(self.features, 3, self.strides, name="conv3x3")(y, train)
+            y = nn.relu(y)
+        y = unit(GROWTH * self.features, name="grow")(y, train)
+        if x.shape != y.shape:
+            x = unit(y.shape[-1], 1, self.strides, name="shortcut")(x, train)
+        return nn.relu(y + x.astype(y.dtype))
+
+
+class BottleneckResNet(Network):
+    """A ResNet of bottleneck blocks, plain or with shifts.
+
+    Attributes:
+      blocks: number of blocks of each stage.
+      num_classes: number of logits.
+      net_reduction: r; every width is divided by sqrt(r).
+      expansion: E of the blocks' shifts; 0 for 3x3 convolutions.
+      kernel_size: side K of the window of displacements.
+      dilation: distance between neighbouring displacements, in pixels.
+    """
+
+    blocks: tuple[int, ...] = (3, 4, 6, 3)
+    num_classes: int = 1000
+    net_reduction: float = 1.0
+    expansion: float = 0.0
+    kernel_size: int = 3
+    dilation: int = 1
+
+    image_size: ClassVar[int] = 224
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool = False, capture_features: bool = False
+    ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
+        """Computes logits.
+
+        Args:
+          images: `[batch, height, width, channels]` floats, normalised.
+          train: whether BatchNorm uses, and averages, the batch's statistics.
+          capture_features: whether to return the named features too.
+
+        Returns:
+          Logits `[batch, num_classes]`, float32; with `capture_features` also the
+          features by name: "stem", "stage1", ..., "stage4" `[batch, h, w, c]` and
+          "pre_logits" `[batch, c]`.
+
+        Raises:
+          InputError: if the images or an option do not fit.
+        """
+        if not 0 < self.net_reduction <= 64**2:
+            raise InputError(
+                f"net_reduction={self.net_reduction}: it must be above 0 and at most "
+                f"{64**2}"
+            )
+        features: Features = {}
+        x, form = self.enter(images, train)
+        width = int(64 / math.sqrt(self.net_reduction))
+        x = nn.relu(self.unit(ConvNorm, width, 7, 2, name="stem", form=form)(x, train))
+        x = nn.max_pool(
+            x,
+            (3, 3),
+            (2, 2),
+            [(1, 1), (1, 1)],  # pyright: ignore[reportArgumentType]
+        )
+        features["stem"] = x
+        for stage, count in enumerate(self.blocks, 1):
+            inner = int(64 * 2 ** (stage - 1) / math.sqrt(self.net_reduction))
+            for index in range(count):
+                x = self.unit(
+                    self.block(BottleneckBlock),
+                    inner,
+                    2 if stage > 1 and index == 0 else 1,
+                    self.expansion,
+                    self.kernel_size,
+                    self.dilation,
+                    form=form,
+                    name=f"stage{stage}_block{index + 1:02}",
+                )(x, train)
+            features[f"stage{stage}"] = x
+        return self.leave(x, features, capture_features)
+
+
+VARIANTS: Mapping[str, functools.partial[BottleneckResNet]] = {
+    "resnet50": functools.partial(BottleneckResNet),
+    "shiftresnet50": functools.partial(BottleneckResNet, expansion=3),
+}

@@ -1,0 +1,106 @@
+"""What all networks share: the images that enter, the head, and the named features."""
+
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from shiftjax.errors import InputError
+from shiftjax.planes import Planes
+from shiftjax.shift import positive
+from shiftjax.unit import Activations, Unit
+
+Features = dict[str, Activations]
+
+
+class Network(Unit, kw_only=True):
+    """A network that maps images to logits.
+
+    Attributes:
+      num_classes: number of logits.
+      remat: whether to compute each block again in the backward pass, which keeps only
+        the tensors between blocks.
+      form: how it is computed, one of `shiftjax.forms.FORMS`, or "auto" for the fastest
+        of the platform that it runs on. Forward-mode derivatives need "plain".
+    """
+
+    num_classes: int = 10
+    remat: bool = False
+    form: str = "auto"
+
+    channels: ClassVar[int] = 3
+    # Whether the automatic form is the plain one for all but training.
+    plain_inference: ClassVar[bool] = False
+
+    def block(self, kind: type[Unit]) -> Any:
+        """Returns the class of a block, rematerialised if asked for."""
+        return nn.remat(kind, static_argnums=(2,)) if self.remat else kind
+
+    def enter(
+        self, images: jax.Array, train: bool, **options: Any
+    ) -> tuple[Activations, str]:
+        """Checks the images, and takes them to the form to compute in.
+
+        Args:
+          images: `[batch, height, width, channels]` floats.
+          train: whether they are to be trained on.
+          **options: of `Planes.from_nhwc`, where that is the form.
+
+        Returns:
+          The images in that form, and its name.
+
+        Raises:
+          InputError: if they are not such, or have other channels than the params.
+        """
+        if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+            raise InputError(
+                f"images are {images.dtype} {list(images.shape)}; the network takes "
+                "normalised floats [batch, height, width, channels]"
+            )
+        stem = self.variables.get("params", {}).get("stem", {})
+        kernel = stem.get("conv", stem).get("kernel")
+        if kernel is not None and images.shape[-1] != kernel.shape[-2]:
+            raise InputError(
+                f"images have {images.shape[-1]} channels, the params "
+                f"{kernel.shape[-2]}"
+            )
+        form = self.form_of(images)
+        if self.form == "auto" and self.plain_inference and not train:
+            form = "plain"
+        if form == "planes":
+            return Planes.from_nhwc(images, **options), form
+        return images, form
+
+    def leave(
+        self, x: Activations, features: Features, capture_features: bool
+    ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
+        """Averages over the pixels, and computes logits.
+
+        Args:
+          x: what the last stage gives.
+          features: those before, by name.
+          capture_features: whether to return them too.
+
+        Returns:
+          Logits `[batch, num_classes]`, float32; with `capture_features` also the
+          features in NHWC, and "pre_logits" `[batch, channels]`.
+        """
+        x = x.global_average_pool() if isinstance(x, Planes) else x.mean((1, 2))
+        logits = self._head(x)
+        if not capture_features:
+            return logits
+        return logits, {
+            name: value.to_nhwc() if isinstance(value, Planes) else value
+            for name, value in (features | {"pre_logits": x}).items()
+        }
+
+    def _head(self, x: jax.Array) -> jax.Array:
+        dense = nn.Dense(
+            positive("num_classes", self.num_classes),
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            name="head",
+        )
+        logits = dense(x)
+        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))

@@ -1,0 +1,144 @@
+"""ShiftNet-A, B and C, the paper's ImageNet networks of CSC modules.
+
+Wu et al. 2018 (https://arxiv.org/abs/1711.08141, section 4):
+
+    stem     7x7, stride 2; no BatchNorm, no ReLU: the modules begin with theirs
+    stage1   CSC modules, the first with stride 2
+    ..
+    stage4
+    head     BatchNorm, ReLU, mean over the pixels, dense
+
+A module that changes the shape computes the channels that are missing, and appends the
+pooled input. ShiftNet-C is not described in as much detail: of the forms that its
+modules could have, only one has its published number of parameters, in which such a
+module computes all channels, and adds the pooled input.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+
+from shiftjax.layers import CSC, SC2
+from shiftjax.models.network import Features, Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """Modules of one width, the first of which halves the resolution.
+
+    Attributes:
+      features: of every module.
+      kernel_size: side K of the window of displacements.
+      first: E of the first module, which has stride 2.
+      others: E of the modules after it.
+      count: how many these are.
+    """
+
+    features: int
+    kernel_size: int
+    first: float
+    others: float
+    count: int
+
+
+STAGES_A = (
+    Stage(64, 5, 4, 4, 4),
+    Stage(128, 5, 4, 3, 5),
+    Stage(256, 3, 3, 2, 6),
+    Stage(512, 3, 2, 1, 2),
+)
+STAGES_B = tuple(
+    dataclasses.replace(stage, features=stage.features // 2) for stage in STAGES_A
+)
+STAGES_C = (
+    Stage(32, 5, 1, 1, 0),
+    Stage(64, 5, 1, 1, 3),
+    Stage(128, 3, 1, 1, 3),
+    Stage(256, 3, 1, 1, 2),
+)
+
+
+class ShiftNet(Network):
+    """A network of CSC or SC² modules.
+
+    Attributes:
+      stages: the modules.
+      stem_features: number of channels after the stem.
+      num_classes: number of logits.
+      dilation: distance between neighbouring displacements, in pixels.
+      second_shift: whether the modules are SC², which begin with a shift, not CSC.
+      shortcut: of modules that change the shape, "concat" or "add"; see `CSC`.
+
+    Example:
+      >>> from shiftjax import create_model
+      >>> model = create_model("shiftnet_c", num_classes=10)
+      >>> images = jax.ShapeDtypeStruct((2, 64, 64, 3), "float32")
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
+      >>> logits, features = jax.eval_shape(
+      ...     functools.partial(model.apply, capture_features=True), variables, images)
+      >>> logits.shape, features["stage4"].shape
+      ((2, 10), (2, 2, 2, 256))
+    """
+
+    stages: tuple[Stage, ...] = STAGES_A
+    stem_features: int = 32
+    num_classes: int = 1000
+    dilation: int = 1
+    second_shift: bool = False
+    shortcut: str = "concat"
+
+    image_size: ClassVar[int] = 224
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool = False, capture_features: bool = False
+    ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
+        """Computes logits.
+
+        Args:
+          images: `[batch, height, width, channels]` floats, normalised.
+          train: whether BatchNorm uses, and averages, the batch's statistics.
+          capture_features: whether to return the named features too.
+
+        Returns:
+          Logits `[batch, num_classes]`, float32; with `capture_features` also the
+          features by name: "stem", "stage1", ..., "stage4" `[batch, h, w, c]` and
+          "pre_logits" `[batch, c]`.
+
+        Raises:
+          InputError: if the images or an option do not fit.
+        """
+        features: Features = {}
+        x, form = self.enter(images, train)
+        x = self.conv(self.stem_features, 7, 2, name="stem")(x)
+        features["stem"] = x
+        module = self.block(SC2 if self.second_shift else CSC)
+        for number, stage in enumerate(self.stages, 1):
+            for index in range(stage.count + 1):
+                x = self.unit(
+                    module,
+                    stage.features,
+                    stage.kernel_size,
+                    1 if index else 2,
+                    self.dilation,
+                    stage.others if index else stage.first,
+                    self.shortcut,
+                    form=form,
+                    name=f"stage{number}_block{index + 1:02}",
+                )(x, train)
+            features[f"stage{number}"] = x
+        x = nn.relu(self.norm("norm", train)(x))
+        return self.leave(x, features, capture_features)
+
+
+VARIANTS: Mapping[str, functools.partial[ShiftNet]] = {
+    "shiftnet_a": functools.partial(ShiftNet),
+    "shiftnet_b": functools.partial(ShiftNet, stages=STAGES_B, stem_features=16),
+    "shiftnet_c": functools.partial(
+        ShiftNet, stages=STAGES_C, stem_features=16, shortcut="add"
+    ),
+}

@@ -1,0 +1,122 @@
+"""The documentation's code runs, and its commands are ones that the programs take."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from shiftjax import cli
+from train.__main__ import parse
+
+ROOT = Path(__file__).parents[1]
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))
+    if "_build" not in path.parts
+}
+NOTEBOOKS = sorted((ROOT / "docs").glob("*.ipynb"))
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+
+
+def code(text: str) -> list[str]:
+    return blocks(text, r"(?:python|{code-cell})")
+
+
+def cells(path: Path, kind: str) -> list[str]:
+    notebook = json.loads(path.read_text())
+    return [
+        "".join(cell["source"])
+        for cell in notebook["cells"]
+        if cell["cell_type"] == kind
+    ]
+
+
+def commands(start: str) -> list[str]:
+    """The command lines of all pages that start with a word, each once."""
+    texts = [*PAGES.values(), *("\n\n".join(cells(p, "markdown")) for p in NOTEBOOKS)]
+    shell = "\n".join(block for text in texts for block in blocks(text, "sh"))
+    lines = [x.split("#")[0].strip() for x in shell.replace("\\\n", " ").splitlines()]
+    return list(dict.fromkeys(x for x in lines if x.startswith(start)))
+
+
+def run(sources: list[str], name: str) -> dict:
+    """Runs code in one namespace, as a reader's session would."""
+    namespace: dict = {"__name__": name}
+    for source in sources:
+        exec(compile(source, name, "exec"), namespace)
+    return namespace
+
+
+@pytest.mark.parametrize("name", [name for name, text in PAGES.items() if code(text)])
+def test_the_code_of_a_page_runs(name):
+    namespace = run(code(PAGES[name]), name)
+    if name == "README.md":
+        assert namespace["features"]["stage3"].shape == (2, 8, 8, 64)
+    if name == "docs/getting_started.md":
+        assert int(namespace["logits"].argmax()) == namespace["digits"].target[7]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_runs(path):
+    """And what is learned in it is learned: 1 in 2 is chance."""
+    namespace = run(cells(path, "code"), path.name)
+    if path.name == "fine_tuning.ipynb":
+        assert namespace["accuracy"](namespace["head"]) > 0.9
+        assert namespace["tuned_accuracy"] > 0.9
+        assert namespace["model"].num_classes == 2
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_a_notebook_is_kept_without_results(path):
+    notebook = json.loads(path.read_text())
+    for cell in notebook["cells"]:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
+
+
+@pytest.mark.parametrize("line", commands("python -m train"))
+def test_training_commands_parse(line):
+    arguments = shlex.split(line)[3:]
+    if "--help" in arguments:
+        with pytest.raises(SystemExit) as exit_:
+            parse(arguments)
+        assert exit_.value.code == 0
+    else:
+        parse(arguments)
+
+
+@pytest.fixture
+def pictures(tmp_path, monkeypatch):
+    """A folder as the commands suppose it: pictures, and a checkpoint of PyTorch."""
+    (tmp_path / "pictures").mkdir()
+    for name in ("photo.jpg", "pictures/one.png"):
+        Image.new("RGB", (40, 30), "teal").save(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("train.commands.prepare_process", lambda: None)
+
+
+def needs_a_checkpoint(line: str) -> bool:
+    """Whether a command is about a file that only its authors have."""
+    return ".t7" in line or "weights.safetensors" in line
+
+
+@pytest.mark.usefixtures("pictures")
+@pytest.mark.parametrize("line", commands("shiftjax "))
+def test_library_commands_run(line, capsys):
+    code = cli.main(shlex.split(line)[1:])
+    captured = capsys.readouterr()
+    if needs_a_checkpoint(line):
+        assert code == 2
+        assert "no file" in captured.err
+        return
+    assert code == 0
+    assert captured.out
+    if "summary" in line:
+        assert "95,642" in captured.out
+        assert "16,433,792" in captured.out
