@@ -41,8 +41,8 @@ def from_torch(
       **overrides: attributes of the network, as for `shiftjax.create_model`.
 
     Returns:
-      `{"params": ..., "batch_stats": ...}`, NumPy arrays with the names, shapes and
-      dtypes of the network's own.
+      The variables, "params" and "batch_stats" in a dict, as NumPy arrays with the
+      names, shapes and dtypes of the network's own.
 
     Raises:
       MissingFileError: if there is no such file.

@@ -1,7 +1,7 @@
 """The forms in which modules are computed, and the default of each platform.
 
 A module means the same in every form: the same variables give the same results, to
-rounding. The forms differ in speed:
+rounding. The forms differ in speed::
 
     plain     the definition, as it stands in a module's `__call__`, compiled by XLA
     planes    the fast form on a CPU, in a layout of its own: `shiftjax.planes`

@@ -8,7 +8,8 @@ import pytest
 from shiftjax import list_models
 from shiftjax.errors import UnknownNameError
 from train import config, experiments
-from train.__main__ import Prepare, parse
+from train.__main__ import parse
+from train.commands import Prepare
 
 NAMES = experiments.names()
 

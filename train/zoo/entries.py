@@ -6,12 +6,13 @@ each run, and the folder that the run is kept in.
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from shiftjax.errors import unknown_name
 from train import experiments
 from train.config import Config, Optimizer, Schedule
+from train.zoo.published import REDUCTIONS, reduced
 
 PAPER_EPOCHS, PAPER_BOUNDARIES = 160, (82.0, 124.0)
 
@@ -43,17 +44,22 @@ class Entry:
       dataset: an experiment, whose data are taken.
       recipe: of `RECIPES`.
       seeds: one run each.
+      overrides: attributes of the network to set.
+      variant: what names these, in the tag.
     """
 
     model: str
     dataset: str
     recipe: str = "paper"
     seeds: tuple[int, ...] = (0,)
+    overrides: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    variant: str = ""
 
     @property
     def tag(self) -> str:
         """What follows the architecture in the release's name."""
-        return self.dataset + ("" if self.recipe == "paper" else f"_{self.recipe}")
+        recipe = "" if self.recipe == "paper" else self.recipe
+        return "_".join(filter(None, (self.dataset, self.variant, recipe)))
 
     @property
     def name(self) -> str:
@@ -68,7 +74,9 @@ class Entry:
     def config(self, seed: int, root: Path) -> Config:
         """Returns the configuration of the run of a seed, kept within a folder."""
         base = experiments.load(self.dataset)
-        model = dataclasses.replace(base.model, name=self.model)
+        model = dataclasses.replace(
+            base.model, name=self.model, overrides=dict(self.overrides)
+        )
         return dataclasses.replace(
             RECIPES[self.recipe](base),
             model=model,
@@ -81,22 +89,30 @@ class Entry:
         return root / self.name / f"seed{seed}"
 
 
-def _family(names: Sequence[str], seeds: tuple[int, ...]) -> list[Entry]:
-    """The networks of one depth on both data sets."""
-    return [Entry(n, d, "paper", seeds) for n in names for d in DATASETS]
+def _family(depth: int, seeds: tuple[int, ...]) -> Iterator[Entry]:
+    """The networks of one depth: with shifts, plain and depthwise, and reduced."""
+    names = [f"shiftresnet{depth}_e{e}" for e in (1, 3, 6, 9)]
+    for name in (*names, f"resnet{depth}", f"depthwise_resnet{depth}"):
+        for dataset in DATASETS:
+            yield Entry(name, dataset, seeds=seeds)
+    for dataset in DATASETS:
+        option, reductions = REDUCTIONS[dataset, depth]
+        for r in reductions:
+            variant = reduced(option, r)
+            options = {option: r}
+            yield Entry(
+                f"resnet{depth}",
+                dataset,
+                seeds=seeds,
+                overrides=options,
+                variant=variant,
+            )
 
 
 ENTRIES: tuple[Entry, ...] = tuple(
     entry
     for depth, seeds in ((20, (0, 1, 2)), (56, (0,)), (110, (0,)))
-    for entry in _family(
-        [
-            *(f"shiftresnet{depth}_e{e}" for e in (1, 3, 6, 9)),
-            f"resnet{depth}",
-            f"depthwise_resnet{depth}",
-        ],
-        seeds,
-    )
+    for entry in _family(depth, seeds)
 )
 
 

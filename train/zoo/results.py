@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from shiftjax.manifest import Release
 from train.markdown import grid
-from train.zoo.published import PUBLISHED
+from train.zoo.published import PUBLISHED, find
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -66,7 +66,7 @@ def short_table(releases: Mapping[str, Release]) -> str:
     heading = ["weights", "parameters", "multiply-adds", "test top-1", "runs", "paper"]
     rows = []
     for release in _sorted(releases):
-        published = PUBLISHED.get((release.architecture, dataset(release)))
+        published = find(release.name, release.recipe)
         rows.append(
             [
                 f"`{release.name}`",
@@ -126,8 +126,8 @@ def _panel(axes: "Axes", releases: list[Release], name: str, count: str) -> None
     for kind, (label, colour) in FAMILIES.items():
         paper = [
             (getattr(figures, count), figures.paper)
-            for (model, data), figures in PUBLISHED.items()
-            if data == name and family(model) == kind
+            for model, figures in PUBLISHED.items()
+            if figures.dataset == name and family(model) == kind
         ]
         if paper:
             axes.plot(*zip(*sorted(paper), strict=True), "o", mfc="none", color=colour)
@@ -151,8 +151,7 @@ def _accuracies(releases: Sequence[Release]) -> str:
     heading += ["top-5"] * top5 + ["paper", "authors' later run"]
     rows = []
     for release in releases:
-        key = (release.architecture, dataset(release))
-        published = PUBLISHED.get(key)
+        published = find(release.name, release.recipe)
         later = published.later if published else None
         row = [
             f"`{release.name}`",

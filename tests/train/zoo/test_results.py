@@ -1,15 +1,17 @@
 """The page, the table and the picture of results, from a manifest."""
 
 import dataclasses
+import re
 
 import pytest
 from PIL import Image
 
-from shiftjax import create_model, list_models, manifest, summarize
+from shiftjax import create_model, manifest, summarize
 from shiftjax.manifest import Release, Run
 from train import commands
 from train.__main__ import main
-from train.zoo.published import PUBLISHED
+from train.zoo.entries import ENTRIES
+from train.zoo.published import PUBLISHED, find
 from train.zoo.results import draw, family, page, short_table, update
 
 RUNS = (
@@ -40,18 +42,34 @@ RELEASES = {r.name: r for r in (PLAIN, SHIFT, OWN)}
 
 def test_published_figures_are_the_papers():
     """A few, read off its tables; each network of the zoo's lists has its own."""
-    assert PUBLISHED["shiftresnet20_e3", "cifar10"].paper == 90.08
-    assert PUBLISHED["shiftresnet56_e6", "cifar10"].later == 93.49
-    assert PUBLISHED["shiftresnet110_e9", "cifar100"].paper == 74.10
-    assert PUBLISHED["resnet56", "cifar100"].paper == 69.27
-    names = {model for model, _ in PUBLISHED}
-    assert names < set(list_models())
-    assert len(PUBLISHED) == 2 * (12 + 3)
-    for model in ("resnet20", "shiftresnet20_e3"):
-        for dataset, classes in (("cifar10", 10), ("cifar100", 100)):
-            counted = summarize(create_model(model, num_classes=classes))
-            figures = PUBLISHED[model, dataset]
-            assert (figures.params, figures.macs) == (counted.params, counted.macs)
+    assert PUBLISHED["shiftresnet20_e3.cifar10"].paper == 90.08
+    assert PUBLISHED["shiftresnet56_e6.cifar10"].later == 93.49
+    assert PUBLISHED["shiftresnet110_e9.cifar100"].paper == 74.10
+    assert PUBLISHED["resnet56.cifar100"].paper == 69.27
+    assert PUBLISHED["resnet20.cifar10_block2_8"].paper == 88.33
+    assert find("resnet20.cifar10_modern", "modern").paper == 91.35
+    assert find("resnet20.toys", "paper") is None
+    assert len(PUBLISHED) == 2 * (12 + 3 + 9)
+
+
+@pytest.mark.parametrize("depth", [20])
+def test_published_networks_cost_what_is_written(depth):
+    """Of 20 layers, to the digit; the entries of the zoo are the networks meant."""
+    for entry in ENTRIES:
+        figures = find(entry.name, entry.recipe)
+        if not re.search(rf"resnet{depth}\D", entry.name) or figures is None:
+            continue
+        classes = 10 if entry.dataset == "cifar10" else 100
+        model = create_model(entry.model, num_classes=classes, **entry.overrides)
+        counted = summarize(model)
+        assert (figures.params, figures.macs) == (counted.params, counted.macs)
+        assert figures.dataset == entry.dataset
+
+
+def test_every_network_of_the_paper_is_in_the_zoo():
+    assert {entry.name for entry in ENTRIES if entry.recipe == "paper"} >= set(
+        PUBLISHED
+    )
 
 
 def test_the_short_table():
