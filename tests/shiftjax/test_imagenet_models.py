@@ -1,0 +1,132 @@
+"""The ImageNet networks, small ones of their kind, in NumPy."""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from shiftjax.models.bottleneck import BottleneckResNet
+from shiftjax.models.shiftnet import ShiftNet, Stage
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+FLOAT64 = 1e-11
+
+
+def shiftnet(reference, model, params, stats, x, train):
+    """Stem, CSC modules, BatchNorm, ReLU, mean and the dense layer."""
+    new, features = {}, {}
+    y = features["stem"] = reference.conv(x, params["stem"]["kernel"], 2)
+    for number, stage in enumerate(model.stages, 1):
+        for index in range(stage.count + 1):
+            name = f"stage{number}_block{index + 1:02}"
+            y, new[name] = reference.csc(
+                params[name],
+                stats[name],
+                y,
+                train,
+                stage.features,
+                1 if index else 2,
+                stage.kernel_size,
+                model.dilation,
+                model.second_shift,
+                model.shortcut == "add",
+            )
+        features[f"stage{number}"] = y
+    norm = params["norm"], stats["norm"]
+    y, new["norm"] = reference.batch_norm(*norm, y, train)
+    return finish(params, np.maximum(y, 0), features, new)
+
+
+def max_pool(x):
+    """3x3, stride 2, padded by one of what is never the largest."""
+    height, width = x.shape[1:3]
+    padding = [(0, 0), (1, 1), (1, 1), (0, 0)]
+    x = np.pad(x, padding, constant_values=-np.inf)
+    taps = [
+        x[:, i : i + height : 2, j : j + width : 2] for i in range(3) for j in range(3)
+    ]
+    return np.max(taps, 0)
+
+
+def bottleneck(reference, model, params, stats, x, train):
+    """Stem, blocks of 1x1, 3x3 or shift, 1x1; the stride in the middle."""
+
+    def unit(tree, name, y, stride=1):
+        own = params[tree][name], stats[tree][name]
+        y, new[tree][name] = reference.conv_norm(*own, y, train, stride)
+        return y
+
+    new, features = {}, {}
+    y, new["stem"] = reference.conv_norm(params["stem"], stats["stem"], x, train, 2)
+    y = features["stem"] = max_pool(np.maximum(y, 0))
+    for name in sorted(key for key in params if key.startswith("stage")):
+        new[name] = {}
+        stride = 2 if name.endswith("01") and name[5] != "1" else 1
+        inner = np.maximum(unit(name, "reduce", y), 0)
+        if "expand" in params[name]:
+            inner = np.maximum(unit(name, "expand", inner), 0)
+            inner = reference.shift(inner, model.kernel_size, model.dilation)
+            inner = np.maximum(unit(name, "project", inner, stride), 0)
+        else:
+            inner = np.maximum(unit(name, "conv3x3", inner, stride), 0)
+        inner = unit(name, "grow", inner)
+        skip = unit(name, "shortcut", y, stride) if "shortcut" in params[name] else y
+        y = np.maximum(inner + skip, 0)
+        features[name.split("_")[0]] = y
+    return finish(params, y, features, new)
+
+
+def finish(params, y, features, new):
+    y = features["pre_logits"] = y.mean((1, 2))
+    return y @ params["head"]["kernel"] + params["head"]["bias"], features, new
+
+
+SMALL = (Stage(8, 3, 2, 1, 1), Stage(12, 5, 1, 1.5, 1))
+NETWORKS = {
+    "ShiftNet": (ShiftNet(stages=SMALL, stem_features=5, num_classes=3), shiftnet),
+    "ShiftNet of SC2, added, dilated": (
+        ShiftNet(
+            stages=SMALL,
+            stem_features=5,
+            num_classes=3,
+            second_shift=True,
+            shortcut="add",
+            dilation=2,
+        ),
+        shiftnet,
+    ),
+    "ResNet": (
+        BottleneckResNet(blocks=(1, 2), net_reduction=100, num_classes=3),
+        bottleneck,
+    ),
+    "ShiftResNet": (
+        BottleneckResNet(
+            blocks=(1, 2), net_reduction=100, num_classes=3, expansion=3, dilation=2
+        ),
+        bottleneck,
+    ),
+}
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.usefixtures("float64")
+def test_a_network_equals_numpy(
+    reference, rng, randomize, assert_trees_close, name, train
+):
+    """Logits, features and running averages, for images of an odd size."""
+    model, oracle = NETWORKS[name]
+    images = rng.normal(size=(2, 17, 13, 3))
+    variables = randomize(model, images)
+    apply = functools.partial(
+        model.apply, train=train, capture_features=True, mutable=["batch_stats"]
+    )
+    actual = jax.jit(apply)(variables, images)
+    weights = variables["params"], variables["batch_stats"]
+    logits, features, stats = oracle(reference, model, *weights, images, train)
+    if not train:
+        stats = variables["batch_stats"]
+    expected = ((logits, features), {"batch_stats": stats})
+    assert_trees_close(actual, expected, FLOAT64)
