@@ -24,7 +24,7 @@ import jax
 from shiftjax.errors import InputError
 from shiftjax.layers import ConvNorm, Shift
 from shiftjax.models.network import Features, Network
-from shiftjax.unit import Unit
+from shiftjax.unit import Activations, Unit
 
 GROWTH = 4  # features of a block over those inside it
 
@@ -87,25 +87,8 @@ class BottleneckResNet(Network):
 
     image_size: ClassVar[int] = 224
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, train: bool = False, capture_features: bool = False
-    ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
-        """Computes logits.
-
-        Args:
-          images: `[batch, height, width, channels]` floats, normalised.
-          train: whether BatchNorm uses, and averages, the batch's statistics.
-          capture_features: whether to return the named features too.
-
-        Returns:
-          Logits `[batch, num_classes]`, float32; with `capture_features` also the
-          features by name: "stem", "stage1", ..., "stage4" `[batch, h, w, c]` and
-          "pre_logits" `[batch, c]`.
-
-        Raises:
-          InputError: if the images or an option do not fit.
-        """
+    def trunk(self, images: jax.Array, train: bool) -> tuple[Activations, Features]:
+        """Computes stem and stages, and their features."""
         if not 0 < self.net_reduction <= 64**2:
             raise InputError(
                 f"net_reduction={self.net_reduction}: it must be above 0 and at most "
@@ -136,7 +119,7 @@ class BottleneckResNet(Network):
                     name=f"stage{stage}_block{index + 1:02}",
                 )(x, train)
             features[f"stage{stage}"] = x
-        return self.leave(x, features, capture_features)
+        return x, features
 
 
 VARIANTS: Mapping[str, functools.partial[BottleneckResNet]] = {

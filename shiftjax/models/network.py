@@ -33,6 +33,32 @@ class Network(Unit, kw_only=True):
     # Whether the automatic form is the plain one for all but training.
     plain_inference: ClassVar[bool] = False
 
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, train: bool = False, capture_features: bool = False
+    ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
+        """Computes logits.
+
+        Args:
+          images: `[batch, height, width, channels]` floats, normalised.
+          train: whether BatchNorm uses, and averages, the batch's statistics.
+          capture_features: whether to return the named features too.
+
+        Returns:
+          Logits `[batch, num_classes]`, float32; with `capture_features` also the
+          features by name: "stem", "stage1", "stage2", ... `[batch, h, w, c]` and
+          "pre_logits" `[batch, c]`.
+
+        Raises:
+          InputError: if the images or an option do not fit.
+        """
+        x, features = self.trunk(images, train)
+        return self.leave(x, features, capture_features)
+
+    def trunk(self, images: jax.Array, train: bool) -> tuple[Activations, Features]:
+        """Computes all before the head: the last activations, and the features."""
+        raise NotImplementedError(f"{type(self).__name__} is the base of the networks")
+
     def block(self, kind: type[Unit]) -> Any:
         """Returns the class of a block, rematerialised if asked for."""
         return nn.remat(kind, static_argnums=(2,)) if self.remat else kind

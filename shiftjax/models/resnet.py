@@ -112,25 +112,8 @@ class CifarResNet(Network):
         """Returns a block, to be called as `block(x, train)`."""
         raise NotImplementedError(f"{type(self).__name__} is the base of the networks")
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, train: bool = False, capture_features: bool = False
-    ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
-        """Computes logits.
-
-        Args:
-          images: `[batch, height, width, channels]` floats, normalised.
-          train: whether BatchNorm uses, and averages, the batch's statistics.
-          capture_features: whether to return the named features too.
-
-        Returns:
-          Logits `[batch, num_classes]`, float32; with `capture_features` also the
-          features by name: "stem", "stage1", "stage2", "stage3" `[batch, h, w, c]` and
-          "pre_logits" `[batch, c]`.
-
-        Raises:
-          InputError: if the images or an option do not fit.
-        """
+    def trunk(self, images: jax.Array, train: bool) -> tuple[Activations, Features]:
+        """Computes stem and stages, and their features."""
         features: Features = {}
         x, form = self.enter(images, train, chunk=self.chunk)
         widths = self.widths()
@@ -149,7 +132,7 @@ class CifarResNet(Network):
                 for name in others:
                     x = block(1, name=name)(x, train)
             features[f"stage{stage}"] = x
-        return self.leave(x, features, capture_features)
+        return x, features
 
     def _scan_blocks(
         self, block: Unit, names: Sequence[str], x: Activations, train: bool

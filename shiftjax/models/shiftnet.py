@@ -24,6 +24,7 @@ import jax
 
 from shiftjax.layers import CSC, SC2
 from shiftjax.models.network import Features, Network
+from shiftjax.unit import Activations
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,25 +94,8 @@ class ShiftNet(Network):
 
     image_size: ClassVar[int] = 224
 
-    @nn.compact
-    def __call__(
-        self, images: jax.Array, train: bool = False, capture_features: bool = False
-    ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
-        """Computes logits.
-
-        Args:
-          images: `[batch, height, width, channels]` floats, normalised.
-          train: whether BatchNorm uses, and averages, the batch's statistics.
-          capture_features: whether to return the named features too.
-
-        Returns:
-          Logits `[batch, num_classes]`, float32; with `capture_features` also the
-          features by name: "stem", "stage1", ..., "stage4" `[batch, h, w, c]` and
-          "pre_logits" `[batch, c]`.
-
-        Raises:
-          InputError: if the images or an option do not fit.
-        """
+    def trunk(self, images: jax.Array, train: bool) -> tuple[Activations, Features]:
+        """Computes stem, stages, BatchNorm and ReLU, and their features."""
         features: Features = {}
         x, form = self.enter(images, train)
         x = self.conv(self.stem_features, 7, 2, name="stem")(x)
@@ -132,7 +116,7 @@ class ShiftNet(Network):
                 )(x, train)
             features[f"stage{number}"] = x
         x = nn.relu(self.norm("norm", train)(x))
-        return self.leave(x, features, capture_features)
+        return x, features
 
 
 VARIANTS: Mapping[str, functools.partial[ShiftNet]] = {

@@ -104,6 +104,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def step(self, name: str, argument: Any) -> None:
+        """Acts out one instruction."""
         if name in _ARGUMENT:
             self.stack.append(argument)
         elif name in _NEW:
@@ -118,6 +119,7 @@ class _Machine:
             raise InputError(f"it has the instruction {name}, which PyTorch never uses")
 
     def take(self, count: int) -> list[Any]:
+        """Takes the last values off the stack."""
         values = self.stack[-count:]
         if len(values) < count or any(value is _MARK for value in values):
             raise ValueError("values are missing")
@@ -125,14 +127,17 @@ class _Machine:
         return values
 
     def pop(self) -> Any:
+        """Takes the last value off the stack."""
         return self.take(1)[0]
 
     def top(self) -> Any:
+        """Returns the last value on the stack, and leaves it there."""
         if not self.stack or self.stack[-1] is _MARK:
             raise ValueError("values are missing")
         return self.stack[-1]
 
     def marked(self) -> list[Any]:
+        """Takes all values after the last mark off the stack, and the mark."""
         at = len(self.stack) - 1
         while at >= 0 and self.stack[at] is not _MARK:
             at -= 1
@@ -143,17 +148,21 @@ class _Machine:
         return values
 
     def put(self, argument: int | None) -> None:
+        """Keeps the last value in the memo, under a number or the next one."""
         self.memo[len(self.memo) if argument is None else argument] = self.top()
 
     def get(self, argument: int) -> None:
+        """Puts a value of the memo on the stack."""
         self.stack.append(self.memo[argument])
 
     def extend(self, values: list[Any]) -> None:
+        """Appends values to the list that is last on the stack."""
         if type(self.top()) is not list:
             raise ValueError("what is appended to is no list")
         self.top().extend(values)
 
     def update(self, values: list[Any]) -> None:
+        """Sets keys and values, in turns, of the dict that is last on the stack."""
         fill(self.top(), values)
 
     def refer(self, argument: str) -> None:

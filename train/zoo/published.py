@@ -58,7 +58,7 @@ REDUCTIONS = {
     )
     for depth, figures in table.items()
 }
-# Parameters and multiply-adds with 10 classes; test_results.py counts them.
+# Parameters and multiply-adds with 10 classes, which the tests count.
 _COSTS = {
     "resnet20": (272_474, 40_813_184),
     "resnet56": (855_770, 125_747_840),
