@@ -111,8 +111,7 @@ class Loop:
     def run(self, state: TrainState, stop: StopRequest) -> TrainState:
         """Trains to the end, or until asked to stop; the last state is saved."""
         setup, step = self.setup, int(state.step)
-        data = on_devices(setup, setup.train_set)
-        fed = None if data is not None else setup.train_set
+        data, fed = on_devices(setup, setup.train_set)
         length = setup.steps_per_dispatch
 
         def make(request: tuple[int, int]) -> Any:
@@ -221,16 +220,16 @@ class _Window:
 
     def add(self, sums: dict[str, Any]) -> None:
         """Adds the sums of a dispatch."""
-        for name in ("loss", "top1", "examples"):
+        for name in sums.keys() - {"bad_step"}:
             self.sums[name] = self.sums.get(name, 0.0) + float(sums[name])
 
     def means(self, waited: float) -> dict[str, float]:
         """Returns means over the examples, and rates over the time."""
         examples = self.sums["examples"]
         seconds = time.perf_counter() - self._since
+        told = ["loss", *sorted(self.sums.keys() - {"loss", "examples"})]
         return {
-            "loss": self.sums["loss"] / examples,
-            "top1": self.sums["top1"] / examples,
+            **{name: self.sums[name] / examples for name in told},
             "images_per_second": (examples - self._before) / seconds,
             "input_wait": (waited - self._waited) / seconds,
         }
@@ -257,7 +256,8 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
         workdir / CHECKPOINTS,
         keep_last=config.keep_last,
         keep_best=config.keep_best,
-        best_metric="top1",
+        best_metric=setup.trainer.task.best_metric,
+        best_mode=setup.trainer.task.best_mode,
     )
     with checkpoints, _lock(workdir), StopRequest() as stop:
         state, sums, messages = _start(setup, checkpoints)
@@ -342,5 +342,6 @@ def _finish(
         epoch = round(setup.epoch(step), 4)
         writer.write({"step": step, "epoch": epoch, "split": "test", **test})
     if not recorded or not (workdir / CURVES).exists():
-        plot_curves(workdir, workdir / CURVES)
+        figure = setup.trainer.task.best_metric
+        plot_curves(workdir, workdir / CURVES, figure=figure)
     return test
