@@ -198,10 +198,20 @@ class Results:
 
 def train_run(run: "Config", console: Console) -> None:
     """Trains, and says how it ended."""
+    from train import hosts
+
+    hosts.join(run.hosts)
     prepare_process()
     from train.loop import CURVES, train
 
-    outcome = train(run, console)
+    try:
+        outcome = train(run, console)
+    except Exception as error:
+        if hosts.count() > 1:
+            hosts.fail(error)
+        raise
+    if not hosts.is_first():
+        return
     if not outcome.finished:
         say(
             console,

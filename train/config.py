@@ -99,6 +99,20 @@ class Schedule:
 
 
 @dataclasses.dataclass(frozen=True)
+class Hosts:
+    """Where the processes of a run on several hosts meet, if no cluster says it."""
+
+    coordinator: str | None = None
+    """HOST:PORT of the first process."""
+    count: int | None = None
+    """How many processes there are."""
+    index: int | None = None
+    """Which of them this is, from 0."""
+    timeout: int = 300
+    """Seconds to wait for the others at the start."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A run: what is trained, on what, how, and where it is kept."""
 
@@ -141,6 +155,7 @@ class Config:
     """How a step is mapped over the devices."""
     tensorboard: bool = True
     """Write TensorBoard events too."""
+    hosts: Hosts = dataclasses.field(default_factory=Hosts)
 
 
 # What may differ between a run and its resumption: it changes no result but rounding.
@@ -159,6 +174,10 @@ FREE = frozenset(
         "devices",
         "backend",
         "tensorboard",
+        "hosts.coordinator",
+        "hosts.count",
+        "hosts.index",
+        "hosts.timeout",
     }
 )
 
@@ -191,6 +210,9 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "keep_best": (0, math.inf),
     "steps_per_dispatch": (1, math.inf),
     "devices": (1, math.inf),
+    "hosts.count": (1, math.inf),
+    "hosts.index": (0, math.inf),
+    "hosts.timeout": (1, math.inf),
 }
 
 
@@ -246,9 +268,14 @@ def differences(old: Config, new: Config) -> list[str]:
     ]
 
 
+def record(config: Config) -> dict[str, Any]:
+    """Returns what is kept of a configuration: the same on every host."""
+    return dataclasses.asdict(dataclasses.replace(config, hosts=Hosts()))
+
+
 def save(config: Config, workdir: Path) -> None:
     """Writes the resolved configuration to `workdir/config.json`."""
-    text = json.dumps(dataclasses.asdict(config), indent=2)
+    text = json.dumps(record(config), indent=2)
     partial = workdir / f"{FILE}.partial"
     partial.write_text(text + "\n")
     partial.replace(workdir / FILE)
@@ -279,7 +306,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     if unknown:
         raise InputError(f"unknown fields: {', '.join(unknown)}")
     groups = {"model": Model, "data": Data, "augment": Augment}
-    groups |= {"optimizer": Optimizer, "schedule": Schedule}
+    groups |= {"optimizer": Optimizer, "schedule": Schedule, "hosts": Hosts}
     return Config(
         **{
             name: _group(groups[name], value) if name in groups else value

@@ -12,7 +12,7 @@ import pytest
 from shiftjax.errors import InputError, MissingFileError
 from train import config, experiments
 from train.__main__ import main, parse
-from train.config import Augment, Config, Data, Model, Optimizer, Schedule
+from train.config import Augment, Config, Data, Hosts, Model, Optimizer, Schedule
 
 # Nothing at its default.
 OTHER = Config(
@@ -47,6 +47,7 @@ OTHER = Config(
     devices=2,
     backend="shard_map",
     tensorboard=False,
+    hosts=Hosts("first:8476", 4, 1, 60),
 )
 
 # What may differ when a run is resumed: where things are, how often something is
@@ -65,6 +66,10 @@ RESUMABLE = {
     "devices",
     "backend",
     "tensorboard",
+    "hosts.coordinator",
+    "hosts.count",
+    "hosts.index",
+    "hosts.timeout",
 }
 
 # field: values that are allowed, values that are refused.
@@ -95,6 +100,9 @@ NUMBERS = {
     "keep_best": ([0], [-1]),
     "steps_per_dispatch": ([1, None], [0]),
     "devices": ([1, None], [0]),
+    "hosts.count": ([1, None], [0]),
+    "hosts.index": ([0, None], [-1]),
+    "hosts.timeout": ([1], [0]),
 }
 
 
@@ -189,7 +197,8 @@ def test_values_that_do_not_fit_together_are_refused_by_their_flag(name, value):
 )
 def test_a_configuration_comes_back_from_its_file(run, tmp_path):
     config.save(run, tmp_path)
-    assert config.load(tmp_path) == run
+    loaded = config.load(tmp_path)
+    assert loaded == dataclasses.replace(run, hosts=Hosts())  # one file for all hosts
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
@@ -206,7 +215,8 @@ def test_the_file_is_json_with_every_field(tmp_path):
     for name in names():
         group, _, last = name.rpartition(".")
         stored = (values[group] if group else values)[last]
-        wanted = value_of(OTHER, name)
+        run = Config() if group == "hosts" else OTHER  # each host has its own
+        wanted = value_of(run, name)
         assert stored == (list(wanted) if isinstance(wanted, tuple) else wanted)
 
 
