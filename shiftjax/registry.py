@@ -7,13 +7,14 @@ from typing import Any
 
 from shiftjax import manifest
 from shiftjax.errors import InputError, unknown_name
-from shiftjax.models import bottleneck, resnet, shiftnet
+from shiftjax.models import bottleneck, resnet, shiftnet, stylizer
 from shiftjax.unit import Unit
 
 VARIANTS: dict[str, Callable[..., Unit]] = {
     **resnet.VARIANTS,
     **shiftnet.VARIANTS,
     **bottleneck.VARIANTS,
+    **stylizer.VARIANTS,
 }
 
 # Families that need one option more: `create_model("shiftresnet20", expansion=4)`.
@@ -48,7 +49,8 @@ def create_model(name: str, **overrides: Any) -> Unit:
         `param_dtype`, `expansion`, `block_reduction`, `remat`, ...
 
     Returns:
-      A `flax.linen.Module` that maps images to logits.
+      A `flax.linen.Module` that maps images to logits; a stylizer maps them to
+      images.
 
     Raises:
       UnknownNameError: if there is no such network or option; the nearest are named.

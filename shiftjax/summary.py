@@ -99,7 +99,7 @@ def summarize(
     """Counts parameters, multiply-adds and bytes of a network, without running it.
 
     Args:
-      name_or_model: a name of `list_models()`, or a module that maps images to logits.
+      name_or_model: a name of `list_models()`, or a module that takes images.
       image_size: height and width of the image; None for the network's own.
       channels: channels of the image.
 

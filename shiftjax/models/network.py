@@ -79,18 +79,8 @@ class Network(Unit, kw_only=True):
         Raises:
           InputError: if they are not such, or have other channels than the params.
         """
-        if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
-            raise InputError(
-                f"images are {images.dtype} {list(images.shape)}; the network takes "
-                "normalised floats [batch, height, width, channels]"
-            )
         stem = self.variables.get("params", {}).get("stem", {})
-        kernel = stem.get("conv", stem).get("kernel")
-        if kernel is not None and images.shape[-1] != kernel.shape[-2]:
-            raise InputError(
-                f"images have {images.shape[-1]} channels, the params "
-                f"{kernel.shape[-2]}"
-            )
+        check_images(images, stem.get("conv", stem).get("kernel"))
         form = self.form_of(images)
         if self.form == "auto" and self.plain_inference and not train:
             form = "plain"
@@ -130,3 +120,25 @@ class Network(Unit, kw_only=True):
         )
         logits = dense(x)
         return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+
+
+def check_images(images: jax.Array, kernel: jax.Array | None) -> None:
+    """Refuses what no network takes, and what its first convolution does not.
+
+    Args:
+      images: `[batch, height, width, channels]` floats.
+      kernel: of the first convolution, `[..., channels, features]`; None if there is
+        none yet.
+
+    Raises:
+      InputError: if they are not such, or have other channels than the kernel.
+    """
+    if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
+        raise InputError(
+            f"images are {images.dtype} {list(images.shape)}; the network takes "
+            "normalised floats [batch, height, width, channels]"
+        )
+    if kernel is not None and images.shape[-1] != kernel.shape[-2]:
+        raise InputError(
+            f"images have {images.shape[-1]} channels, the params {kernel.shape[-2]}"
+        )

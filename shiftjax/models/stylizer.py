@@ -1,0 +1,186 @@
+"""Networks that paint a picture in another style, plain and with shifts.
+
+Wu et al. 2018 (https://arxiv.org/abs/1711.08141, section 4), after Johnson et al.
+2016 (https://arxiv.org/abs/1603.08155); a layer is a convolution, instance norm, ReLU:
+
+              features   plain             shift
+    conv1           32   9x9               9x9
+    conv2           64   7x7, stride 2     shift 7x7, 1x1, stride 2
+    conv3          128   3x3, stride 2     shift 3x3, 1x1, stride 2
+    block1..5      128   3x3, 3x3          (shift 3x3, 1x1) twice
+    up1             64   nearest x2, 5x5   nearest x2, shift 5x5, 1x1
+    up2             32   nearest x2, 7x7   nearest x2, 7x7
+    out              3   9x9               9x9
+
+A block adds its input, with no ReLU on the sum; `out` has neither norm nor ReLU. All
+convolutions have biases. They are padded by reflection; a shift brings in zeros. The
+shift of conv2 has 49 displacements for 32 channels, and so moves nothing.
+
+The picture that comes out is in the numbers of the one that goes in: normalised with a
+mean and deviation, it is `y * std + mean` in 0 .. 1, and what lies outside is clipped
+where it is shown, not in the network. (The authors' code,
+https://github.com/noahgolmant/shiftnet_styletransfer, takes and gives 0 .. 255, as do
+the examples of PyTorch: with the mean 0 and the deviation 1/255 it is the same network.
+It exists in several versions, with other windows in some layers.)
+
+A height or width that is no multiple of 4 is filled up by reflection, below and on the
+right, and the result is cropped.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from shiftjax.errors import InputError
+from shiftjax.instancenorm import InstanceNorm
+from shiftjax.layers import Shift
+from shiftjax.models.network import check_images
+from shiftjax.shift import positive
+from shiftjax.unit import Unit
+
+MULTIPLE = 4  # of the strides
+
+
+class StyleConv(Unit):
+    """A convolution padded by reflection, or a shift and a 1x1 convolution; a norm.
+
+    Attributes:
+      features: number of output channels.
+      kernel_size: side of the window, odd.
+      strides: distance between the rows and columns kept, in pixels.
+      shifted: whether it is a shift and a 1x1 convolution.
+      normalized: whether instance norm follows.
+
+    Example:
+      >>> x = jnp.ones((1, 8, 8, 18))
+      >>> variables = StyleConv(4, 3, shifted=True).init(jax.random.key(0), x)
+      >>> jax.tree.map(jnp.shape, variables["params"]["conv"])
+      {'bias': (4,), 'kernel': (18, 4)}
+    """
+
+    features: int
+    kernel_size: int = 3
+    strides: int = 1
+    shifted: bool = False
+    normalized: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the layer.
+
+        Args:
+          x: `[batch, height, width, channels]`.
+
+        Returns:
+          `[batch, ceil(height / strides), ceil(width / strides), features]`.
+
+        Raises:
+          InputError: if an option is not a positive integer, or the window is even.
+        """
+        positive("features", self.features)
+        if positive("kernel_size", self.kernel_size) % 2 == 0:
+            raise InputError(f"kernel_size={self.kernel_size}: it must be odd")
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        options = dtypes | {"kernel_init": self.kernel_init, "name": "conv"}
+        if self.shifted:
+            x = Shift(self.kernel_size, self.strides, name="shift")(x)
+            x = nn.Dense(self.features, **options)(x)
+        else:
+            window = (self.kernel_size, self.kernel_size)
+            conv = nn.Conv(self.features, window, self.strides, "VALID", **options)
+            half = self.kernel_size // 2
+            x = conv(
+                jnp.pad(x, [(0, 0), (half, half), (half, half), (0, 0)], "reflect")
+            )
+        if self.normalized:
+            x = InstanceNorm(self.epsilon, **dtypes, name="norm")(x)
+        return x
+
+
+class StyleBlock(Unit):
+    """Two layers whose result is added to their input, with no ReLU on the sum.
+
+    Attributes:
+      shifted: whether the layers are shifts and 1x1 convolutions.
+    """
+
+    shifted: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Applies the block to `[batch, height, width, channels]`."""
+        layer = functools.partial(
+            self.unit, StyleConv, x.shape[-1], shifted=self.shifted
+        )
+        return x + layer(name="conv2")(nn.relu(layer(name="conv1")(x))).astype(x.dtype)
+
+
+class StyleNet(Unit):
+    """A network that maps images to images of the same size.
+
+    `axis_name` and `momentum`, fields of every unit, mean nothing to it: instance norm
+    keeps no running statistics.
+
+    Attributes:
+      shifted: whether all layers but the first and the last two have shifts.
+      blocks: number of residual blocks.
+
+    Example:
+      >>> from shiftjax import create_model
+      >>> model = create_model("shift_stylizer")
+      >>> images = jax.ShapeDtypeStruct((2, 50, 37, 3), "float32")
+      >>> variables = jax.eval_shape(model.init, jax.random.key(0), images)
+      >>> jax.eval_shape(model.apply, variables, images).shape
+      (2, 50, 37, 3)
+    """
+
+    shifted: bool = False
+    blocks: int = 5
+
+    image_size: ClassVar[int] = 256
+    channels: ClassVar[int] = 3
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Paints images.
+
+        Args:
+          images: `[batch, height, width, 3]` floats, normalised; of any size.
+
+        Returns:
+          `[batch, height, width, 3]`, float32, in the same numbers.
+
+        Raises:
+          InputError: if the images or an option do not fit.
+        """
+        self.form_of(images)  # has one form only; refuses an unknown name
+        kernel = self.variables.get("params", {}).get("conv1", {}).get("conv", {})
+        check_images(images, kernel.get("kernel"))
+        _, height, width, channels = images.shape
+        fill = [(0, 0), (0, -height % MULTIPLE), (0, -width % MULTIPLE), (0, 0)]
+        x = jnp.pad(images, fill, "reflect")
+        layer = functools.partial(self.unit, StyleConv)
+        x = nn.relu(layer(32, 9, name="conv1")(x))
+        x = nn.relu(layer(64, 7, 2, self.shifted, name="conv2")(x))
+        x = nn.relu(layer(128, 3, 2, self.shifted, name="conv3")(x))
+        for number in range(1, positive("blocks", self.blocks) + 1):
+            x = self.unit(StyleBlock, self.shifted, name=f"block{number}")(x)
+        x = nn.relu(layer(64, 5, 1, self.shifted, name="up1")(_twice(x)))
+        x = nn.relu(layer(32, 7, name="up2")(_twice(x)))
+        x = layer(channels, 9, normalized=False, name="out")(x)
+        return x[:, :height, :width].astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _twice(x: jax.Array) -> jax.Array:
+    """Repeats each row and column."""
+    return x.repeat(2, 1).repeat(2, 2)
+
+
+VARIANTS: Mapping[str, functools.partial[StyleNet]] = {
+    "stylizer": functools.partial(StyleNet),
+    "shift_stylizer": functools.partial(StyleNet, shifted=True),
+}

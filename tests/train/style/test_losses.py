@@ -1,0 +1,107 @@
+"""Gram matrices and losses, against loops in NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from train.style.features import FeatureNet
+from train.style.losses import Perceptual, gram, mean_square, style_loss
+
+
+def gram_by_loops(x):
+    batch, height, width, channels = x.shape
+    out = np.zeros((batch, channels, channels))
+    for n in range(batch):
+        for i in range(channels):
+            for j in range(channels):
+                out[n, i, j] = sum(
+                    x[n, h, w, i] * x[n, h, w, j]
+                    for h in range(height)
+                    for w in range(width)
+                )
+    return out / (height * width * channels)
+
+
+def two_layers(params, images):
+    """Features of two sizes; the second sees neighbours."""
+    wide = images @ params["wide"]
+    return {"wide": wide, "small": (wide**2)[:, ::2, 1::2]}
+
+
+@pytest.fixture
+def net(rng):
+    params = {"wide": jnp.asarray(rng.normal(size=(3, 5)), jnp.float32)}
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.25, 0.5)
+    return FeatureNet(two_layers, params, "small", ("wide", "small"), mean, std)
+
+
+@pytest.mark.usefixtures("float64")
+def test_gram_matrices_equal_loops(rng):
+    x = rng.normal(size=(2, 3, 5, 4))
+    np.testing.assert_allclose(gram(x), gram_by_loops(x), rtol=1e-12)
+
+
+def test_grams_of_bfloat16_are_summed_in_float32(rng):
+    """Ten thousand pixels, of which bfloat16 would lose all but the first hundreds."""
+    x = jnp.asarray(rng.uniform(1, 2, (1, 100, 100, 2)), jnp.bfloat16)
+    found = gram(x)
+    assert found.dtype == jnp.float32
+    exact = np.einsum("nhwi,nhwj->nij", *[np.asarray(x, np.float64)] * 2) / 2e4
+    np.testing.assert_allclose(found, exact, rtol=1e-4)
+
+
+def test_a_mean_square_by_hand():
+    """(1 + 4 + 9 + 0) / 4."""
+    value = mean_square(jnp.array([1.0, 2.0, 3.0, 0.0], jnp.bfloat16), jnp.zeros(4))
+    assert (float(value), value.dtype) == (3.5, jnp.float32)
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_style_of_a_batch_is_compared_with_one_painting(rng):
+    features = {name: rng.normal(size=(3, 4, 4, 2)) for name in ("a", "b", "unused")}
+    wanted = {name: rng.normal(size=(1, 2, 2)) for name in ("a", "b")}
+    expected = 0
+    for name, target in wanted.items():
+        grams = gram_by_loops(features[name])
+        expected += sum((g - target[0]) ** 2 for g in grams).sum() / (3 * 4)
+    np.testing.assert_allclose(style_loss(features, wanted), expected, rtol=1e-12)
+
+
+def test_the_loss_is_weighted_and_on_normalised_pictures(net, rng):
+    painting, pictures, contents = (
+        rng.uniform(size=shape).astype("float32")
+        for shape in ((1, 6, 8, 3), (2, 4, 4, 3), (2, 4, 4, 3))
+    )
+    loss = Perceptual(net, content_weight=3.0, style_weight=70.0)
+    grams = loss.grams(net.params, painting)
+    total, parts = jax.jit(loss.__call__)(net.params, grams, pictures, contents)
+
+    def features(x):
+        x = (x - np.array(net.mean)) / np.array(net.std)
+        wide = x @ np.asarray(net.params["wide"], np.float64)
+        return {"wide": wide, "small": (wide**2)[:, ::2, 1::2]}
+
+    found, wanted, style = map(features, (pictures, contents, painting))
+    content = 3 * ((found["small"] - wanted["small"]) ** 2).mean()
+    errors = 70 * sum(
+        ((gram_by_loops(found[k]) - gram_by_loops(style[k])) ** 2).mean() for k in found
+    )
+    assert set(parts) == {"content", "style"}
+    np.testing.assert_allclose(parts["content"], content, rtol=1e-5)
+    np.testing.assert_allclose(parts["style"], errors, rtol=1e-5)
+    np.testing.assert_allclose(total, content + errors, rtol=1e-5)
+
+
+def test_the_best_picture_is_the_painting_itself(net, rng):
+    painting = rng.uniform(size=(1, 4, 4, 3)).astype("float32")
+    loss = Perceptual(net)
+    grams = loss.grams(net.params, painting)
+
+    def value(pictures):
+        return loss(net.params, grams, pictures, painting)[0]
+
+    best, worse = (jax.value_and_grad(value)(x) for x in (painting, painting[:, ::-1]))
+    for least, more in zip(best, worse, strict=True):  # the loss, its gradient
+        assert np.abs(more).max() > 1
+        assert np.abs(least).max() < 1e-5 * np.abs(more).max()

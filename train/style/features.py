@@ -1,0 +1,225 @@
+"""Frozen networks whose features say how alike two pictures are.
+
+VGG-16, the paper's, and SqueezeNet 1.0 take their weights from a file of the user's;
+any released network of ours needs none. The weights are an argument of `FeatureNet`'s
+call, so that they are no constants of the compiled program.
+"""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from shiftjax.errors import InputError
+from shiftjax.models.network import Network
+from shiftjax.weights import open_pretrained
+from train.style.files import Params, Shape, convolutions, read_npz, read_torch
+
+Features = dict[str, jax.Array]
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+CAFFE_MEAN = (123 / 255, 117 / 255, 104 / 255)
+
+# Convolutions and their width, of the stages of VGG-16 up to relu4_3.
+VGG_STAGES = ((2, 64), (2, 128), (3, 256), (3, 512))
+# What each fire module of SqueezeNet 1.0 squeezes to, and half of what it expands to.
+FIRES = {
+    2: (16, 64),
+    3: (16, 64),
+    4: (32, 128),
+    5: (32, 128),
+    6: (48, 192),
+    7: (48, 192),
+    8: (64, 256),
+}
+POOLED = (2, 5)  # the modules in front of which the picture is made smaller
+PARTS = ("squeeze", "expand1x1", "expand3x3")
+DEEP_COMPRESSION = ("conv1x1_1", "conv1x1_2", "conv3x3_2")  # its names of these
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FeatureNet:
+    """A frozen network, as the losses use it.
+
+    Attributes:
+      apply: maps params and prepared images `[batch, height, width, 3]` to features
+        `[batch, h, w, channels]` by layer.
+      params: what to give it.
+      content_layer: whose features say what a picture shows.
+      style_layers: whose Gram matrices say in which style.
+      mean: of red, green and blue in 0 .. 1, to subtract.
+      std: of red, green and blue, to divide by.
+      order: of the channels that `apply` takes, "RGB" or "BGR".
+    """
+
+    apply: Callable[[Any, jax.Array], Features]
+    params: Any
+    content_layer: str
+    style_layers: tuple[str, ...]
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    order: str = "RGB"
+
+    def __call__(self, params: Any, pictures: jax.Array) -> Features:
+        """Computes features of `[batch, height, width, 3]`, RGB in 0 .. 1."""
+        images = (pictures - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        return self.apply(params, images if self.order == "RGB" else images[..., ::-1])
+
+
+def load(name: str, path: str | os.PathLike[str] | None = None) -> FeatureNet:
+    """Loads a network for perceptual losses.
+
+    Args:
+      name: "vgg16" or "squeezenet"; or a released network, "architecture.tag" or a
+        .safetensors file.
+      path: the file of weights of the first two.
+
+    Returns:
+      The network, with params.
+
+    Raises:
+      MissingFileError: if there is no such file.
+      InputError: if it does not fit, or is none of a network with features.
+      UnknownNameError: if there is no such release.
+    """
+    builders = {"vgg16": vgg16, "squeezenet": squeezenet}
+    if name not in builders:
+        if path is not None:
+            raise InputError(f"{name} is released: it takes no other weights, {path}")
+        return released(name)
+    if path is None:
+        raise InputError(f"{name} needs its file of weights")
+    return builders[name](path)
+
+
+def vgg16(path: str | os.PathLike[str]) -> FeatureNet:
+    """VGG-16 up to relu4_3, with the paper's layers.
+
+    Args:
+      path: a state dict of torchvision's `vgg16`, as `torch.save` writes it.
+
+    Raises:
+      MissingFileError: if there is no such file.
+      InputError: if it cannot be read, or lacks a layer; all that do are named.
+    """
+    layers: dict[str, tuple[str, Shape]] = {}
+    index, channels = 0, 3  # torchvision counts convolutions, ReLUs and poolings
+    for stage, (count, width) in enumerate(VGG_STAGES, 1):
+        for number in range(1, count + 1):
+            shape = (width, channels, 3, 3)
+            layers[f"conv{stage}_{number}"] = (f"features.{index}", shape)
+            index, channels = index + 2, width
+        index += 1
+    params = convolutions(read_torch(path), layers, str(path))
+    style = tuple(f"relu{stage}_{n}" for stage, (n, _) in enumerate(VGG_STAGES, 1))
+    return FeatureNet(apply_vgg16, params, "relu2_2", style)
+
+
+def apply_vgg16(params: Params, images: jax.Array) -> Features:
+    """Computes "relu1_2", "relu2_2", "relu3_3" and "relu4_3"."""
+    x, features = images, {}
+    for stage, (count, _) in enumerate(VGG_STAGES, 1):
+        if stage > 1:
+            x = nn.max_pool(x, (2, 2), (2, 2))
+        for number in range(1, count + 1):
+            x = nn.relu(_conv(params[f"conv{stage}_{number}"], x, padding=1))
+        features[f"relu{stage}_{count}"] = x
+    return features
+
+
+def squeezenet(path: str | os.PathLike[str]) -> FeatureNet:
+    """SqueezeNet 1.0 up to its module fire8.
+
+    Source: Iandola et al. 2016, https://arxiv.org/abs/1602.07360.
+
+    Args:
+      path: a state dict of torchvision's `squeezenet1_0`, as `torch.save` writes it; or
+        an .npz with the names of Caffe's model of Deep Compression ("conv1.weight",
+        "fire2/conv1x1_1.bias", ...), which takes BGR less (104, 117, 123).
+
+    Raises:
+      MissingFileError: if there is no such file.
+      InputError: if it cannot be read, or lacks a layer; all that do are named.
+    """
+    caffe = os.fspath(path).endswith(".npz")
+    layers: dict[str, tuple[str, Shape]] = {}
+    layers["conv1"] = "conv1" if caffe else "features.0", (96, 3, 7, 7)
+    channels = 96
+    for fire, (narrow, half) in FIRES.items():
+        index = fire + 1 + sum(fire >= number for number in POOLED[1:])
+        names = DEEP_COMPRESSION if caffe else PARTS
+        prefix = f"fire{fire}/" if caffe else f"features.{index}."
+        shapes = ((narrow, channels, 1, 1), (half, narrow, 1, 1), (half, narrow, 3, 3))
+        for part, name, shape in zip(PARTS, names, shapes, strict=True):
+            layers[f"fire{fire}/{part}"] = f"{prefix}{name}", shape
+        channels = 2 * half
+    arrays = read_npz(path) if caffe else read_torch(path)
+    params = convolutions(arrays, layers, str(path))
+    net = FeatureNet(
+        apply_squeezenet, params, "fire3", ("conv1", "fire3", "fire5", "fire8")
+    )
+    if not caffe:
+        return net
+    return dataclasses.replace(net, mean=CAFFE_MEAN, std=(1 / 255,) * 3, order="BGR")
+
+
+def apply_squeezenet(params: Params, images: jax.Array) -> Features:
+    """Computes "conv1" and "fire2" to "fire8", all behind their ReLU."""
+    features = {"conv1": nn.relu(_conv(params["conv1"], images, strides=2))}
+    x = features["conv1"]
+    for fire in FIRES:
+        if fire in POOLED:
+            # The last window may reach over the edge, as in Caffe.
+            over: Any = [(0, (size - 3) % 2) for size in x.shape[1:3]]
+            x = nn.max_pool(x, (3, 3), (2, 2), over)
+        squeeze, one, three = (params[f"fire{fire}/{part}"] for part in PARTS)
+        x = nn.relu(_conv(squeeze, x))
+        x = nn.relu(jnp.concatenate([_conv(one, x), _conv(three, x, padding=1)], -1))
+        features[f"fire{fire}"] = x
+    return features
+
+
+def released(name: str, directory: str | None = None) -> FeatureNet:
+    """One of our own networks, with its stem and stages.
+
+    Args:
+      name: "architecture.tag", or a .safetensors file.
+      directory: folder of the releases; see `shiftjax.load_pretrained`.
+
+    Raises:
+      UnknownNameError: if there is no such release.
+      InputError: if it has no features, as a stylizer.
+    """
+    pretrained = open_pretrained(name, directory)
+    model, card = pretrained.model, pretrained.card
+    if not isinstance(model, Network):
+        raise InputError(f"{name} has no named features: take a classifier")
+
+    def apply(variables: Any, images: jax.Array) -> Features:
+        features: Any = model.apply(variables, images, capture_features=True)
+        return {k: v for k, v in features[1].items() if k != "pre_logits"}
+
+    images = jnp.zeros((1, *card.image_shape()))
+    layers = jax.eval_shape(apply, pretrained.variables, images)
+    return FeatureNet(
+        apply, pretrained.variables, "stage2", tuple(layers), card.mean, card.std
+    )
+
+
+def _conv(
+    params: dict[str, jax.Array], x: jax.Array, strides: int = 1, padding: int = 0
+) -> jax.Array:
+    """A convolution with bias."""
+    y = lax.conv_general_dilated(
+        x,
+        params["kernel"],
+        (strides, strides),
+        [(padding, padding)] * 2,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    return y + params["bias"]

@@ -1,0 +1,101 @@
+"""Weights of convolutions from other programs' files: names and shapes as expected."""
+
+import os
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from shiftjax import torch_files
+from shiftjax.errors import InputError, MissingFileError
+
+Shape = tuple[int, int, int, int]
+Params = dict[str, dict[str, jax.Array]]
+
+
+def read_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads the arrays of a NumPy archive by name.
+
+    Raises:
+      MissingFileError: if there is no such file.
+      InputError: if it is no such archive.
+    """
+    if not Path(path).is_file():
+        raise MissingFileError(f"no file {path}")
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is no NumPy archive")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in archive.files}
+    except (EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is no NumPy archive: {error}") from error
+
+
+def read_torch(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads the tensors of a file of `torch.save` by name, and runs nothing in it.
+
+    Raises:
+      MissingFileError: if there is no such file.
+      InputError: if it cannot be read.
+    """
+    saved = torch_files.read(path)
+    try:
+        return torch_files.named_tensors(saved)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def convolutions(
+    arrays: Mapping[str, Any], layers: Mapping[str, tuple[str, Shape]], where: str
+) -> Params:
+    """Takes convolutions out of named arrays, which may hold more.
+
+    Args:
+      arrays: "NAME.weight" `[out, in, height, width]` and "NAME.bias" `[out]`.
+      layers: NAME and shape of the weight, by the name here.
+      where: what an error calls the arrays.
+
+    Returns:
+      "kernel" `[height, width, in, out]` and "bias" by the name here, float32.
+
+    Raises:
+      InputError: if an array is missing, of another shape or not of floats; all of
+        these are named.
+
+    Example:
+      >>> arrays = {"0.weight": np.ones((8, 3, 5, 5), "f"), "0.bias": np.ones(8, "f")}
+      >>> params = convolutions(arrays, {"stem": ("0", (8, 3, 5, 5))}, "the arrays")
+      >>> jax.tree.map(jnp.shape, params)
+      {'stem': {'bias': (8,), 'kernel': (5, 5, 3, 8)}}
+    """
+    wrong: list[str] = []
+    params: Params = {}
+    for ours, (name, shape) in layers.items():
+        weight = _floats(arrays, f"{name}.weight", shape, wrong)
+        bias = _floats(arrays, f"{name}.bias", shape[:1], wrong)
+        params[ours] = {"kernel": weight.transpose(2, 3, 1, 0), "bias": bias}
+    if wrong:
+        raise InputError(f"{where} does not fit: {'; '.join(wrong)}")
+    return params
+
+
+def _floats(
+    arrays: Mapping[str, Any], name: str, shape: tuple[int, ...], wrong: list[str]
+) -> jax.Array:
+    """Returns an array; of one that does not fit, zeros and a line in `wrong`."""
+    value = arrays.get(name)
+    if value is None:
+        wrong.append(f"{name} {list(shape)} is missing")
+    elif not isinstance(value, np.ndarray) or not jnp.issubdtype(
+        value.dtype, jnp.floating
+    ):
+        wrong.append(f"{name} is not an array of floats")
+    elif value.shape != shape:
+        wrong.append(f"{name} is {list(value.shape)}, not {list(shape)}")
+    else:
+        return jnp.asarray(value, jnp.float32)
+    return jnp.zeros(shape)
