@@ -65,13 +65,33 @@ class Augment:
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer:
-    """Stochastic gradient descent with momentum."""
+class Style:
+    """Style transfer: the painting, and how pictures are compared (task style)."""
 
+    image: str | None = None
+    """The painting whose style is learned."""
+    size: int = 256
+    """Height and width that the painting is brought to."""
+    features: str = "vgg16"
+    """Network whose features are compared: vgg16, squeezenet, or released weights."""
+    weights: str | None = None
+    """File of weights of vgg16 or squeezenet, as torchvision's."""
+    content_weight: float = 1e5
+    """Of the content loss."""
+    style_weight: float = 1e10
+    """Of the style loss."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """Stochastic gradient descent with momentum, or Adam."""
+
+    kind: Literal["sgd", "adam"] = "sgd"
+    """SGD, or Adam with its usual constants."""
     momentum: float = 0.9
-    """How much of the last update is kept."""
+    """How much of the last update is kept (sgd)."""
     nesterov: bool = False
-    """Use Nesterov's form of momentum."""
+    """Use Nesterov's form of momentum (sgd)."""
     weight_decay: float = 5e-4
     """Added to the gradient, times the parameters."""
     decay: Literal["all", "kernels"] = "all"
@@ -116,6 +136,8 @@ class Hosts:
 class Config:
     """A run: what is trained, on what, how, and where it is kept."""
 
+    task: Literal["classification", "style"] = "classification"
+    """What the network is trained for."""
     workdir: str = "runs/digits"
     """Folder of the run: configuration, record, checkpoints. Resumed if it exists."""
     seed: int = 0
@@ -133,6 +155,7 @@ class Config:
     model: Model = dataclasses.field(default_factory=Model)
     data: Data = dataclasses.field(default_factory=Data)
     augment: Augment = dataclasses.field(default_factory=Augment)
+    style: Style = dataclasses.field(default_factory=Style)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
     eval_batch_size: int = 512
@@ -196,6 +219,9 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "augment.crop_padding": (0, math.inf),
     "augment.mixup": (0, math.inf),
     "augment.cutmix": (0, math.inf),
+    "style.size": (1, math.inf),
+    "style.content_weight": (0, math.inf),
+    "style.style_weight": (0, math.inf),
     "optimizer.momentum": (0, 1),
     "optimizer.weight_decay": (0, math.inf),
     "optimizer.clip_norm": (ABOVE_ZERO, math.inf),
@@ -306,6 +332,7 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     if unknown:
         raise InputError(f"unknown fields: {', '.join(unknown)}")
     groups = {"model": Model, "data": Data, "augment": Augment}
+    groups["style"] = Style
     groups |= {"optimizer": Optimizer, "schedule": Schedule, "hosts": Hosts}
     return Config(
         **{

@@ -29,10 +29,12 @@ def written(name: str, value: float) -> str:
     """Returns a figure's value as people write it.
 
     Example:
-      >>> written("top1", 0.25), written("loss", 1.5)
-      ('25.0%', '1.500')
+      >>> written("top1", 0.25), written("loss", 1.5), written("loss", 123456)
+      ('25.0%', '1.500', '1.235e+05')
     """
-    return f"{100 * value:.1f}%" if name in SHARES else f"{value:.3f}"
+    if name in SHARES:
+        return f"{100 * value:.1f}%"
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
 def told(record: Mapping[str, float]) -> list[str]:

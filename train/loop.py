@@ -23,6 +23,7 @@ from train import hosts
 from train.checkpointing import Checkpoints
 from train.config import Config
 from train.console import Reporter, describe
+from train.data.image_set import ImageSet
 from train.data.stream import Prefetch, items
 from train.machine import note_start
 from train.records import MetricsWriter, plot_curves, read_metrics
@@ -41,6 +42,7 @@ from train.workdir import open_workdir
 
 CHECKPOINTS = "checkpoints"
 CURVES = "curves.png"
+SAMPLE = "sample.png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,6 +189,7 @@ class Loop:
         if evaluate_ and self._validation is not None:
             metrics = evaluate(self.setup, state.variables, self._validation)
             self._write(self._record(step, "validation", metrics))
+            self._show(state, self._validation)
             epoch = self.setup.epoch(step)
             self.reporter.message(f"epoch {epoch:.1f}  validation {describe(metrics)}")
         if save:
@@ -195,6 +198,13 @@ class Loop:
                 "sums": self._window.sums,
             }
             self.checkpoints.save(step, state, metadata, metrics)
+
+    def _show(self, state: TrainState, examples: ImageSet) -> None:
+        """Draws what the network does, beside the record."""
+        if self.writer is not None:
+            picture = self.setup.trainer.task.sample(state.variables, examples)
+            if picture is not None:
+                picture.save(Path(self.setup.config.workdir) / SAMPLE)
 
     def _write(self, record: dict[str, Any]) -> None:
         if self.writer is not None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,11 +18,15 @@ from train.data.image_set import ImageSet
 from train.data.resident import Resident
 from train.data.stream import Order, items, padded_order
 from train.optimizer import learning_rate, make_optimizer
-from train.parallel import AXIS, Replicas
+from train.parallel import Replicas
 from train.state import TrainState, create_state
 from train.steps import Trainer
-from train.tasks.classification import Classification
+from train.tasks import Task, classification, style
 
+MAKERS: dict[str, Callable[[Config, ImageSet], Task]] = {
+    "classification": classification.make,
+    "style": style.make,
+}
 FED_STEPS = 4  # batches fed from the host are pictures: few fit in a dispatch
 
 
@@ -100,7 +105,7 @@ def set_up(config: Config, train_set: ImageSet | None = None) -> Setup:
     if train_set is None:
         replicas.per_device(config.batch_size)
         train_set = load_split(config, config.data.train_on)
-    task = make_task(config, train_set.num_classes)
+    task = MAKERS[config.task](config, train_set)
     order = Order(len(train_set), config.batch_size, config.seed)
     total_steps = max(round(config.epochs * order.steps_per_epoch), 1)
     rate = learning_rate(config.schedule, total_steps, order.steps_per_epoch)
@@ -141,33 +146,7 @@ def load_split(config: Config, split: str) -> ImageSet:
         image_size=config.data.image_size,
         data_dir=config.data.data_dir,
         validation_examples=config.data.validation_examples,
-    )
-
-
-def make_task(config: Config, num_classes: int) -> Classification:
-    """Makes the network and how it is trained."""
-    reserved = {"num_classes", "dtype", "remat", "axis_name"} & set(
-        config.model.overrides
-    )
-    if reserved:
-        raise InputError(
-            f"--model.overrides {min(reserved)}: it has a flag, or the data decide it"
-        )
-    model = shiftjax.create_model(
-        config.model.name,
-        num_classes=num_classes,
-        dtype=None if config.model.dtype == "float32" else config.model.dtype,
-        remat=config.model.remat,
-        axis_name=AXIS if config.model.sync_batch_norm else None,
-        **config.model.overrides,
-    )
-    return Classification(
-        model,
-        num_classes,
-        config.data.mean,
-        config.data.std,
-        config.augment,
-        config.label_smoothing,
+        labelled=config.task != "style",
     )
 
 

@@ -12,11 +12,12 @@ import pytest
 from shiftjax.errors import InputError, MissingFileError
 from train import config, experiments
 from train.__main__ import main, parse
-from train.config import Augment, Config, Data, Hosts, Model, Optimizer, Schedule
+from train.config import Augment, Config, Data, Hosts, Model, Optimizer, Schedule, Style
 
 # Nothing at its default.
 OTHER = Config(
     workdir="elsewhere",
+    task="style",
     seed=7,
     epochs=2.5,
     batch_size=48,
@@ -35,7 +36,8 @@ OTHER = Config(
         10**6,
     ),
     augment=Augment(2, False, 0.2, 1.0),
-    optimizer=Optimizer(0.8, True, 1e-4, "kernels", 1.0, ("stem", "stage1*")),
+    style=Style("painting.jpg", 64, "squeezenet", "weights.npz", 1.0, 2.0),
+    optimizer=Optimizer("adam", 0.8, True, 1e-4, "kernels", 1.0, ("stem", "stage1*")),
     schedule=Schedule("steps", 0.3, 0.5, (1.0, 2.0), 0.2),
     eval_batch_size=100,
     eval_epochs=0.5,
@@ -86,6 +88,9 @@ NUMBERS = {
     "augment.crop_padding": ([0], [-1]),
     "augment.mixup": ([0, 0.2], [-0.1]),
     "augment.cutmix": ([0, 1], [-0.1]),
+    "style.size": ([1], [0]),
+    "style.content_weight": ([0, 1e5], [-1]),
+    "style.style_weight": ([0, 1e10], [-1]),
     "optimizer.momentum": ([0, 0.9], [-0.1, 1.1]),
     "optimizer.weight_decay": ([0], [-1e-4]),
     "optimizer.clip_norm": ([1e-3, None], [0, -1]),

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import flax.linen as nn
 import jax
+from PIL import Image
 
 from train.data.image_set import ImageSet
 from train.data.resident import Resident
@@ -87,5 +88,14 @@ class Task(Protocol):
           sums: over all examples.
           rows: `[examples, ...]` by name, in the order of the set.
           examples: the set.
+        """
+        ...
+
+    def sample(self, variables: Collections, examples: ImageSet) -> Image.Image | None:
+        """Draws what the network does with a few examples, where that says something.
+
+        Args:
+          variables: the network's.
+          examples: the validation split.
         """
         ...

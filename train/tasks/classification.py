@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from train.config import Augment
+from train.config import Augment, Config
 from train.data.augment import crop_and_flip, mix, normalize
 from train.data.image_set import ImageSet
 from train.data.resident import Resident, lookup
 from train.parallel import AXIS
 from train.tasks import Collections, Item, Sums
+from train.tasks.models import make_model
 
 Batch = tuple[jax.Array, jax.Array, jax.Array]
 
@@ -95,3 +96,28 @@ class Classification:
         del rows
         told = ["loss", "top1", *(["top5"] if examples.num_classes > 10 else [])]
         return {name: float(sums[name]) / len(examples) for name in told}
+
+    def sample(self, variables: Collections, examples: ImageSet) -> None:
+        """Figures say enough."""
+
+
+def make(config: Config, examples: ImageSet) -> Classification:
+    """Makes the task of a configuration.
+
+    Raises:
+      InputError: if there is no such network, or an option does not fit.
+    """
+    model = make_model(
+        config,
+        num_classes=examples.num_classes,
+        remat=config.model.remat,
+        axis_name=AXIS if config.model.sync_batch_norm else None,
+    )
+    return Classification(
+        model,
+        examples.num_classes,
+        config.data.mean,
+        config.data.std,
+        config.augment,
+        config.label_smoothing,
+    )
