@@ -92,7 +92,7 @@ def training_step(
     trainer = dataclasses.replace(setup.trainer, task=task)
     setup = dataclasses.replace(setup, trainer=trainer)
     steps, replicas = setup.steps_per_dispatch, setup.replicas
-    data = on_devices(setup, examples)
+    data, _ = on_devices(setup, examples)
     state = replicas.replicate(setup.initial_state())
     params, count = parameters(state.variables), np.int32(steps)
 
