@@ -12,7 +12,6 @@ here, and of its products over `--tflops`.
 """
 
 import argparse
-import dataclasses
 import functools
 import importlib.util
 import os
@@ -208,9 +207,9 @@ def training_step(model: str, batch_size: int, steps: int, **overrides: Any) -> 
     from train.data.stream import Order, items
     from train.optimizer import learning_rate, make_optimizer
     from train.parallel import AXIS, Replicas
-    from train.setup import make_task
     from train.state import create_state
     from train.steps import Trainer
+    from train.tasks.classification import Classification
 
     config = experiments.load("cifar10")
     rng = np.random.default_rng(0)
@@ -221,7 +220,8 @@ def training_step(model: str, batch_size: int, steps: int, **overrides: Any) -> 
     network = shiftjax.create_model(
         model, axis_name=AXIS, dtype=jnp.bfloat16, **overrides
     )
-    task = dataclasses.replace(make_task(config, 10), model=network)
+    data = config.data
+    task = Classification(network, 10, data.mean, data.std, config.augment)
     optimizer = make_optimizer(
         config.optimizer, learning_rate(config.schedule, 10_000, 400)
     )

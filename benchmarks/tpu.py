@@ -35,9 +35,9 @@ from train.data.resident import Resident
 from train.machine import machine
 from train.optimizer import learning_rate, make_optimizer
 from train.parallel import AXIS, Replicas
-from train.setup import make_task
 from train.state import create_state
 from train.steps import Trainer
+from train.tasks.classification import Classification
 
 EXAMPLES = 50_000
 
@@ -148,7 +148,8 @@ def training_step(form: str, batch_size: int) -> Cost:
         form=form,
     )
     config = experiments.load("cifar10")
-    task = dataclasses.replace(make_task(config, 10), model=network)
+    data = config.data
+    task = Classification(network, 10, data.mean, data.std, config.augment)
     rate = learning_rate(config.schedule, 10_000, 400)
     optimizer = make_optimizer(config.optimizer, rate)
     program = Trainer(task, optimizer).train_steps

@@ -6,11 +6,12 @@
     model = shiftjax.create_model("shiftresnet20_e3", num_classes=10)
     print(shiftjax.summarize("shiftresnet20_e3").macs)
 
-The Flax modules are in `shiftjax.layers`, the networks in `shiftjax.models`; weights
-come from PyTorch, and go there, by `shiftjax.convert`.
+The Flax modules are in `shiftjax.layers`, the networks in `shiftjax.models`, shifts of
+other kinds, fixed and learned, in `shiftjax.family`; weights come from PyTorch, and go
+there, by `shiftjax.convert`.
 """
 
-from shiftjax import convert
+from shiftjax import convert, family
 from shiftjax.errors import InputError, MissingFileError, UnknownNameError
 from shiftjax.layers import CSC, SC2, ConvNorm, Shift, ShiftConv
 from shiftjax.registry import create_model, list_models
@@ -34,6 +35,7 @@ __all__ = [
     "create_model",
     "displace",
     "displacements",
+    "family",
     "list_models",
     "load_pretrained",
     "shift",

@@ -5,12 +5,11 @@ parameters, no arithmetic: a shift between two pointwise convolutions does the w
 spatial convolution.
 
 `shift` is the paper's operation. Below it lies `displace`, which takes any table of
-displacements, one row `(dy, dx)` per channel; the other members of the family
-(4-connected, axial, temporal shifts) are other tables. `displace` is one JAX primitive,
-linear, whose transpose is the opposite displacement; XLA compiles it from one of the
-`LOWERINGS`, all equal bit for bit (on finite numbers, up to the sign of zero, where one
-computes instead of moving), of which `DEFAULT_LOWERING` names the fastest
-measured on each platform.
+displacements, one row `(dy, dx)` per channel; other members of the family are other
+tables (see `shiftjax.family`). `displace` is one JAX primitive, linear, whose transpose
+is the opposite displacement; XLA compiles it from one of the `LOWERINGS`, all equal bit
+for bit (on finite numbers, up to the sign of zero, where one computes instead of
+moving), of which `DEFAULT_LOWERING` names the fastest measured on each platform.
 
 Source: B. Wu et al., "Shift: A Zero FLOP, Zero Parameter Alternative to Spatial
 Convolutions", CVPR 2018, https://arxiv.org/abs/1711.08141, section 3.1.

@@ -198,10 +198,20 @@ class Results:
 
 def train_run(run: "Config", console: Console) -> None:
     """Trains, and says how it ended."""
+    from train import hosts
+
+    hosts.join(run.hosts)
     prepare_process()
     from train.loop import CURVES, train
 
-    outcome = train(run, console)
+    try:
+        outcome = train(run, console)
+    except Exception as error:
+        if hosts.count() > 1:
+            hosts.fail(error)
+        raise
+    if not hosts.is_first():
+        return
     if not outcome.finished:
         say(
             console,
@@ -209,8 +219,7 @@ def train_run(run: "Config", console: Console) -> None:
             "with the same command",
         )
         return
-    top1, examples = outcome.test["top1"], outcome.test["examples"]
-    say(console, f"test top-1 {100 * top1:.2f}% of {examples:,.0f} examples")
+    say(console, _told("test", outcome.test))
     say(console, f"the run is in {run.workdir}, its curves in {run.workdir}/{CURVES}")
     say(console, f"next: {PROGRAM} evaluate --workdir {run.workdir}")
 
@@ -235,8 +244,15 @@ def say(console: Console, line: str) -> None:
 
 
 def _told(split: str, result: dict[str, float]) -> str:
-    top5 = f"  top-5 {100 * result['top5']:.2f}%" if "top5" in result else ""
-    return (
-        f"{split} top-1 {100 * result['top1']:.2f}%{top5}  "
-        f"loss {result['loss']:.4f}  {result['examples']:,.0f} examples"
-    )
+    """The figures of an evaluation, those that are shares first."""
+    from train import figures
+
+    shares = [
+        f"{figures.title(name)} {100 * result[name]:.2f}%"
+        for name in figures.SHARES
+        if name in result
+    ]
+    names = [name for name in figures.told(result) if name not in figures.SHARES]
+    others = [f"{figures.title(name)} {result[name]:.4f}" for name in names]
+    examples = f"{result['examples']:,.0f} examples"
+    return f"{split} {'  '.join([*shares, *others, examples])}"

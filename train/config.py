@@ -65,13 +65,33 @@ class Augment:
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer:
-    """Stochastic gradient descent with momentum."""
+class Style:
+    """Style transfer: the painting, and how pictures are compared (task style)."""
 
+    image: str | None = None
+    """The painting whose style is learned."""
+    size: int = 256
+    """Height and width that the painting is brought to."""
+    features: str = "vgg16"
+    """Network whose features are compared: vgg16, squeezenet, or released weights."""
+    weights: str | None = None
+    """File of weights of vgg16 or squeezenet, as torchvision's."""
+    content_weight: float = 1e5
+    """Of the content loss."""
+    style_weight: float = 1e10
+    """Of the style loss."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """Stochastic gradient descent with momentum, or Adam."""
+
+    kind: Literal["sgd", "adam"] = "sgd"
+    """SGD, or Adam with its usual constants."""
     momentum: float = 0.9
-    """How much of the last update is kept."""
+    """How much of the last update is kept (sgd)."""
     nesterov: bool = False
-    """Use Nesterov's form of momentum."""
+    """Use Nesterov's form of momentum (sgd)."""
     weight_decay: float = 5e-4
     """Added to the gradient, times the parameters."""
     decay: Literal["all", "kernels"] = "all"
@@ -99,9 +119,25 @@ class Schedule:
 
 
 @dataclasses.dataclass(frozen=True)
+class Hosts:
+    """Where the processes of a run on several hosts meet, if no cluster says it."""
+
+    coordinator: str | None = None
+    """HOST:PORT of the first process."""
+    count: int | None = None
+    """How many processes there are."""
+    index: int | None = None
+    """Which of them this is, from 0."""
+    timeout: int = 300
+    """Seconds to wait for the others at the start."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A run: what is trained, on what, how, and where it is kept."""
 
+    task: Literal["classification", "style"] = "classification"
+    """What the network is trained for."""
     workdir: str = "runs/digits"
     """Folder of the run: configuration, record, checkpoints. Resumed if it exists."""
     seed: int = 0
@@ -119,6 +155,7 @@ class Config:
     model: Model = dataclasses.field(default_factory=Model)
     data: Data = dataclasses.field(default_factory=Data)
     augment: Augment = dataclasses.field(default_factory=Augment)
+    style: Style = dataclasses.field(default_factory=Style)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
     eval_batch_size: int = 512
@@ -141,6 +178,7 @@ class Config:
     """How a step is mapped over the devices."""
     tensorboard: bool = True
     """Write TensorBoard events too."""
+    hosts: Hosts = dataclasses.field(default_factory=Hosts)
 
 
 # What may differ between a run and its resumption: it changes no result but rounding.
@@ -159,6 +197,10 @@ FREE = frozenset(
         "devices",
         "backend",
         "tensorboard",
+        "hosts.coordinator",
+        "hosts.count",
+        "hosts.index",
+        "hosts.timeout",
     }
 )
 
@@ -177,6 +219,9 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "augment.crop_padding": (0, math.inf),
     "augment.mixup": (0, math.inf),
     "augment.cutmix": (0, math.inf),
+    "style.size": (1, math.inf),
+    "style.content_weight": (0, math.inf),
+    "style.style_weight": (0, math.inf),
     "optimizer.momentum": (0, 1),
     "optimizer.weight_decay": (0, math.inf),
     "optimizer.clip_norm": (ABOVE_ZERO, math.inf),
@@ -191,6 +236,9 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "keep_best": (0, math.inf),
     "steps_per_dispatch": (1, math.inf),
     "devices": (1, math.inf),
+    "hosts.count": (1, math.inf),
+    "hosts.index": (0, math.inf),
+    "hosts.timeout": (1, math.inf),
 }
 
 
@@ -246,9 +294,14 @@ def differences(old: Config, new: Config) -> list[str]:
     ]
 
 
+def record(config: Config) -> dict[str, Any]:
+    """Returns what is kept of a configuration: the same on every host."""
+    return dataclasses.asdict(dataclasses.replace(config, hosts=Hosts()))
+
+
 def save(config: Config, workdir: Path) -> None:
     """Writes the resolved configuration to `workdir/config.json`."""
-    text = json.dumps(dataclasses.asdict(config), indent=2)
+    text = json.dumps(record(config), indent=2)
     partial = workdir / f"{FILE}.partial"
     partial.write_text(text + "\n")
     partial.replace(workdir / FILE)
@@ -279,7 +332,8 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     if unknown:
         raise InputError(f"unknown fields: {', '.join(unknown)}")
     groups = {"model": Model, "data": Data, "augment": Augment}
-    groups |= {"optimizer": Optimizer, "schedule": Schedule}
+    groups["style"] = Style
+    groups |= {"optimizer": Optimizer, "schedule": Schedule, "hosts": Hosts}
     return Config(
         **{
             name: _group(groups[name], value) if name in groups else value

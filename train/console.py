@@ -14,6 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from train import figures
+
 PLAIN_SECONDS = 10.0
 
 
@@ -82,7 +84,8 @@ def describe(record: Mapping[str, float]) -> str:
       >>> describe({"loss": 1.5, "top1": 0.25})
       'loss 1.500  top-1 25.0%'
     """
-    parts = [f"loss {record['loss']:.3f}", f"top-1 {100 * record['top1']:.1f}%"]
+    names = figures.told(record)
+    parts = [f"{figures.title(n)} {figures.written(n, record[n])}" for n in names]
     if "images_per_second" in record:
         parts.append(f"{record['images_per_second']:,.0f} images/s")
     return "  ".join(parts)

@@ -6,21 +6,24 @@ waits only where it must, to evaluate and to save.
 """
 
 import collections
+import contextlib
 import dataclasses
-import fcntl
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import jax
 import numpy as np
+from rich.console import Console
 
 from shiftjax.errors import InputError
 from train import config as config_file
+from train import hosts
 from train.checkpointing import Checkpoints
 from train.config import Config
 from train.console import Reporter, describe
+from train.data.image_set import ImageSet
 from train.data.stream import Prefetch, items
 from train.machine import note_start
 from train.records import MetricsWriter, plot_curves, read_metrics
@@ -35,10 +38,11 @@ from train.setup import (
 from train.state import TrainState
 from train.steps import NEVER
 from train.stopping import StopRequest
+from train.workdir import open_workdir
 
 CHECKPOINTS = "checkpoints"
 CURVES = "curves.png"
-LOCK = ".lock"
+SAMPLE = "sample.png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +84,7 @@ class Loop:
     Args:
       setup: the parts of the run.
       reporter: what shows it.
-      writer: its record.
+      writer: its record; None on all hosts but the first.
       checkpoints: where states are saved.
       sums: of the line of the record that was begun before the first step, if any.
     """
@@ -89,7 +93,7 @@ class Loop:
         self,
         setup: Setup,
         reporter: Reporter,
-        writer: MetricsWriter,
+        writer: MetricsWriter | None,
         checkpoints: Checkpoints,
         sums: dict[str, float],
     ) -> None:
@@ -111,8 +115,7 @@ class Loop:
     def run(self, state: TrainState, stop: StopRequest) -> TrainState:
         """Trains to the end, or until asked to stop; the last state is saved."""
         setup, step = self.setup, int(state.step)
-        data = on_devices(setup, setup.train_set)
-        fed = None if data is not None else setup.train_set
+        data, fed = on_devices(setup, setup.train_set)
         length = setup.steps_per_dispatch
 
         def make(request: tuple[int, int]) -> Any:
@@ -128,7 +131,7 @@ class Loop:
                 state, sums = setup.train_steps(state, data, batch, np.int32(count))
                 step = start + count
                 in_flight.append((step, sums))
-                stopping = stop.signal is not None or step == setup.total_steps
+                stopping = stop.reached() or step == setup.total_steps
                 due = {name: self._due(name, start, step) for name in self._periods}
                 waits = stopping or due["evaluate"] or due["save"]
                 while len(in_flight) > (0 if waits else 1):
@@ -176,7 +179,7 @@ class Loop:
             return
         record = self._record(step, "train", self._window.means(waited))
         record["learning_rate"] = np.asarray(self.setup.rate(step - 1)).item()
-        self.writer.write(record)
+        self._write(record)
         self.reporter.advance(step, record)
         self._window.restart(waited)
 
@@ -185,15 +188,27 @@ class Loop:
         metrics: dict[str, float] = {}
         if evaluate_ and self._validation is not None:
             metrics = evaluate(self.setup, state.variables, self._validation)
-            self.writer.write(self._record(step, "validation", metrics))
+            self._write(self._record(step, "validation", metrics))
+            self._show(state, self._validation)
             epoch = self.setup.epoch(step)
             self.reporter.message(f"epoch {epoch:.1f}  validation {describe(metrics)}")
         if save:
             metadata = {
-                "config": dataclasses.asdict(self.setup.config),
+                "config": config_file.record(self.setup.config),
                 "sums": self._window.sums,
             }
             self.checkpoints.save(step, state, metadata, metrics)
+
+    def _show(self, state: TrainState, examples: ImageSet) -> None:
+        """Draws what the network does, beside the record."""
+        if self.writer is not None:
+            picture = self.setup.trainer.task.sample(state.variables, examples)
+            if picture is not None:
+                picture.save(Path(self.setup.config.workdir) / SAMPLE)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self.writer is not None:
+            self.writer.write(record)
 
     def _record(self, step: int, split: str, means: dict[str, float]) -> dict[str, Any]:
         epoch = round(self.setup.epoch(step), 4)
@@ -221,16 +236,16 @@ class _Window:
 
     def add(self, sums: dict[str, Any]) -> None:
         """Adds the sums of a dispatch."""
-        for name in ("loss", "top1", "examples"):
+        for name in sums.keys() - {"bad_step"}:
             self.sums[name] = self.sums.get(name, 0.0) + float(sums[name])
 
     def means(self, waited: float) -> dict[str, float]:
         """Returns means over the examples, and rates over the time."""
         examples = self.sums["examples"]
         seconds = time.perf_counter() - self._since
+        told = ["loss", *sorted(self.sums.keys() - {"loss", "examples"})]
         return {
-            "loss": self.sums["loss"] / examples,
-            "top1": self.sums["top1"] / examples,
+            **{name: self.sums[name] / examples for name in told},
             "images_per_second": (examples - self._before) / seconds,
             "input_wait": (waited - self._waited) / seconds,
         }
@@ -250,63 +265,53 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
       InputError: if something that a person gave cannot be used, or the loss is not
         finite.
     """
-    setup = set_up(config)
-    jax.eval_shape(setup.initial_state)  # refuses a network that cannot be built
-    workdir = _open_workdir(config)
-    checkpoints = Checkpoints(
-        workdir / CHECKPOINTS,
-        keep_last=config.keep_last,
-        keep_best=config.keep_best,
-        best_metric="top1",
-    )
-    with checkpoints, _lock(workdir), StopRequest() as stop:
+    setup = _set_up(config)
+    workdir = Path(config.workdir)
+    with contextlib.ExitStack() as stack:
+        hosts.first_does(lambda: stack.enter_context(open_workdir(config)))
+        hosts.check_shared(workdir)
+        checkpoints = stack.enter_context(
+            Checkpoints(
+                workdir / CHECKPOINTS,
+                keep_last=config.keep_last,
+                keep_best=config.keep_best,
+                best_metric=setup.trainer.task.best_metric,
+                best_mode=setup.trainer.task.best_mode,
+            )
+        )
+        stop = stack.enter_context(StopRequest())
         state, sums, messages = _start(setup, checkpoints)
         step = int(state.step)
-        note_start(workdir, step, setup.replicas.devices)
-        writer = MetricsWriter(
-            workdir, resume_step=step, tensorboard=config.tensorboard
-        )
-        with writer, Reporter(setup.total_steps, step, reporter_console) as reporter:
-            for message in messages:
-                reporter.message(message)
-            loop = Loop(setup, reporter, writer, checkpoints, sums)
-            state = loop.run(setup.replicas.replicate(state), stop)
-            step = int(state.step)
-            finished = step == setup.total_steps
-            checkpoints.wait()
-            test = _finish(setup, state, writer, workdir) if finished else {}
+        writer = None
+        if hosts.is_first():
+            note_start(workdir, step, setup.replicas.devices)
+            writer = stack.enter_context(
+                MetricsWriter(workdir, resume_step=step, tensorboard=config.tensorboard)
+            )
+        console = reporter_console if hosts.is_first() else Console(quiet=True)
+        reporter = stack.enter_context(Reporter(setup.total_steps, step, console))
+        for message in messages:
+            reporter.message(message)
+        loop = Loop(setup, reporter, writer, checkpoints, sums)
+        state = loop.run(setup.replicas.replicate(state), stop)
+        step = int(state.step)
+        finished = step == setup.total_steps
+        checkpoints.wait()
+        test = _finish(setup, state, writer, workdir) if finished else {}
     return Outcome(state, step, finished, test)
 
 
-def _open_workdir(config: Config) -> Path:
-    """Makes the folder of a run, or checks that it holds this one."""
-    workdir = Path(config.workdir)
-    if (workdir / config_file.FILE).exists():
-        changed = config_file.differences(config_file.load(workdir), config)
-        if changed:
-            raise InputError(
-                f"{workdir} holds another run: {'; '.join(changed)}. Give the same "
-                "options to resume it, or another --workdir"
-            )
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        config_file.save(config, workdir)
-    except OSError as error:
-        raise InputError(f"--workdir {workdir} cannot be written: {error}") from error
-    return workdir
+def _set_up(config: Config) -> Setup:
+    """Builds the parts, on every host or on none."""
+    made: list[Setup] = []
 
+    def build() -> None:
+        setup = set_up(config)
+        jax.eval_shape(setup.initial_state)  # refuses a network that cannot be built
+        made.append(setup)
 
-def _lock(workdir: Path) -> IO[str]:
-    """Holds the folder for as long as the file is open, or raises if another does."""
-    file = (workdir / LOCK).open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise InputError(
-            f"{workdir} is in use: another process trains in it"
-        ) from error
-    return file
+    hosts.all_do(build)
+    return made[0]
 
 
 def _start(
@@ -329,18 +334,27 @@ def _start(
 
 
 def _finish(
-    setup: Setup, state: TrainState, writer: MetricsWriter, workdir: Path
+    setup: Setup, state: TrainState, writer: MetricsWriter | None, workdir: Path
 ) -> dict[str, float]:
     """Reads the test set once, and draws the curves."""
-    recorded = [r for r in read_metrics(workdir) if r["split"] == "test"]
-    if recorded:
+    records = read_metrics(workdir) if hosts.is_first() else []
+    recorded = [r for r in records if r["split"] == "test"]
+    if hosts.agreed(bool(recorded)):
+        if recorded and not (workdir / CURVES).exists():
+            _draw(setup, workdir)
         places = ("step", "epoch", "split")
-        test = {name: x for name, x in recorded[-1].items() if name not in places}
-    else:
-        test = evaluate(setup, state.variables, load_split(setup.config, "test"))
-        step = setup.total_steps
-        epoch = round(setup.epoch(step), 4)
+        last = recorded[-1] if recorded else {}
+        return {name: x for name, x in last.items() if name not in places}
+    test = evaluate(setup, state.variables, load_split(setup.config, "test"))
+    step = setup.total_steps
+    epoch = round(setup.epoch(step), 4)
+    if writer is not None:
         writer.write({"step": step, "epoch": epoch, "split": "test", **test})
-    if not recorded or not (workdir / CURVES).exists():
-        plot_curves(workdir, workdir / CURVES)
+        _draw(setup, workdir)
     return test
+
+
+def _draw(setup: Setup, workdir: Path) -> None:
+    """Draws the curves of a run."""
+    figure = setup.trainer.task.best_metric
+    plot_curves(workdir, workdir / CURVES, figure=figure)

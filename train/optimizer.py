@@ -57,27 +57,31 @@ def learning_rate(
 def make_optimizer(
     optimizer: Optimizer, rate: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Makes SGD with momentum, decaying weights by way of the gradient, as PyTorch's.
+    """Makes SGD or Adam, decaying weights by way of the gradient, as PyTorch's.
 
     Args:
       optimizer: its options.
       rate: the learning rate as a function of the step.
 
     Returns:
-      The transformation: clip, decay, momentum, rate, in this order; parameters that
+      The transformation: clip, decay, SGD or Adam, in this order; parameters that
       are frozen stay as they are (BatchNorm goes on to average its statistics).
     """
     mask = _is_kernel if optimizer.decay == "kernels" else None
     clip = optimizer.clip_norm
-    sgd = optax.chain(
+    if optimizer.kind == "adam":
+        rule = optax.adam(rate)
+    else:
+        rule = optax.sgd(rate, optimizer.momentum, optimizer.nesterov)
+    trained = optax.chain(
         optax.identity() if clip is None else optax.clip_by_global_norm(clip),
         optax.add_decayed_weights(optimizer.weight_decay, mask),
-        optax.sgd(rate, optimizer.momentum, optimizer.nesterov),
+        rule,
     )
     if not optimizer.freeze:
-        return sgd
+        return trained
     kinds: dict[Hashable, optax.GradientTransformation] = {
-        "trained": sgd,
+        "trained": trained,
         "frozen": optax.set_to_zero(),
     }
     return optax.partition(kinds, functools.partial(label, optimizer.freeze))

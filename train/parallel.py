@@ -54,6 +54,10 @@ class Replicas:
           InputError: if there are not so many.
         """
         devices = jax.local_devices()
+        if count is not None and jax.process_count() > 1:
+            raise InputError(
+                f"devices={count}: a run on several hosts uses all devices of each"
+            )
         if count is not None and not 1 <= count <= len(devices):
             raise InputError(
                 f"devices={count}: this process has {len(devices)}, of kind "

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from shiftjax.errors import InputError, MissingFileError
+from train import figures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -145,13 +146,15 @@ def plot_curves(
     workdir: str | os.PathLike[str],
     path: str | os.PathLike[str],
     *,
+    figure: str = "top1",
     title: str | None = None,
 ) -> None:
-    """Draws loss, top-1 accuracy and learning rate against the epoch.
+    """Draws the loss, another figure and the learning rate against the epoch.
 
     Args:
       workdir: the run's directory.
       path: the picture to write; its ending chooses the format.
+      figure: name of the figure beside the loss.
       title: None for the directory's name.
 
     Raises:
@@ -162,20 +165,24 @@ def plot_curves(
     from matplotlib.figure import Figure
 
     lines = [line for line in read_metrics(workdir) if "epoch" in line]
-    if not any(name in line for line in lines for name in ("loss", "top1")):
-        raise InputError(f"{Path(workdir) / METRICS_FILE} has no loss or top1 to draw")
-    figure = Figure(figsize=(7.2, 7.2), dpi=150, layout="constrained")
-    figure.suptitle(title or Path(workdir).resolve().name, weight="bold")
-    panels = figure.subplots(3, 1, sharex=True, height_ratios=[4, 4, 1.2])
+    if not any(name in line for line in lines for name in ("loss", figure)):
+        names = " or ".join(dict.fromkeys(("loss", figure)))
+        raise InputError(f"{Path(workdir) / METRICS_FILE} has no {names} to draw")
+    drawn = Figure(figsize=(7.2, 7.2), dpi=150, layout="constrained")
+    drawn.suptitle(title or Path(workdir).resolve().name, weight="bold")
+    panels = drawn.subplots(3, 1, sharex=True, height_ratios=[4, 4, 1.2])
     _draw(panels[0], lines, "loss", "loss", "{:.3f}")
-    _draw(panels[1], lines, "top1", "top-1 accuracy", "{:.1%}")
-    panels[1].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    share = figure in figures.SHARES
+    form = "{:.1%}" if share else "{:.3g}"
+    _draw(panels[1], lines, figure, figures.title(figure), form)
+    if share:
+        panels[1].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     rates = [line | {"split": ""} for line in lines]
     _draw(panels[2], rates, "learning_rate", "learning rate", "{:.2g}")
     last = max(line["epoch"] for line in lines)
     panels[2].set(xlabel="epoch", ylim=(0, None), xlim=(0, last) if last > 0 else None)
     try:
-        figure.savefig(path)
+        drawn.savefig(path)
     except (OSError, ValueError) as error:  # the second: an ending it does not know
         raise InputError(f"cannot write the picture {path}: {error}") from error
 

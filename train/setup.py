@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,10 +18,15 @@ from train.data.image_set import ImageSet
 from train.data.resident import Resident
 from train.data.stream import Order, items, padded_order
 from train.optimizer import learning_rate, make_optimizer
-from train.parallel import AXIS, Replicas
+from train.parallel import Replicas
 from train.state import TrainState, create_state
-from train.steps import Classification, Trainer
+from train.steps import Trainer
+from train.tasks import Task, classification, style
 
+MAKERS: dict[str, Callable[[Config, ImageSet], Task]] = {
+    "classification": classification.make,
+    "style": style.make,
+}
 FED_STEPS = 4  # batches fed from the host are pictures: few fit in a dispatch
 
 
@@ -77,7 +83,7 @@ class Setup:
         )
         if self.config.init is None:
             return state
-        return begin_with(self.config.init, state, self.trainer.task.num_classes)
+        return begin_with(self.config.init, state, self.train_set.num_classes)
 
     def epoch(self, step: int) -> float:
         """How often each example has been seen after so many steps."""
@@ -99,7 +105,7 @@ def set_up(config: Config, train_set: ImageSet | None = None) -> Setup:
     if train_set is None:
         replicas.per_device(config.batch_size)
         train_set = load_split(config, config.data.train_on)
-    task = make_task(config, train_set.num_classes)
+    task = MAKERS[config.task](config, train_set)
     order = Order(len(train_set), config.batch_size, config.seed)
     total_steps = max(round(config.epochs * order.steps_per_epoch), 1)
     rate = learning_rate(config.schedule, total_steps, order.steps_per_epoch)
@@ -108,7 +114,7 @@ def set_up(config: Config, train_set: ImageSet | None = None) -> Setup:
         make_optimizer(config.optimizer, rate),
         config.seed,
         config.ema_decay,
-        task.model.momentum,
+        getattr(task.model, "momentum", 0.9),
     )
     return Setup(config, replicas, train_set, order, total_steps, rate, trainer)
 
@@ -140,33 +146,7 @@ def load_split(config: Config, split: str) -> ImageSet:
         image_size=config.data.image_size,
         data_dir=config.data.data_dir,
         validation_examples=config.data.validation_examples,
-    )
-
-
-def make_task(config: Config, num_classes: int) -> Classification:
-    """Makes the network and how it is trained."""
-    reserved = {"num_classes", "dtype", "remat", "axis_name"} & set(
-        config.model.overrides
-    )
-    if reserved:
-        raise InputError(
-            f"--model.overrides {min(reserved)}: it has a flag, or the data decide it"
-        )
-    model = shiftjax.create_model(
-        config.model.name,
-        num_classes=num_classes,
-        dtype=None if config.model.dtype == "float32" else config.model.dtype,
-        remat=config.model.remat,
-        axis_name=AXIS if config.model.sync_batch_norm else None,
-        **config.model.overrides,
-    )
-    return Classification(
-        model,
-        num_classes,
-        config.data.mean,
-        config.data.std,
-        config.augment,
-        config.label_smoothing,
+        labelled=config.task != "style",
     )
 
 
@@ -175,11 +155,15 @@ def is_resident(config: Config, examples: ImageSet) -> bool:
     return examples.images.nbytes <= config.data.resident_bytes
 
 
-def on_devices(setup: Setup, examples: ImageSet) -> Resident | None:
-    """Puts a set on the devices, or returns None if it has to be fed."""
-    if not is_resident(setup.config, examples):
-        return None
-    return setup.replicas.replicate(Resident.of(examples))
+def on_devices(setup: Setup, examples: ImageSet) -> tuple[Any, ImageSet | None]:
+    """Puts a set, and what else the task wants there, on the devices.
+
+    Returns:
+      What lies there; and the set, if it is too large and has to be fed.
+    """
+    resident = is_resident(setup.config, examples)
+    data = setup.trainer.task.data(Resident.of(examples) if resident else None)
+    return setup.replicas.replicate(data), None if resident else examples
 
 
 def host_share(setup: Setup, indices: np.ndarray) -> np.ndarray:
@@ -198,28 +182,29 @@ def evaluate(setup: Setup, variables: Any, examples: ImageSet) -> dict[str, floa
       examples: the set.
 
     Returns:
-      Means over the examples: "loss", "top1" and, of more than ten classes, "top5";
-      and how many "examples" there were.
+      The figures of the task, as "loss" and "top1", and how many "examples" there were.
     """
     replicas = setup.replicas
     batch_size = -(-setup.config.eval_batch_size // replicas.count) * replicas.count
     order = padded_order(len(examples), min(batch_size, _round_up(examples, replicas)))
-    data = on_devices(setup, examples)
-    length = len(order) if data is not None else FED_STEPS
-    fed = None if data is not None else examples
-    totals: dict[str, float] = {}
+    data, fed = on_devices(setup, examples)
+    length = len(order) if fed is None else FED_STEPS
+    totals: dict[str, Any] = {}
+    kept: list[dict[str, np.ndarray]] = []
     for start in range(0, len(order), length):
         indices = host_share(setup, order[start : start + length])
         batch = replicas.split(items(indices, fed, length))
         count = np.int32(len(indices))
-        sums = jax.device_get(setup.eval_steps(variables, data, batch, count))
+        sums, rows = jax.device_get(setup.eval_steps(variables, data, batch, count))
+        # In Python's floats: a count of more than 2**24 is none of a float32.
         totals = {name: totals.get(name, 0) + float(x) for name, x in sums.items()}
-    seen = round(totals.pop("examples"))
+        kept.append({n: x[:count].reshape(-1, *x.shape[2:]) for n, x in rows.items()})
+    seen = round(totals["examples"])
     if seen != len(examples):
         raise RuntimeError(f"evaluated {seen} of {len(examples)} examples")
-    if examples.num_classes <= 10:
-        del totals["top5"]
-    return {name: x / seen for name, x in totals.items()} | {"examples": seen}
+    rows = {n: np.concatenate([part[n] for part in kept])[:seen] for n in kept[0]}
+    figures = setup.trainer.task.figures(totals, rows, examples)
+    return figures | {"examples": seen}
 
 
 def _round_up(examples: ImageSet, replicas: Replicas) -> int:

@@ -18,6 +18,7 @@ class TrainState:
         next and how they are augmented.
       params: the network's parameters.
       batch_stats: BatchNorm's running statistics.
+      others: the model's other collections, which the task moves; none of most.
       opt_state: the optimizer's.
       ema: exponential moving average of the variables, or None.
     """
@@ -25,8 +26,14 @@ class TrainState:
     step: jax.Array
     params: Any
     batch_stats: Any
+    others: dict[str, Any]
     opt_state: optax.OptState
     ema: Any
+
+    @property
+    def collections(self) -> dict[str, Any]:
+        """All collections of the model as a step finds them, but the parameters."""
+        return {"batch_stats": self.batch_stats, **self.others}
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -58,12 +65,13 @@ def create_state(
     """
 
     def create(key: jax.Array) -> TrainState:
-        variables = model.init(key, jnp.zeros((1, *image_shape)))
-        params, batch_stats = variables["params"], variables.get("batch_stats", {})
+        others = dict(model.init(key, jnp.zeros((1, *image_shape))))
+        params, batch_stats = others.pop("params"), others.pop("batch_stats", {})
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
             batch_stats=batch_stats,
+            others=others,
             opt_state=optimizer.init(params),
             ema={"params": params, "batch_stats": batch_stats} if with_ema else None,
         )

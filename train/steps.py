@@ -11,81 +11,16 @@ otherwise.
 import dataclasses
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
 
-from train.config import Augment
-from train.data.augment import crop_and_flip, mix, normalize
-from train.data.resident import Resident
 from train.parallel import AXIS
 from train.state import TrainState
+from train.tasks import Item, Sums, Task
 
 NEVER = 2**31 - 1
-
-Sums = dict[str, jax.Array]
-Item = dict[str, jax.Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class Classification:
-    """How pictures and labels become a loss.
-
-    Attributes:
-      model: maps images to logits.
-      num_classes: number of labels.
-      mean: of each channel, of values in 0 .. 1.
-      std: of each channel, of values in 0 .. 1.
-      augment: what is done to training pictures.
-      label_smoothing: share of the target spread evenly over the classes.
-    """
-
-    model: nn.Module
-    num_classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    augment: Augment = dataclasses.field(default_factory=Augment)
-    label_smoothing: float = 0.0
-
-    def batch(
-        self, data: Resident | None, item: Item, key: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Makes a training batch: images `[batch, ...]`, targets, labels."""
-        images, labels = lookup(data, item)
-        crop_key, mix_key = jax.random.split(key)
-        images = crop_and_flip(crop_key, images, item["index"], self.augment)
-        images = normalize(images, self.mean, self.std)
-        targets = jax.nn.one_hot(labels, self.num_classes)
-        targets = optax.smooth_labels(targets, self.label_smoothing)
-        device_key = jax.random.fold_in(mix_key, lax.axis_index(AXIS))
-        return *mix(device_key, images, targets, self.augment), labels
-
-    def evaluate(self, variables: Any, data: Resident | None, item: Item) -> Sums:
-        """Sums over one batch of this device; an index of -1 counts for nothing."""
-        images, labels = lookup(data, item)
-        images = normalize(images, self.mean, self.std)
-        logits: Any = self.model.apply(variables, images)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        own = jnp.take_along_axis(logits, labels[:, None], 1)
-        # The place of the label's logit: of equal ones the first is the larger, as for
-        # argmax; one that is not a number is never right.
-        earlier = jnp.arange(self.num_classes) < labels[:, None]
-        rank = (~(logits <= own) | ((logits == own) & earlier)).sum(1)
-        real = item["index"] >= 0
-        sums = {"loss": losses, "top1": rank < 1, "top5": rank < 5, "examples": real}
-        return {
-            name: jnp.where(real, x, 0).sum(dtype=jnp.float32)
-            for name, x in sums.items()
-        }
-
-
-def lookup(data: Resident | None, item: Item) -> tuple[jax.Array, jax.Array]:
-    """Returns images and labels: from the set on the device, or fed with the item."""
-    if data is None:
-        return item["images"], item["labels"]
-    return data.take(jnp.maximum(item["index"], 0))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,43 +35,38 @@ class Trainer:
       bn_momentum: of BatchNorm's running statistics, as in the model.
     """
 
-    task: Classification
+    task: Task
     optimizer: optax.GradientTransformation
     seed: int = 0
     ema_decay: float | None = None
     bn_momentum: float = 0.9
 
     def train_step(
-        self, state: TrainState, data: Resident | None, item: Item
+        self, state: TrainState, data: Any, item: Item
     ) -> tuple[TrainState, Sums]:
         """Does one step on this device's share of a batch.
 
         Args:
           state: the state before.
-          data: the whole set, if it lives on the device.
-          item: the examples of the step: "index", and of a fed set "images", "labels".
+          data: what lies on the devices, see `Task.data`.
+          item: the examples of the step, see `Task`.
 
         Returns:
-          The state after, the same on every device, and this device's sums.
+          The state after, the same on every device, and this device's sums: those of
+          the task, "loss", and "bad_step".
         """
         key = jax.random.fold_in(jax.random.key(self.seed), state.step)
-        images, targets, labels = self.task.batch(data, item, key)
+        batch = self.task.batch(data, item, key)
 
         def objective(params: Any) -> tuple[jax.Array, Any]:
-            logits, updates = self.task.model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                images,
-                train=True,
-                mutable=["batch_stats"],
-            )
-            loss = optax.softmax_cross_entropy(logits, targets).mean()
-            return loss, (logits, updates["batch_stats"])
+            return self.task.loss(state.collections | {"params": params}, batch)
 
-        (loss, (logits, stats)), gradient = jax.value_and_grad(objective, has_aux=True)(
+        (loss, (changed, sums)), gradient = jax.value_and_grad(objective, has_aux=True)(
             state.params
         )
         loss, gradient = lax.pmean((loss, gradient), AXIS)
-        stats = merge_statistics(stats, self.bn_momentum)
+        changed = dict(changed)
+        stats = merge_statistics(changed.pop("batch_stats", {}), self.bn_momentum)
         updates, opt_state = self.optimizer.update(
             gradient, state.opt_state, state.params
         )
@@ -145,38 +75,38 @@ class Trainer:
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
             batch_stats=stats,
+            others=changed,
             opt_state=opt_state,
         )
         state = self._averaged(state)
         # The loss is of the params before: it does not tell if the new ones are lost.
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(updates))
-        return state, {
-            "loss": loss * len(labels),
-            "top1": (logits.argmax(-1) == labels).sum(dtype=jnp.float32),
-            "examples": jnp.float32(len(labels)),
+        return state, sums | {
+            "loss": loss * sums["examples"],
             "bad_step": jnp.where(finite, NEVER, state.step),
         }
 
     def train_steps(
-        self, state: TrainState, data: Resident | None, items: Item, count: jax.Array
+        self, state: TrainState, data: Any, items: Item, count: jax.Array
     ) -> tuple[TrainState, Sums]:
         """Does the first `count` of the steps in `items` `[steps, batch, ...]`.
 
         Returns:
-          The state after, and sums over all devices: "loss", "top1", "examples", and
+          The state after, and sums over all devices: those of the task, "loss", and
           "bad_step", the first step whose loss or update was not finite, or `NEVER`.
         """
 
+        def step(i: jax.Array | int, state: TrainState) -> tuple[TrainState, Sums]:
+            return self.train_step(state, data, jax.tree.map(lambda x: x[i], items))
+
         def body(i: jax.Array | int, carry: tuple) -> tuple:
             state, total = carry
-            state, sums = self.train_step(
-                state, data, jax.tree.map(lambda x: x[i], items)
-            )
+            state, sums = step(i, state)
             bad = jnp.minimum(total.pop("bad_step"), sums.pop("bad_step"))
             return state, jax.tree.map(jnp.add, total, sums) | {"bad_step": bad}
 
-        zeros = {name: jnp.float32(0) for name in ("loss", "top1", "examples")}
-        start = (state, zeros | {"bad_step": jnp.int32(NEVER)})
+        _, shapes = jax.eval_shape(step, 0, state)
+        start = (state, _zeros(shapes) | {"bad_step": jnp.int32(NEVER)})
         if len(jax.tree.leaves(items)[0]) == 1:  # see the module's docstring
             state, total = body(0, start)
         else:
@@ -185,22 +115,33 @@ class Trainer:
         return state, lax.psum(total, AXIS) | {"bad_step": bad}
 
     def eval_steps(
-        self, variables: Any, data: Resident | None, items: Item, count: jax.Array
-    ) -> Sums:
+        self, variables: Any, data: Any, items: Item, count: jax.Array
+    ) -> tuple[Sums, dict[str, jax.Array]]:
         """Evaluates the first `count` batches of `items` `[steps, batch, ...]`.
 
         Returns:
-          Sums over all devices: "loss", "top1", "top5", "examples".
+          The task's sums over all devices; and what it keeps of each example,
+          `[steps, batch of all devices, ...]` by name.
         """
 
-        def body(i: jax.Array, total: Sums) -> Sums:
+        def evaluate(i: jax.Array | int) -> tuple[Sums, dict[str, jax.Array]]:
             item = jax.tree.map(lambda x: x[i], items)
-            sums = self.task.evaluate(variables, data, item)
-            return jax.tree.map(jnp.add, total, sums)
+            return self.task.evaluate(variables, data, item)
 
-        names = ("loss", "top1", "top5", "examples")
-        zeros = {name: jnp.float32(0) for name in names}
-        return lax.psum(lax.fori_loop(0, count, body, zeros), AXIS)
+        def body(i: jax.Array, carry: tuple) -> tuple:
+            total, rows = carry
+            sums, new = evaluate(i)
+            rows = jax.tree.map(lambda all_, x: all_.at[i].set(x), rows, new)
+            return jax.tree.map(jnp.add, total, sums), rows
+
+        length = len(jax.tree.leaves(items)[0])
+        sums, rows = jax.eval_shape(evaluate, 0)
+        start = (
+            _zeros(sums),
+            jax.tree.map(lambda x: jnp.zeros((length, *x.shape), x.dtype), rows),
+        )
+        total, rows = lax.fori_loop(0, count, body, start)
+        return lax.psum(total, AXIS), lax.all_gather(rows, AXIS, axis=1, tiled=True)
 
     def _averaged(self, state: TrainState) -> TrainState:
         """Moves the average towards the variables, faster in the first steps."""
@@ -210,6 +151,10 @@ class Trainer:
         new = {"params": state.params, "batch_stats": state.batch_stats}
         ema = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, state.ema, new)
         return dataclasses.replace(state, ema=ema)
+
+
+def _zeros(shapes: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
 def merge_statistics(stats: Any, momentum: float) -> Any:

@@ -1,9 +1,13 @@
-"""Being asked to stop, by a signal."""
+"""Being asked to stop, by a signal or by the scheduler's notice of preemption."""
 
+import os
 import signal
 import threading
 from types import FrameType
 from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
 
 
 class StopRequest:
@@ -11,15 +15,22 @@ class StopRequest:
 
     A second signal ends the process at once. Outside the main thread, where Python
     allows no handlers, it notes nothing.
+
+    Of several processes, a signal to one stops all, after the same dispatch: JAX's
+    service, which has SIGTERM and the notices of cloud providers come to it, has them
+    agree on one. Ctrl-C is handed to it as SIGTERM.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._several = jax.process_count() > 1
+        self._asked = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
+            own = [signal.SIGINT] if self._several else [signal.SIGTERM, signal.SIGINT]
+            for number in own:
                 self._before[number] = signal.signal(number, self._note)
         return self
 
@@ -27,6 +38,15 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def reached(self) -> bool:
+        """Whether to stop now; every process asks once after each dispatch."""
+        if not self._several:
+            return self.signal is not None
+        self._asked += 1
+        return multihost_utils.reached_preemption_sync_point(self._asked)
+
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal = number
         signal.signal(number, self._before[number])
+        if self._several:
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -12,11 +12,12 @@ import pytest
 from shiftjax.errors import InputError, MissingFileError
 from train import config, experiments
 from train.__main__ import main, parse
-from train.config import Augment, Config, Data, Model, Optimizer, Schedule
+from train.config import Augment, Config, Data, Hosts, Model, Optimizer, Schedule, Style
 
 # Nothing at its default.
 OTHER = Config(
     workdir="elsewhere",
+    task="style",
     seed=7,
     epochs=2.5,
     batch_size=48,
@@ -35,7 +36,8 @@ OTHER = Config(
         10**6,
     ),
     augment=Augment(2, False, 0.2, 1.0),
-    optimizer=Optimizer(0.8, True, 1e-4, "kernels", 1.0, ("stem", "stage1*")),
+    style=Style("painting.jpg", 64, "squeezenet", "weights.npz", 1.0, 2.0),
+    optimizer=Optimizer("adam", 0.8, True, 1e-4, "kernels", 1.0, ("stem", "stage1*")),
     schedule=Schedule("steps", 0.3, 0.5, (1.0, 2.0), 0.2),
     eval_batch_size=100,
     eval_epochs=0.5,
@@ -47,6 +49,7 @@ OTHER = Config(
     devices=2,
     backend="shard_map",
     tensorboard=False,
+    hosts=Hosts("first:8476", 4, 1, 60),
 )
 
 # What may differ when a run is resumed: where things are, how often something is
@@ -65,6 +68,10 @@ RESUMABLE = {
     "devices",
     "backend",
     "tensorboard",
+    "hosts.coordinator",
+    "hosts.count",
+    "hosts.index",
+    "hosts.timeout",
 }
 
 # field: values that are allowed, values that are refused.
@@ -81,6 +88,9 @@ NUMBERS = {
     "augment.crop_padding": ([0], [-1]),
     "augment.mixup": ([0, 0.2], [-0.1]),
     "augment.cutmix": ([0, 1], [-0.1]),
+    "style.size": ([1], [0]),
+    "style.content_weight": ([0, 1e5], [-1]),
+    "style.style_weight": ([0, 1e10], [-1]),
     "optimizer.momentum": ([0, 0.9], [-0.1, 1.1]),
     "optimizer.weight_decay": ([0], [-1e-4]),
     "optimizer.clip_norm": ([1e-3, None], [0, -1]),
@@ -95,6 +105,9 @@ NUMBERS = {
     "keep_best": ([0], [-1]),
     "steps_per_dispatch": ([1, None], [0]),
     "devices": ([1, None], [0]),
+    "hosts.count": ([1, None], [0]),
+    "hosts.index": ([0, None], [-1]),
+    "hosts.timeout": ([1], [0]),
 }
 
 
@@ -189,7 +202,8 @@ def test_values_that_do_not_fit_together_are_refused_by_their_flag(name, value):
 )
 def test_a_configuration_comes_back_from_its_file(run, tmp_path):
     config.save(run, tmp_path)
-    assert config.load(tmp_path) == run
+    loaded = config.load(tmp_path)
+    assert loaded == dataclasses.replace(run, hosts=Hosts())  # one file for all hosts
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
@@ -206,7 +220,8 @@ def test_the_file_is_json_with_every_field(tmp_path):
     for name in names():
         group, _, last = name.rpartition(".")
         stored = (values[group] if group else values)[last]
-        wanted = value_of(OTHER, name)
+        run = Config() if group == "hosts" else OTHER  # each host has its own
+        wanted = value_of(run, name)
         assert stored == (list(wanted) if isinstance(wanted, tuple) else wanted)
 
 

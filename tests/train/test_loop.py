@@ -531,7 +531,8 @@ class Steps:
 def three_steps(config: Config) -> Steps:
     setup = set_up(config)
     state = setup.replicas.replicate(setup.initial_state())
-    data, losses, first = on_devices(setup, setup.train_set), [], None
+    data, _ = on_devices(setup, setup.train_set)
+    losses, first = [], None
     for step in range(3):
         batch = setup.replicas.split(items(setup.order.indices(step)[None], None, 1))
         state, sums = setup.train_steps(state, data, batch, np.int32(1))

@@ -204,7 +204,8 @@ def test_a_finished_run_says_its_accuracy_and_what_to_do_next(
     captured = capsys.readouterr()
     assert captured.err == ""
     accuracy = f"test top-1 {100 * finished.outcome.test['top1']:.2f}%"
-    assert f"{accuracy} of 360 examples\n" in captured.out
+    loss = f"loss {finished.outcome.test['loss']:.4f}"
+    assert f"{accuracy}  {loss}  360 examples\n" in captured.out
     assert Path(re.search(r"curves in (.*)\n", captured.out)[1]).is_file()
     (command,) = re.findall(r"next: python -m train (.*)\n", captured.out)
     assert main(command.split()) == 0

@@ -82,7 +82,7 @@ def torch_sgd(options: Optimizer) -> list[dict]:
         Optimizer(momentum=0.5, weight_decay=0.1, decay="kernels"),
         Optimizer(momentum=0.5, weight_decay=0.1, clip_norm=3.0),
         Optimizer(momentum=0.5, weight_decay=0.0, clip_norm=1e9),
-        Optimizer(0.9, True, 0.2, "kernels", 5.0),
+        Optimizer("sgd", 0.9, True, 0.2, "kernels", 5.0),
     ],
     ids=str,
 )
@@ -267,3 +267,13 @@ def test_a_pattern_that_freezes_nothing_is_named():
     optimizer = make_optimizer(Optimizer(freeze=("sten",)), lambda step: 0.5)
     with pytest.raises(InputError, match="freeze 'sten': did you mean 'stem'"):
         optimizer.init(PARAMS)
+
+
+def test_adam_begins_with_a_step_of_the_rate_against_the_gradient():
+    """Kingma and Ba 2014, section 2.1: corrected for the start, the ratio is 1."""
+    params = {"kernel": np.array([1.0, -2.0, 3.0], np.float32)}
+    gradient = {"kernel": np.array([5.0, -1e-3, 40.0], np.float32)}
+    options = Optimizer("adam", weight_decay=0.0)
+    optimizer = make_optimizer(options, lambda step: 0.125)
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], [-0.125, 0.125, -0.125], rtol=1e-4)

@@ -234,7 +234,7 @@ def test_curves_show_the_splits_there_are(tmp_path):
     assert not has_colour(picture, "#009E73")  # test
     plot_curves(tmp_path / "my_run", tmp_path / "curves.svg")
     text = (tmp_path / "curves.svg").read_text()
-    for word in ("my_run", "loss", "top-1 accuracy", "learning rate", "epoch"):
+    for word in ("my_run", "loss", "top-1", "learning rate", "epoch"):
         assert f"<!-- {word} -->" in text
     for word in ("train 0.400", "validation 0.500", "validation 50.0%"):
         assert f"<!-- {word} -->" in text

@@ -18,7 +18,8 @@ from train.optimizer import make_optimizer
 from train.parallel import AXIS, Replicas
 from train.setup import Setup, evaluate, host_share, is_resident, set_up
 from train.state import create_state
-from train.steps import Classification, Trainer
+from train.steps import Trainer
+from train.tasks.classification import Classification
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -18,7 +18,8 @@ from train.data.resident import Resident
 from train.optimizer import make_optimizer
 from train.parallel import AXIS, Replicas
 from train.state import TrainState, create_state
-from train.steps import NEVER, Classification, Trainer, merge_statistics
+from train.steps import NEVER, Trainer, merge_statistics
+from train.tasks.classification import Classification
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -515,7 +516,7 @@ def evaluate(
     data = None if fed else replicas.replicate(DATA)
     count = np.int32(len(index) if count is None else count)
     run = program(trainer, "eval_steps", devices, "pmap")
-    sums = run(replicas.replicate(variables), data, replicas.split(item), count)
+    sums, _ = run(replicas.replicate(variables), data, replicas.split(item), count)
     return {name: float(x) for name, x in sums.items()}
 
 

@@ -23,7 +23,12 @@ _NOT_CLASSES = ("__MACOSX", "__pycache__")
 
 
 def open_folder(
-    path: str, image_size: int, channels: int, *, on_corrupt: str = "error"
+    path: str,
+    image_size: int,
+    channels: int,
+    *,
+    on_corrupt: str = "error",
+    labelled: bool = True,
 ) -> splits.OfficialSplits:
     """Opens a folder of pictures.
 
@@ -33,6 +38,8 @@ def open_folder(
       channels: 1 (grey) or 3 (RGB).
       on_corrupt: `"error"` stops at a damaged picture, `"skip"` leaves it out and
         warns.
+      labelled: whether folders are classes; if not, the pictures have one class, and
+        no splits.
 
     Returns:
       The splits.
@@ -47,6 +54,16 @@ def open_folder(
     root = Path(path).expanduser()
     if not root.is_dir():
         raise MissingFileError(f"folder:{path}: there is no such folder")
+    roots, classes = _labelled(root) if labelled else ({"train": root}, ["."])
+
+    def read(split: str) -> ImageSet:
+        return _read(roots[split], classes, image_size, channels, on_corrupt)
+
+    return splits.assign(f"folder:{path}", list(roots), read)
+
+
+def _labelled(root: Path) -> tuple[dict[str, Path], list[str]]:
+    """Returns the splits' folders, and the names of the classes in them."""
     inside = _folders(root)
     names = [name for name in inside if name in splits.SPLIT_NAMES]
     if names and "train" not in names:
@@ -55,12 +72,7 @@ def open_folder(
             f"{root / 'train'}/CLASS/"
         )
     roots = {name: root / name for name in names} or {"train": root}
-    classes = _classes(roots)
-
-    def read(split: str) -> ImageSet:
-        return _read(roots[split], classes, image_size, channels, on_corrupt)
-
-    return splits.assign(f"folder:{path}", list(roots), read)
+    return roots, _classes(roots)
 
 
 def _folders(path: Path) -> list[str]:

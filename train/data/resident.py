@@ -1,6 +1,7 @@
 """A small set on the device, from which every step takes its examples."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
@@ -43,3 +44,17 @@ class Resident:
         """Returns images `[batch, height, width, channels]` and labels `[batch]`."""
         images = self.pixels[index].reshape(len(index), *self.shape)
         return images, self.labels[index]
+
+
+def lookup(
+    data: Resident | None, item: dict[str, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Returns images and labels: from the set on the device, or fed with the item.
+
+    Args:
+      data: the set, or None.
+      item: "index" `[batch]`, -1 for no example; of a fed set "images", "labels" too.
+    """
+    if data is None:
+        return item["images"], item["labels"]
+    return data.take(jnp.maximum(item["index"], 0))

@@ -26,6 +26,7 @@ def load(
     channels: int = 3,
     use_cache: bool = True,
     on_corrupt: str = "error",
+    labelled: bool = True,
 ) -> ImageSet:
     """Loads a split of a source into memory.
 
@@ -48,6 +49,8 @@ def load(
         `~/.cache/shiftjax`.
       on_corrupt: for `folder:`, `"error"` stops at a damaged picture, `"skip"` leaves
         it out and warns.
+      labelled: for `folder:`, whether its folders are classes; if not, all pictures
+        in it, at any depth, are of one class.
 
     Returns:
       The pictures with their labels.
@@ -73,7 +76,9 @@ def load(
             name, data_dir, image_size, channels, use_cache=use_cache
         )
     elif kind == "folder" and name:
-        official = folder.open_folder(name, image_size, channels, on_corrupt=on_corrupt)
+        official = folder.open_folder(
+            name, image_size, channels, on_corrupt=on_corrupt, labelled=labelled
+        )
     elif kind in ("tfds", "folder"):
         raise InputError(f"source {source!r} names no data: {', '.join(_GRAMMAR)}")
     else:

@@ -13,7 +13,7 @@ def names() -> list[str]:
 
     Example:
       >>> names()
-      ['cifar10', 'cifar100', 'digits']
+      ['cifar10', 'cifar100', 'digits', 'style']
     """
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 

@@ -22,9 +22,9 @@ from rich.table import Table
 from shiftjax import manifest
 from shiftjax.errors import InputError
 from train import config as config_file
-from train.loop import LOCK
 from train.records import METRICS_FILE, read_metrics
 from train.stopping import StopRequest
+from train.workdir import LOCK
 from train.zoo.entries import Entry
 
 State = Literal["released", "trained", "running", "stopped", "missing"]

@@ -17,8 +17,8 @@ from rich.console import Console
 
 from shiftjax import InputError, manifest
 from train import config as config_file
-from train.loop import LOCK
 from train.records import read_metrics
+from train.workdir import LOCK
 from train.zoo.entries import ENTRIES, RECIPES, Entry, select
 from train.zoo.jobs import Options, Worker, look, show
 

@@ -1,0 +1,277 @@
+"""The family of the shift: other displacements, fixed or learned.
+
+Fixed ones are tables for `shiftjax.displace`, one row a channel:
+
+    four_connected    A. Brown et al. 2019, https://arxiv.org/abs/1910.09931
+    axial             D. Lian et al. 2021 (AS-MLP), https://arxiv.org/abs/2107.08391
+    temporal_shift    J. Lin et al. 2018 (TSM), https://arxiv.org/abs/1811.08383
+
+Learned ones are Flax modules, with a parameter "offsets" `[channels, 2]` of real
+`(dy, dx)`, in pixels:
+
+    ActiveShift       Y. Jeon and J. Kim 2018, https://arxiv.org/abs/1806.07370
+    SparseShift       W. Chen et al. 2019, https://arxiv.org/abs/1903.05285
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from shiftjax.errors import InputError
+from shiftjax.shift import as_feature_map, displace, positive
+
+OFFSETS = "offsets"
+Initializer = Callable[..., jax.Array]
+
+
+def four_connected(channels: int, *, dilation: int = 1) -> np.ndarray:
+    """Returns a table of the centre and its four neighbours, in contiguous groups.
+
+    The channels left over stay in place, as do those of the centre.
+
+    Args:
+      channels: the number of channels.
+      dilation: distance to the neighbours, in pixels.
+
+    Returns:
+      int64 `[channels, 2]` of `(dy, dx)`.
+
+    Raises:
+      InputError: if an argument is not a positive integer.
+
+    Example:
+      >>> four_connected(11)[::2].tolist()
+      [[-1, 0], [0, -1], [0, 0], [0, 1], [1, 0], [0, 0]]
+    """
+    steps = np.array([(-1, 0), (0, -1), (0, 0), (0, 1), (1, 0)])
+    per_group, rest = divmod(positive("channels", channels), len(steps))
+    table = np.concatenate([steps.repeat(per_group, 0), np.zeros((rest, 2), int)])
+    return table * positive("dilation", dilation)
+
+
+def axial(
+    channels: int, kernel_size: int = 5, *, axis: int, dilation: int = 1
+) -> np.ndarray:
+    """Returns a table of displacements along one axis, as of AS-MLP.
+
+    Groups of `ceil(channels / kernel_size)` channels; the first comes from
+    `kernel_size // 2` pixels further, the next from one less, and so on.
+
+    Args:
+      channels: the number of channels.
+      kernel_size: how many displacements there are, odd.
+      axis: 0 for the height, 1 for the width.
+      dilation: distance between neighbouring displacements, in pixels.
+
+    Returns:
+      int64 `[channels, 2]` of `(dy, dx)`.
+
+    Raises:
+      InputError: if an argument is not allowed.
+
+    Example:
+      >>> axial(5, 3, axis=1).tolist()
+      [[0, 1], [0, 1], [0, 0], [0, 0], [0, -1]]
+    """
+    if positive("kernel_size", kernel_size) % 2 == 0:
+        raise InputError(f"kernel_size={kernel_size}: it must be odd")
+    if axis not in (0, 1):
+        raise InputError(f"axis={axis}: it must be 0, the height, or 1, the width")
+    group = np.arange(positive("channels", channels)) // -(-channels // kernel_size)
+    table = np.zeros((channels, 2), int)
+    table[:, axis] = (kernel_size // 2 - group) * positive("dilation", dilation)
+    return table
+
+
+def temporal_shift(
+    x: ArrayLike, *, fraction: float = 0.125, causal: bool = False
+) -> jax.Array:
+    """Moves some channels of a video to the frame before, and some to the one after.
+
+    Args:
+      x: `[..., time, height, width, channels]`.
+      fraction: of the channels that come from the next frame, and again of those that
+        come from the previous one; at most a half.
+      causal: whether channels come from the previous frame alone (the first
+        `fraction` of them), so that a stream can be computed frame by frame.
+
+    Returns:
+      The same shape and dtype; frames before the first and after the last are zero.
+
+    Raises:
+      InputError: if the shape or the fraction does not fit.
+
+    Example:
+      >>> video = jnp.arange(1.0, 4.0).reshape(3, 1, 1, 1) * jnp.ones(8)
+      >>> temporal_shift(video)[:, 0, 0, :3].T.tolist()
+      [[2.0, 3.0, 0.0], [0.0, 1.0, 2.0], [1.0, 2.0, 3.0]]
+    """
+    x = jnp.asarray(x)
+    if x.ndim < 4:
+        raise InputError(
+            f"x is {list(x.shape)}: it must be [..., time, height, width, channels]"
+        )
+    if not 0 <= fraction <= 0.5:
+        raise InputError(f"fraction={fraction}: it must be 0 to 0.5")
+    *_, height, width, channels = x.shape
+    moved = int(channels * fraction)
+    table = np.zeros((channels, 2), int)
+    table[:moved, 0] = -1 if causal else 1
+    if not causal:
+        table[moved : 2 * moved, 0] = -1
+    # Time takes the place of the height, the pixels that of the width.
+    flat = x.reshape(*x.shape[:-3], height * width, channels)
+    return displace(flat, table).reshape(x.shape)
+
+
+def interpolate(x: ArrayLike, offsets: ArrayLike) -> jax.Array:
+    """Moves each channel by a real displacement, with bilinear interpolation.
+
+    `out[..., h, w, c]` is `x[..., h + dy, w + dx, c]` with `(dy, dx) = offsets[c]`,
+    interpolated between the four pixels around that place, zero outside. It is
+    differentiable in both arguments; where a displacement is whole, its derivative is
+    that of the larger side.
+
+    Args:
+      x: floats `[..., height, width, channels]`.
+      offsets: floats `[channels, 2]` of `(dy, dx)`, in pixels; they may be traced.
+
+    Returns:
+      The shape and dtype of `x`.
+
+    Raises:
+      InputError: if a shape does not fit, or x has no floats.
+
+    Example:
+      >>> row = jnp.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 4, 1)
+      >>> interpolate(row, [(0.0, 0.25)])[0, :, 0].tolist()
+      [1.25, 2.25, 3.25, 3.0]
+    """
+    x, offsets = as_feature_map(x), jnp.asarray(offsets)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(f"x is {x.dtype}: only floats can be interpolated")
+    if offsets.shape != (x.shape[-1], 2):
+        raise InputError(
+            f"offsets are {list(offsets.shape)}; x has {x.shape[-1]} channels, so they "
+            f"must be [{x.shape[-1]}, 2]"
+        )
+    rows = _along(x, offsets[:, 0], -3)
+    return _along(rows, offsets[:, 1], -2)
+
+
+def _along(x: jax.Array, offsets: jax.Array, axis: int) -> jax.Array:
+    """Moves channels along one axis; bilinear interpolation is the product of two."""
+    whole = lax.stop_gradient(jnp.floor(offsets))
+    share = (offsets - whole).astype(x.dtype)
+    near, far = (_gather(x, whole + step, axis) for step in (0, 1))
+    return near + share * (far - near)
+
+
+def _gather(x: jax.Array, steps: jax.Array, axis: int) -> jax.Array:
+    """Moves channels by whole numbers `[channels]` of pixels along one axis."""
+    length = x.shape[axis]
+    # Beyond the picture it makes no difference how far.
+    steps = jnp.clip(steps, -length, length).astype(jnp.int32)
+    index = jnp.arange(length)[:, None] + steps
+    index = jnp.where(index < 0, length, index)  # which is outside, and not the last
+    index = index if axis == -2 else index[:, None]
+    index = index.reshape((1,) * (x.ndim - index.ndim) + index.shape)
+    return jnp.take_along_axis(x, index, axis, mode="fill", fill_value=0)
+
+
+def uniform_offsets(
+    key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
+) -> jax.Array:
+    """Draws displacements between -1 and 1 pixel, as for Active Shift."""
+    return jax.random.uniform(key, shape, dtype, -1, 1)
+
+
+class ActiveShift(nn.Module):
+    """A shift whose displacements are learned: real numbers, interpolated.
+
+    Its authors divide the gradient of an offset by its length, and give it a learning
+    rate of its own; that is for the optimizer (`optax.partition` by the name
+    "offsets"). Weight decay would draw the displacements to the centre.
+
+    Attributes:
+      offsets_init: initializer of the displacements, in pixels.
+      param_dtype: of the displacements.
+
+    Example:
+      >>> x = jnp.ones((1, 8, 8, 16))
+      >>> variables = ActiveShift().init(jax.random.key(0), x)
+      >>> jax.tree.map(jnp.shape, variables["params"])
+      {'offsets': (16, 2)}
+      >>> ActiveShift().apply(variables, x).shape
+      (1, 8, 8, 16)
+    """
+
+    offsets_init: Initializer = uniform_offsets
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Moves the channels of `[..., height, width, channels]`."""
+        shape = (x.shape[-1], 2)
+        offsets = self.param(OFFSETS, self.offsets_init, shape, self.param_dtype)
+        return interpolate(x, offsets)
+
+
+class SparseShift(nn.Module):
+    """A shift whose learned displacements are whole numbers.
+
+    Forward, and in the gradient of the input, the displacements are rounded: what is
+    computed is a shift like any other. In the gradient of the displacements they are
+    real, as of `ActiveShift`. Add `offset_penalty` to the loss, and channels whose
+    displacement is not worth it come to stay in place.
+
+    Attributes:
+      offsets_init: initializer of the displacements, in pixels.
+      param_dtype: of the displacements.
+
+    Example:
+      >>> x = jnp.arange(4.0).reshape(1, 4, 1)
+      >>> y = SparseShift().apply({"params": {"offsets": jnp.array([[0.2, 0.8]])}}, x)
+      >>> y[0, :, 0].tolist()
+      [1.0, 2.0, 3.0, 0.0]
+    """
+
+    offsets_init: Initializer = uniform_offsets
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Moves the channels of `[..., height, width, channels]`."""
+        shape = (x.shape[-1], 2)
+        offsets = self.param(OFFSETS, self.offsets_init, shape, self.param_dtype)
+        rows, columns = jnp.round(offsets).T
+        moved = _gather(_gather(as_feature_map(x), rows, -3), columns, -2)
+        real = interpolate(lax.stop_gradient(x), offsets)
+        return moved + (real - lax.stop_gradient(real))
+
+
+def offset_penalty(params: Any) -> jax.Array:
+    """Sums the lengths of all learned displacements: the L1 penalty of Sparse Shift.
+
+    Args:
+      params: a tree of parameters; those with the name "offsets" count.
+
+    Returns:
+      A number, to be added to the loss times a small weight; 0 if there are none.
+
+    Example:
+      >>> offset_penalty({"shift": {"offsets": jnp.array([[0.5, -2.0]])}}).item()
+      2.5
+    """
+    found = [
+        jnp.abs(leaf).sum()
+        for path, leaf in jax.tree.leaves_with_path(params)
+        if getattr(path[-1], "key", None) == OFFSETS
+    ]
+    return sum(found, jnp.zeros(()))

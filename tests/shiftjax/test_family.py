@@ -1,0 +1,223 @@
+"""The family of the shift against loops, its gradients against differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from shiftjax import InputError, displace
+from shiftjax.family import (
+    ActiveShift,
+    SparseShift,
+    axial,
+    four_connected,
+    interpolate,
+    offset_penalty,
+    temporal_shift,
+)
+
+
+def at(x: np.ndarray, h: int, w: int, c: int) -> float:
+    """A pixel, zero outside."""
+    height, width, _ = x.shape
+    return x[h, w, c] if 0 <= h < height and 0 <= w < width else 0.0
+
+
+def bilinear(x: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Interpolation between the four pixels around each place, by loops."""
+    out = np.zeros_like(x)
+    for h, w, c in np.ndindex(x.shape):
+        dy, dx = offsets[c]
+        top, left = int(np.floor(h + dy)), int(np.floor(w + dx))
+        for i in (top, top + 1):
+            for j in (left, left + 1):
+                share = (1 - abs(h + dy - i)) * (1 - abs(w + dx - j))
+                out[h, w, c] += share * at(x, i, j, c)
+    return out
+
+
+# --- tables -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [1, 4, 5, 13, 20])
+def test_the_centre_and_its_four_neighbours_have_equal_shares(channels):
+    table = four_connected(channels, dilation=2)
+    assert table.shape == (channels, 2)
+    share = channels // 5
+    for step in [(-2, 0), (2, 0), (0, -2), (0, 2)]:
+        assert (table == step).all(1).sum() == share
+    assert (table == 0).all(1).sum() == channels - 4 * share
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel_size"), [(10, 3), (15, 5), (7, 5), (2, 3)]
+)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_axial_shifts_are_those_of_as_mlp(channels, kernel_size, axis, rng):
+    """Its code pads, cuts into chunks, rolls chunk i by i - K // 2, and crops."""
+    x = rng.normal(size=(6, 7, channels)).astype(np.float32)
+    pad = kernel_size // 2
+    padded = np.pad(x, ((pad, pad), (pad, pad), (0, 0)))
+    size = -(-channels // kernel_size)
+    chunks = [padded[..., i : i + size] for i in range(0, channels, size)]
+    rolled = [np.roll(chunk, i - pad, axis) for i, chunk in enumerate(chunks)]
+    wanted = np.concatenate(rolled, -1)[pad : pad + 6, pad : pad + 7]
+    table = axial(channels, kernel_size, axis=axis)
+    np.testing.assert_array_equal(displace(x, table), wanted)
+    assert (axial(channels, kernel_size, axis=axis, dilation=3) == 3 * table).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: four_connected(0), "channels=0"),
+        (lambda: four_connected(5, dilation=0), "dilation=0"),
+        (lambda: axial(8, 4, axis=0), "kernel_size=4: it must be odd"),
+        (lambda: axial(8, 3, axis=2), "axis=2: it must be 0, the height"),
+        (lambda: temporal_shift(np.ones((4, 4, 8))), "must be .*time, height"),
+        (lambda: temporal_shift(np.ones((2, 4, 4, 8)), fraction=0.6), "fraction=0.6"),
+        (lambda: interpolate(np.ones((4, 4, 3)), np.ones((2, 2))), r"must be \[3, 2\]"),
+        (lambda: interpolate(np.ones((4, 4, 3), int), np.ones((3, 2))), "only floats"),
+    ],
+)
+def test_what_does_not_fit_is_named(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+# --- time ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("channels", "moved"), [(16, 2), (9, 1), (7, 0)])
+def test_frames_come_from_before_and_after(channels, moved, causal, rng):
+    x = rng.normal(size=(2, 5, 3, 4, channels)).astype(np.float32)
+    wanted = x.copy()
+    before = slice(0, moved) if causal else slice(moved, 2 * moved)
+    wanted[:, 1:, ..., before] = x[:, :-1, ..., before]
+    wanted[:, 0, ..., before] = 0
+    if not causal:
+        wanted[:, :-1, ..., :moved] = x[:, 1:, ..., :moved]
+        wanted[:, -1, ..., :moved] = 0
+    np.testing.assert_array_equal(temporal_shift(x, causal=causal), wanted)
+    np.testing.assert_array_equal(temporal_shift(x[0], causal=causal), wanted[0])
+
+
+def test_a_causal_shift_does_not_know_the_future(rng):
+    x = rng.normal(size=(4, 2, 2, 8)).astype(np.float32)
+    changed = x.copy()
+    changed[3] += 1
+    both = [np.asarray(temporal_shift(v, causal=True)) for v in (x, changed)]
+    np.testing.assert_array_equal(both[0][:3], both[1][:3])
+
+
+# --- learned displacements ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [(5, 7), (1, 6), (4, 1)])
+def test_interpolation_is_bilinear_with_zeros_around(size, rng):
+    x = rng.normal(size=(*size, 9))
+    offsets = rng.uniform(-3, 3, (9, 2))
+    offsets[0], offsets[1], offsets[2] = (40.3, 0), (-1e9, 0.5), (0, -float(size[1]))
+    wanted = bilinear(x, offsets)
+    got = jax.jit(interpolate)(x.astype(np.float32), offsets.astype(np.float32))
+    # float32 sums of four products
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+    batch = jnp.asarray(np.stack([x, 2 * x])[None], jnp.float32)
+    again = jax.vmap(interpolate, (0, None))(batch, offsets.astype(np.float32))
+    np.testing.assert_allclose(again[0, 1], 2 * wanted, rtol=1e-5, atol=2e-5)
+
+
+def test_whole_displacements_are_a_shift_bit_for_bit(rng):
+    x = rng.normal(size=(2, 6, 5, 12)).astype(np.float32)
+    table = rng.integers(-7, 8, (12, 2))
+    wanted = displace(x, table)
+    np.testing.assert_array_equal(interpolate(x, table.astype(np.float32)), wanted)
+    low = x.astype(jnp.bfloat16)
+    got = interpolate(low, table.astype(np.float32))
+    assert got.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(got, displace(low, table))
+
+
+def loss_of(x: jax.Array, offsets: jax.Array, g: np.ndarray) -> jax.Array:
+    return (interpolate(x, offsets) * g).sum()
+
+
+@pytest.mark.usefixtures("float64")
+def test_gradients_are_those_of_finite_differences(rng):
+    x = rng.normal(size=(4, 5, 6))
+    offsets = rng.uniform(-2, 2, (6, 2))
+    g = rng.normal(size=x.shape)
+    for argument in (0, 1):
+        values = [x, offsets]
+        gradient = jax.grad(loss_of, argument)(*values, g)
+        for index in np.ndindex(values[argument].shape):
+            ends = []
+            for sign in (1, -1):
+                moved = [value.copy() for value in values]
+                moved[argument][index] += sign * 1e-6
+                ends.append((bilinear(*moved) * g).sum())
+            difference = (ends[0] - ends[1]) / 2e-6
+            assert gradient[index] == pytest.approx(difference, rel=1e-5, abs=1e-7)
+
+
+def test_an_active_shift_learns_where_to_look(rng):
+    """The picture is moved by (1, -1): descent on the offsets finds it again."""
+    x = rng.normal(size=(12, 12, 4))
+    for _ in range(3):  # smooth, so that the way can be seen from afar
+        x = (x + np.roll(x, 1, 0) + np.roll(x, 1, 1) + np.roll(x, (1, 1), (0, 1))) / 4
+    x = jnp.asarray(x, jnp.float32)
+    wanted = displace(x, [(1, -1)] * 4)
+    module = ActiveShift(offsets_init=jax.nn.initializers.zeros)
+    params = module.init(jax.random.key(0), x)["params"]
+
+    @jax.jit
+    def step(params):
+        def loss(params):
+            return ((module.apply({"params": params}, x) - wanted) ** 2).sum()
+
+        gradient = jax.grad(loss)(params)
+        return jax.tree.map(lambda p, g: p - 0.05 * g, params, gradient)
+
+    for _ in range(200):
+        params = step(params)
+    np.testing.assert_allclose(params["offsets"], [(1, -1)] * 4, atol=0.05)
+
+
+def test_offsets_begin_within_a_pixel():
+    x = jnp.ones((1, 4, 4, 500))
+    for module in (ActiveShift(), SparseShift()):
+        offsets = module.init(jax.random.key(0), x)["params"]["offsets"]
+        assert offsets.dtype == jnp.float32
+        assert -1 <= offsets.min() < -0.9
+        assert 0.9 < offsets.max() <= 1
+
+
+def test_a_sparse_shift_moves_by_whole_pixels_and_learns_real_ones(rng):
+    x = rng.normal(size=(2, 5, 6, 7)).astype(np.float32)
+    offsets = rng.uniform(-2.4, 2.4, (7, 2)).astype(np.float32)
+    g = rng.normal(size=x.shape).astype(np.float32)
+    table = np.round(offsets).astype(int)
+
+    def apply(x, offsets):
+        return SparseShift().apply({"params": {"offsets": offsets}}, x)
+
+    y, pull = jax.vjp(apply, jnp.asarray(x), jnp.asarray(offsets))
+    np.testing.assert_array_equal(y, displace(x, table))
+    dx, doffsets = pull(jnp.asarray(g))
+    np.testing.assert_allclose(dx, displace(g, -table), rtol=1e-6)
+    real = jax.grad(loss_of, 1)(jnp.asarray(x), jnp.asarray(offsets), g)
+    np.testing.assert_allclose(doffsets, real, rtol=1e-5, atol=1e-5)
+
+
+def test_the_penalty_counts_displacements_alone():
+    params = {
+        "block1": {"shift": {"offsets": jnp.array([[1.5, -2.0], [0.0, 0.25]])}},
+        "block2": {"shift": {"offsets": jnp.array([[-1.0, 0.0]])}},
+        "head": {"kernel": jnp.full((2, 2), 100.0)},
+    }
+    assert offset_penalty(params).item() == 4.75
+    gradient = jax.grad(offset_penalty)(params)
+    assert gradient["block1"]["shift"]["offsets"].tolist()[0] == [1, -1]
+    assert not gradient["head"]["kernel"].any()
+    assert offset_penalty({"head": params["head"]}).item() == 0

@@ -1,0 +1,144 @@
+"""Style transfer as a task: what is compared, told, drawn and resumed."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from shiftjax.errors import InputError, MissingFileError
+from train.config import Augment, Config, Data, Model, Optimizer, Schedule, Style
+from train.loop import SAMPLE
+from train.records import read_metrics
+from train.setup import evaluate, load_split, set_up
+
+SIZE = 16
+FEATURES = "shiftresnet20_e3.digits"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Twenty pictures, some of them in folders within, and a painting."""
+    root = tmp_path_factory.mktemp("style")
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        inside = root / "pictures" / ("more" if i % 3 else ".")
+        inside.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (SIZE + 4, SIZE, 3), np.uint8)
+        Image.fromarray(pixels).save(inside / f"{i:02}.png")
+    pixels = rng.integers(0, 256, (40, 30, 3), np.uint8)
+    Image.fromarray(pixels).save(root / "painting.png")
+    return root
+
+
+@pytest.fixture
+def config(folder, tmp_path):
+    return Config(
+        task="style",
+        workdir=str(tmp_path / "run"),
+        epochs=3.0,
+        batch_size=4,
+        eval_batch_size=4,
+        model=Model("shift_stylizer", {"blocks": 1}),
+        data=Data(
+            source=f"folder:{folder / 'pictures'}",
+            image_size=SIZE,
+            validation_examples=5,
+        ),
+        augment=Augment(crop_padding=0),
+        style=Style(str(folder / "painting.png"), 24, FEATURES, None, 2.0, 3.0),
+        optimizer=Optimizer("adam", weight_decay=0.0),
+        schedule=Schedule("constant", 1e-3),
+        log_steps=3,
+        save_epochs=1.0,
+        tensorboard=False,
+    )
+
+
+@pytest.mark.usefixtures("quick")
+def test_every_picture_is_compared_once_with_itself_and_the_painting(config):
+    setup = set_up(config)
+    task = setup.trainer.task
+    examples = load_split(config, "validation")
+    assert len(examples) == 5
+    state = setup.initial_state()
+    painting = task.painting[None] / 255.0
+    assert painting.shape == (1, 24, 24, 3)
+
+    net = task.loss_of.net
+    params = net.params
+    wanted_grams = jax.jit(task.loss_of.grams)(params, jnp.asarray(painting))
+    parts = []
+    for image in examples.images:
+        shown = jnp.asarray(image[None] / 255.0, jnp.float32)
+        painted = task.model.apply(state.variables, (shown - 0.5) / 0.5) * 0.5 + 0.5
+        before, after = net(params, shown), net(params, painted)
+        content = ((after["stage2"] - before["stage2"]) ** 2).mean()
+        style = 0.0
+        for name, gram in wanted_grams.items():
+            x = np.asarray(after[name], np.float64)[0]
+            own = np.einsum("hwi,hwj->ij", x, x) / x.size
+            style += ((own - np.asarray(gram[0])) ** 2).mean()
+        parts.append((2 * float(content), 3 * float(style)))
+    content, style = np.mean(parts, axis=0)
+
+    variables = setup.replicas.replicate(state.variables)
+    figures = evaluate(setup, variables, examples)
+    assert figures["examples"] == 5
+    assert figures["content"] == pytest.approx(content, rel=1e-3)
+    assert figures["style"] == pytest.approx(style, rel=1e-3)
+    assert figures["loss"] == pytest.approx(content + style, rel=1e-3)
+
+
+def test_it_learns_draws_a_sample_and_resumes_to_the_same_bits(config, run):
+    outcome, text = run(config)
+    assert outcome.finished
+    assert outcome.steps == round(3 * 11 / 4)  # a fifth is the test set, five validate
+    records = read_metrics(config.workdir)
+    losses = [r["loss"] for r in records if r["split"] == "validation"]
+    assert losses[-1] < losses[0]
+    assert {"loss", "content", "style"} <= records[0].keys()
+    assert "validation loss" in text
+    with Image.open(f"{config.workdir}/{SAMPLE}") as sample:
+        assert sample.size == (5 * SIZE, 2 * SIZE)
+
+    halves = dataclasses.replace(config, workdir=config.workdir + "_halves")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.stopping.StopRequest.reached", lambda _: True)
+        stopped, _ = run(halves)
+    assert not stopped.finished
+    resumed, _ = run(halves)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        jax.device_get(resumed.state),
+        jax.device_get(outcome.state),
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"image": None}, InputError, "--style.image is missing"),
+        ({"image": "nowhere.png"}, InputError, "nowhere.png"),
+        ({"features": "vgg16"}, InputError, "vgg16 needs its file of weights"),
+        (
+            {"features": "vgg16", "weights": "nowhere.pth"},
+            MissingFileError,
+            "nowhere.pth",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(config, changes, error, message):
+    style = dataclasses.replace(config.style, **changes)
+    with pytest.raises(error, match=message):
+        set_up(dataclasses.replace(config, style=style))
+
+
+def test_a_classifier_paints_nothing(config):
+    wrong = dataclasses.replace(config, model=Model("shiftresnet20_e1"))
+    with pytest.raises(
+        InputError, match="shiftresnet20_e1 paints nothing: stylizer or"
+    ):
+        set_up(wrong)

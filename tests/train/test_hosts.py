@@ -1,0 +1,228 @@
+"""Two processes of two devices each: they train as one does, stop together, and resume.
+
+They sum over the devices in another order than one process does, so the parameters
+agree to rounding; between runs of two processes they agree to the bit.
+"""
+
+import dataclasses
+import json
+import signal
+import socket
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from shiftjax.errors import InputError
+from train import hosts
+from train.checkpointing import Checkpoints
+from train.config import Hosts, Schedule, load
+from train.records import METRICS_FILE, read_metrics
+from train.setup import set_up
+
+TIMEOUT = 240  # seconds, also of a busy machine
+
+
+# --- meeting ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [
+        (Hosts(coordinator="a:1"), "count"),
+        (Hosts(count=2, index=0), "coordinator"),
+        (Hosts(coordinator="a:1", count=2), "index"),
+    ],
+)
+def test_the_options_go_together(options, missing):
+    with pytest.raises(InputError, match=f"--hosts.{missing} is missing"):
+        hosts.join(options)
+
+
+@pytest.mark.parametrize("index", [2, 7])
+def test_a_process_beyond_the_last_is_refused(index):
+    with pytest.raises(InputError, match=f"--hosts.index {index}: .* 0 to 1"):
+        hosts.join(Hosts("localhost:1", 2, index))
+
+
+@pytest.mark.parametrize(
+    ("environment", "several"),
+    [
+        ({"SLURM_STEP_NUM_TASKS": "16"}, True),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, False),
+        ({"SLURM_NTASKS": "16"}, False),  # a shell within an allocation, not a task
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"MEGASCALE_NUM_SLICES": "2", "TPU_WORKER_HOSTNAMES": "a"}, True),
+    ],
+)
+def test_a_cluster_is_known_by_its_environment(environment, several):
+    assert hosts.in_cluster(environment) is several
+
+
+@pytest.mark.parametrize("name", ["accel0", "vfio/0"])
+def test_a_host_of_tpus_is_known_by_its_devices(name, tmp_path, monkeypatch):
+    assert not hosts.on_tpu(tmp_path)
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    for spec in (None, "found"):
+        monkeypatch.setattr("importlib.util.find_spec", lambda _, spec=spec: spec)
+        assert hosts.on_tpu(tmp_path) is (spec is not None)
+
+
+def test_one_process_agrees_with_itself(tmp_path):
+    done = []
+    hosts.first_does(lambda: done.append(1))
+    hosts.all_do(lambda: done.append(2))
+    hosts.check_shared(tmp_path)
+    assert done == [1, 2]
+    assert hosts.agreed(True)
+    assert not hosts.agreed(False)
+    with pytest.raises(InputError, match="wrong"):
+        hosts.first_does(lambda: _raise("wrong"))
+    with pytest.raises(InputError, match="wrong"):
+        hosts.all_do(lambda: _raise("wrong"))
+
+
+def _raise(message: str) -> None:
+    raise InputError(message)
+
+
+# --- two processes ------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture
+def pair(start, command_line):
+    """Returns a function that starts both processes of a run."""
+    begun = []
+
+    def pair(*configs):
+        port = free_port()
+        for index, config in enumerate(configs):
+            options = Hosts(f"localhost:{port}", len(configs), index, TIMEOUT)
+            words = command_line(dataclasses.replace(config, hosts=options))
+            begun.append(start(*words, devices=2))
+        return begun[-len(configs) :]
+
+    yield pair
+    for process in begun:
+        process.kill()
+        process.communicate()
+
+
+def wait(processes, seconds=TIMEOUT):
+    """Returns the exit codes and all that was said."""
+    said = [process.communicate(timeout=seconds) for process in processes]
+    return [process.returncode for process in processes], said
+
+
+def restored(workdir):
+    setup = set_up(dataclasses.replace(load(Path(workdir)), devices=1))
+    with Checkpoints(Path(workdir) / "checkpoints") as checkpoints:
+        return checkpoints.restore(jax.eval_shape(setup.initial_state))
+
+
+def until_step(workdir, step, processes):
+    """Waits until the record has reached a step."""
+    deadline = time.monotonic() + TIMEOUT
+    path = Path(workdir) / METRICS_FILE
+    while time.monotonic() < deadline:
+        for process in processes:
+            assert process.poll() is None, process.communicate()
+        if path.exists() and path.stat().st_size:
+            records = read_metrics(workdir)
+            if records and records[-1]["step"] >= step:
+                return
+        time.sleep(0.02)
+    raise TimeoutError(f"step {step} was not reached")
+
+
+def test_two_processes_train_as_one_does(tmp_path, pair, tiny, run):
+    config = tiny(tmp_path / "two", epochs=1.6, schedule=Schedule("constant", 0.001))
+    codes, said = wait(pair(config, config))
+    assert codes == [0, 0], said
+    assert "4 steps of 16 on 4 cpu device(s)" in said[0][0]
+    assert "4 cpu" not in said[1][0]  # the first process alone speaks
+    alone, _ = run(dataclasses.replace(config, workdir=str(tmp_path / "one")))
+    two = restored(tmp_path / "two")
+    assert two.step == alone.steps == 4
+    wanted = jax.device_get(alone.state)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6),
+        two.state.variables,
+        wanted.variables,
+    )
+    records = [read_metrics(tmp_path / name)[-1] for name in ("two", "one")]
+    assert [record["split"] for record in records] == ["test", "test"]
+    assert records[0]["examples"] == records[1]["examples"] == 360
+    assert records[0]["loss"] == pytest.approx(records[1]["loss"], rel=1e-4)
+    starts = (tmp_path / "two" / "starts.jsonl").read_text().splitlines()
+    assert len(starts) == 1
+    stored = json.loads((tmp_path / "two" / "config.json").read_text())
+    assert stored["hosts"] == dataclasses.asdict(Hosts())
+
+
+def test_stopped_and_killed_runs_go_on_to_the_same_bits(tmp_path, pair, tiny):
+    config = tiny(tmp_path / "whole", epochs=48.0, save_epochs=4.0, eval_epochs=16.0)
+    codes, said = wait(pair(config, config))
+    assert codes == [0, 0], said
+    config = dataclasses.replace(config, workdir=str(tmp_path / "broken"))
+
+    processes = pair(config, config)
+    until_step(config.workdir, 12, processes)
+    processes[1].send_signal(signal.SIGTERM)
+    codes, said = wait(processes)
+    assert codes == [0, 0], said
+    assert "resume with the same command" in said[0][0]
+    stopped = restored(config.workdir).step
+    assert 12 <= stopped < 90
+
+    processes = pair(config, config)
+    until_step(config.workdir, stopped + 12, processes)
+    processes[1].kill()
+    codes, said = wait(processes, hosts.HEARTBEAT_SECONDS * 2)
+    assert codes[0] in (hosts.LOST, -signal.SIGABRT), said
+
+    codes, said = wait(pair(config, config))
+    assert codes == [0, 0], said
+    whole, broken = restored(tmp_path / "whole"), restored(config.workdir)
+    assert whole.step == broken.step == 120
+    jax.tree.map(np.testing.assert_array_equal, broken.state, whole.state)
+
+
+def test_folders_that_are_not_shared_are_found_out(tmp_path, pair, tiny):
+    configs = [tiny(tmp_path / name) for name in ("first", "second")]
+    codes, said = wait(pair(*configs))
+    assert codes == [2, 2], said
+    for _, errors in said:
+        assert "is not one folder for all hosts: process 1" in errors
+
+
+def test_a_mistake_on_one_host_ends_all(tmp_path, pair, tiny):
+    good = tiny(tmp_path / "run")
+    bad = dataclasses.replace(
+        good, data=dataclasses.replace(good.data, source="tfds:cifarO")
+    )
+    codes, said = wait(pair(good, bad))
+    assert codes == [2, 2], said
+    assert "process 1 failed" in said[0][1]
+    assert "cifarO" in said[1][1]
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_that_do_not_meet_say_so(tmp_path, start, command_line, tiny):
+    options = Hosts(f"localhost:{free_port()}", 2, 0, timeout=3)
+    config = dataclasses.replace(tiny(tmp_path), hosts=options)
+    process = start(*command_line(config), devices=2)
+    codes, said = wait([process])
+    assert codes == [2], said
+    assert "did not meet within 3 s (this is process 0 of 2)" in said[0][1]

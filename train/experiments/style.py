@@ -1,0 +1,36 @@
+"""The shift net of the paper for style transfer, on a folder of pictures.
+
+    python -m train style
+
+learns the style of painting.jpg from the pictures in the folder pictures, comparing
+features of VGG-16, whose weights are in vgg16.pth (torchvision's state dict, as
+`torch.save` writes it). Each has an option. Without a file of weights, features of a
+released network are compared; then the losses want other weights:
+
+    python -m train style --style.image starry.jpg --data.source folder:coco \
+        --style.features shiftresnet20_e3.digits --style.weights None \
+        --style.content-weight 1 --style.style-weight 1000
+
+The paper's recipe: Adam at 0.001, batches of 4 pictures of 256 x 256, two epochs of the
+82,783 pictures of COCO 2014, 41,392 steps; `--model.name stylizer` is its plain net,
+with 6.5 times as many parameters. `sample.png` in the run's folder shows what is
+learned.
+"""
+
+from train.config import Augment, Config, Data, Model, Optimizer, Schedule, Style
+
+CONFIG = Config(
+    task="style",
+    workdir="runs/style",
+    epochs=2,
+    batch_size=4,
+    eval_batch_size=4,
+    model=Model("shift_stylizer"),
+    data=Data(source="folder:pictures", image_size=256, validation_examples=16),
+    augment=Augment(crop_padding=0, flip=True),
+    style=Style(image="painting.jpg", weights="vgg16.pth"),
+    optimizer=Optimizer(kind="adam", weight_decay=0.0),
+    schedule=Schedule(kind="constant", learning_rate=1e-3),
+    eval_epochs=0.1,
+    save_epochs=0.1,
+)

@@ -1,0 +1,123 @@
+"""Classification: pictures with one label each, cross-entropy, top-1 and top-5."""
+
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from train.config import Augment, Config
+from train.data.augment import crop_and_flip, mix, normalize
+from train.data.image_set import ImageSet
+from train.data.resident import Resident, lookup
+from train.parallel import AXIS
+from train.tasks import Collections, Item, Sums
+from train.tasks.models import make_model
+
+Batch = tuple[jax.Array, jax.Array, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """How pictures and labels become a loss; see `train.tasks.Task`.
+
+    Attributes:
+      model: maps images to logits.
+      num_classes: number of labels.
+      mean: of each channel, of values in 0 .. 1.
+      std: of each channel, of values in 0 .. 1.
+      augment: what is done to training pictures.
+      label_smoothing: share of the target spread evenly over the classes.
+    """
+
+    model: nn.Module
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: Augment = dataclasses.field(default_factory=Augment)
+    label_smoothing: float = 0.0
+
+    best_metric: ClassVar[str] = "top1"
+    best_mode: ClassVar[Literal["max", "min"]] = "max"
+
+    def data(self, pictures: Resident | None) -> Resident | None:
+        """The pictures alone lie on the devices."""
+        return pictures
+
+    def batch(self, data: Resident | None, item: Item, key: jax.Array) -> Batch:
+        """Makes a training batch: images `[batch, ...]`, targets, labels."""
+        images, labels = lookup(data, item)
+        crop_key, mix_key = jax.random.split(key)
+        images = crop_and_flip(crop_key, images, item["index"], self.augment)
+        images = normalize(images, self.mean, self.std)
+        targets = jax.nn.one_hot(labels, self.num_classes)
+        targets = optax.smooth_labels(targets, self.label_smoothing)
+        device_key = jax.random.fold_in(mix_key, lax.axis_index(AXIS))
+        return *mix(device_key, images, targets, self.augment), labels
+
+    def loss(self, variables: Collections, batch: Batch) -> tuple[jax.Array, Any]:
+        """Computes the mean cross-entropy, and counts what is right."""
+        images, targets, labels = batch
+        logits, updates = self.model.apply(
+            variables, images, train=True, mutable=["batch_stats"]
+        )
+        loss = optax.softmax_cross_entropy(logits, targets).mean()
+        right = (logits.argmax(-1) == labels).sum(dtype=jnp.float32)
+        return loss, (updates, {"top1": right, "examples": jnp.float32(len(labels))})
+
+    def evaluate(
+        self, variables: Collections, data: Resident | None, item: Item
+    ) -> tuple[Sums, dict[str, jax.Array]]:
+        """Sums over one batch of this device; an index of -1 counts for nothing."""
+        images, labels = lookup(data, item)
+        images = normalize(images, self.mean, self.std)
+        logits: Any = self.model.apply(variables, images)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        own = jnp.take_along_axis(logits, labels[:, None], 1)
+        # The place of the label's logit: of equal ones the first is the larger, as for
+        # argmax; one that is not a number is never right.
+        earlier = jnp.arange(self.num_classes) < labels[:, None]
+        rank = (~(logits <= own) | ((logits == own) & earlier)).sum(1)
+        real = item["index"] >= 0
+        sums = {"loss": losses, "top1": rank < 1, "top5": rank < 5, "examples": real}
+        counted = {
+            name: jnp.where(real, x, 0).sum(dtype=jnp.float32)
+            for name, x in sums.items()
+        }
+        return counted, {}
+
+    def figures(
+        self, sums: dict[str, Any], rows: dict[str, Any], examples: ImageSet
+    ) -> dict[str, float]:
+        """Means over the examples; "top5" of more than ten classes."""
+        del rows
+        told = ["loss", "top1", *(["top5"] if examples.num_classes > 10 else [])]
+        return {name: float(sums[name]) / len(examples) for name in told}
+
+    def sample(self, variables: Collections, examples: ImageSet) -> None:
+        """Figures say enough."""
+
+
+def make(config: Config, examples: ImageSet) -> Classification:
+    """Makes the task of a configuration.
+
+    Raises:
+      InputError: if there is no such network, or an option does not fit.
+    """
+    model = make_model(
+        config,
+        num_classes=examples.num_classes,
+        remat=config.model.remat,
+        axis_name=AXIS if config.model.sync_batch_norm else None,
+    )
+    return Classification(
+        model,
+        examples.num_classes,
+        config.data.mean,
+        config.data.std,
+        config.augment,
+        config.label_smoothing,
+    )

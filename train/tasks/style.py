@@ -1,0 +1,151 @@
+"""Style transfer: pictures painted anew in the style of one painting.
+
+Wu et al. 2018 (https://arxiv.org/abs/1711.08141, section 4), as Johnson et al. 2016
+(https://arxiv.org/abs/1603.08155) train: the losses compare features of a frozen
+network, which lies on the devices beside the pictures.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from shiftjax import pictures
+from shiftjax.errors import InputError
+from shiftjax.models import stylizer
+from shiftjax.models.stylizer import StyleNet
+from train.config import Augment, Config
+from train.data.augment import crop_and_flip, normalize
+from train.data.image_set import ImageSet
+from train.data.resident import Resident, lookup
+from train.style import features
+from train.style.losses import Perceptual
+from train.tasks import Collections, Item, Sums
+from train.tasks.models import make_model
+
+PARTS = ("loss", "content", "style")
+SHOWN = 4  # pictures in a sample
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Style:
+    """How pictures become a loss; see `train.tasks.Task`.
+
+    Attributes:
+      model: maps normalised images to such, in another style.
+      loss_of: the losses of content and style.
+      painting: uint8 `[height, width, 3]`, whose style is learned.
+      mean: of each channel, of values in 0 .. 1.
+      std: of each channel, of values in 0 .. 1.
+      augment: what is done to training pictures.
+    """
+
+    model: nn.Module
+    loss_of: Perceptual
+    painting: np.ndarray
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: Augment = dataclasses.field(default_factory=Augment)
+
+    best_metric: ClassVar[str] = "loss"
+    best_mode: ClassVar[Literal["max", "min"]] = "min"
+
+    def data(self, pictures: Resident | None) -> dict[str, Any]:
+        """The pictures, the frozen network and the painting's Gram matrices."""
+        params = self.loss_of.net.params
+        painting = jnp.asarray(self.painting[None] / 255, jnp.float32)
+        grams = jax.jit(self.loss_of.grams)(params, painting)
+        return {"pictures": pictures, "params": params, "grams": grams}
+
+    def batch(self, data: Any, item: Item, key: jax.Array) -> Any:
+        """Makes a training batch: images uint8, and what they are compared by."""
+        images, _ = lookup(data["pictures"], item)
+        images = crop_and_flip(key, images, item["index"], self.augment)
+        return images, data["params"], data["grams"]
+
+    def loss(self, variables: Collections, batch: Any) -> tuple[jax.Array, Any]:
+        """Computes the mean loss of the pictures painted."""
+        images, params, grams = batch
+        painted = self._paint(variables, images)
+        loss, parts = self.loss_of(params, grams, painted, images / 255.0)
+        count = jnp.float32(len(images))
+        sums = {name: value * count for name, value in parts.items()}
+        return loss, ({}, sums | {"examples": count})
+
+    def evaluate(
+        self, variables: Collections, data: Any, item: Item
+    ) -> tuple[Sums, dict[str, jax.Array]]:
+        """Sums over one batch of this device; an index of -1 counts for nothing."""
+        images, _ = lookup(data["pictures"], item)
+        painted = self._paint(variables, images)
+
+        def one(painted: jax.Array, image: jax.Array) -> Sums:
+            loss, parts = self.loss_of(
+                data["params"], data["grams"], painted[None], image[None] / 255.0
+            )
+            return {"loss": loss, **parts}
+
+        real = item["index"] >= 0
+        sums = jax.vmap(one)(painted, images) | {"examples": real}
+        counted = {
+            name: jnp.where(real, x, 0).sum(dtype=jnp.float32)
+            for name, x in sums.items()
+        }
+        return counted, {}
+
+    def figures(
+        self, sums: dict[str, Any], rows: dict[str, Any], examples: ImageSet
+    ) -> dict[str, float]:
+        """Means over the pictures."""
+        del rows
+        return {name: float(sums[name]) / len(examples) for name in PARTS}
+
+    def sample(self, variables: Collections, examples: ImageSet) -> Image.Image:
+        """Shows the first pictures above what is made of them, and the painting."""
+        images = examples.images[:SHOWN]
+        painted = np.asarray(jax.jit(self._paint)(variables, images))
+        painted = np.round(255 * painted.clip(0, 1)).astype(np.uint8)
+        painting = pictures.fit(Image.fromarray(self.painting), images.shape[1], 3)
+        above = np.concatenate([painting, *images], 1)
+        below = np.concatenate([np.full_like(painting, 255), *painted], 1)
+        return Image.fromarray(np.concatenate([above, below]))
+
+    def _paint(self, variables: Collections, images: Any) -> jax.Array:
+        """Paints uint8 images anew: `[batch, height, width, 3]` about 0 .. 1."""
+        painted: Any = self.model.apply(
+            variables, normalize(images, self.mean, self.std)
+        )
+        return painted * jnp.asarray(self.std) + jnp.asarray(self.mean)
+
+
+def make(config: Config, examples: ImageSet) -> Style:
+    """Makes the task of a configuration.
+
+    Raises:
+      MissingFileError: if there is no such painting, or file of weights.
+      InputError: if an option is missing or does not fit.
+    """
+    del examples
+    options = config.style
+    if options.image is None:
+        raise InputError("--style.image is missing: the painting to learn the style of")
+    pictures.check_shape(options.size, 3)
+    painting = pictures.decode(Path(options.image), options.size, 3, upright=True)
+    model = make_model(config)
+    if not isinstance(model, StyleNet):
+        names = " or ".join(stylizer.VARIANTS)
+        raise InputError(f"--model.name {config.model.name} paints nothing: {names}")
+    net = features.load(options.features, options.weights)
+    return Style(
+        model,
+        Perceptual(net, options.content_weight, options.style_weight),
+        painting,
+        config.data.mean,
+        config.data.std,
+        config.augment,
+    )

@@ -1,0 +1,49 @@
+"""The folder of a run: it holds one run, and one process at a time trains in it."""
+
+import fcntl
+from pathlib import Path
+from typing import IO
+
+from shiftjax.errors import InputError
+from train import config as config_file
+from train.config import Config
+
+LOCK = ".lock"
+
+
+def open_workdir(config: Config) -> IO[str]:
+    """Makes the folder of a run, or checks that it holds this one.
+
+    Returns:
+      A file that holds the folder for as long as it is open.
+
+    Raises:
+      InputError: if it holds another run, is in use or cannot be written.
+    """
+    workdir = Path(config.workdir)
+    if (workdir / config_file.FILE).exists():
+        changed = config_file.differences(config_file.load(workdir), config)
+        if changed:
+            raise InputError(
+                f"{workdir} holds another run: {'; '.join(changed)}. Give the same "
+                "options to resume it, or another --workdir"
+            )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        config_file.save(config, workdir)
+    except OSError as error:
+        raise InputError(f"--workdir {workdir} cannot be written: {error}") from error
+    return _lock(workdir)
+
+
+def _lock(workdir: Path) -> IO[str]:
+    """Holds the folder for as long as the file is open, or raises if another does."""
+    file = (workdir / LOCK).open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise InputError(
+            f"{workdir} is in use: another process trains in it"
+        ) from error
+    return file
