@@ -15,7 +15,7 @@ from shiftjax.models.stylizer import StyleNet
 from shiftjax.predict import normalize
 from shiftjax.weights import Pretrained
 
-PIXELS = 2**21  # of a picture computed in one piece, in 1.5 GiB: Full HD is
+PIXELS = 2**20  # of a picture computed in one piece, in 1.5 GiB
 
 
 class Stylizer:
