@@ -12,7 +12,7 @@ from typing import Annotated, Any, Union
 import tyro
 from rich.console import Console
 
-from shiftjax import commands
+from shiftjax import commands, style_commands
 from shiftjax.arguments import parse
 from shiftjax.errors import InputError
 
@@ -27,6 +27,7 @@ OWN = {
     "analyze": commands.Analyze,
     "export": commands.Export,
     "convert": commands.Convert,
+    "stylize": style_commands.Stylize,
 }
 
 

@@ -215,9 +215,10 @@ class Export:
         size = export(pretrained, self.output, pictures=self.pictures)
         shape = " x ".join(["any", *map(str, pretrained.card.image_shape())])
         kind = "uint8 pictures" if self.pictures else "normalised float32 images"
+        given = "logits" if pretrained.card.class_names else "normalised images"
         say(
             console,
-            f"{self.output}: {size:,} bytes; takes {shape} {kind}, gives logits",
+            f"{self.output}: {size:,} bytes; takes {shape} {kind}, gives {given}",
         )
 
 

@@ -68,7 +68,8 @@ class Release:
       dataset: what it was trained on.
       recipe: how.
       runs: of the same recipe with one seed each; the weights are those of the first.
-      logits: of the pictures in `shiftjax.pictures`, by name.
+      logits: of the pictures in `shiftjax.pictures`, by name; see
+        `shiftjax.verify.sample_logits`.
     """
 
     name: str

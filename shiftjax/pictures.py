@@ -1,8 +1,9 @@
 """Pictures of any size and kind, brought to the shape that a network takes."""
 
+import contextlib
 import io
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -74,16 +75,28 @@ def decode(
     Raises:
       InputError: not a picture, or a damaged one.
     """
+    with opened(picture) as file:
+        # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which saves most of the
+        # time; twice the size wanted is left to the filter.
+        file.draft(None, (2 * image_size, 2 * image_size))
+        image = ImageOps.exif_transpose(file) if upright else file
+        return fit(image, image_size, channels)
+
+
+@contextlib.contextmanager
+def opened(picture: bytes | Path) -> Iterator[Image.Image]:
+    """Opens a picture; what goes wrong with it within the context is an InputError.
+
+    Args:
+      picture: the encoded bytes, or a file's path.
+
+    Raises:
+      InputError: not a picture, or a damaged one.
+    """
+    source = io.BytesIO(picture) if isinstance(picture, bytes) else picture
     try:
-        with Image.open(
-            io.BytesIO(picture) if isinstance(picture, bytes) else picture
-        ) as f:
-            # A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, which saves most of the
-            # time; twice the size wanted is left to the filter.
-            f.draft(None, (2 * image_size, 2 * image_size))
-            return fit(
-                ImageOps.exif_transpose(f) if upright else f, image_size, channels
-            )
+        with Image.open(source) as file:
+            yield file
     except MemoryError:
         raise
     except Exception as e:  # Pillow raises almost anything on a damaged file
@@ -109,6 +122,20 @@ def fit(image: Image.Image, image_size: int, channels: int) -> np.ndarray:
       >>> fit(Image.new("L", (64, 48), 7), image_size=32, channels=3).shape
       (32, 32, 3)
     """
+    image = to_mode(image, channels)
+    size = (image_size, image_size)
+    if image.size != size:
+        # Bilinear, the field's habit; when shrinking Pillow averages (anti-aliasing).
+        image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(*size, channels)
+
+
+def to_mode(image: Image.Image, channels: int) -> Image.Image:
+    """Brings a picture to bytes of one channel (grey) or three (RGB).
+
+    Raises:
+      InputError: pixels of 32 bits, which have no agreed range.
+    """
     if image.mode in ("I", "F"):
         raise InputError("pixels of 32 bits have no agreed range: convert them to 8")
     if image.mode.startswith("I;16"):
@@ -116,12 +143,7 @@ def fit(image: Image.Image, image_size: int, channels: int) -> np.ndarray:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # as Pillow asks for, with a warning
-    image = image.convert(_MODES[channels])
-    size = (image_size, image_size)
-    if image.size != size:
-        # Bilinear, the field's habit; when shrinking Pillow averages (anti-aliasing).
-        image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(*size, channels)
+    return image.convert(_MODES[channels])
 
 
 def rings(image_size: int, channels: int) -> np.ndarray:

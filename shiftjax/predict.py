@@ -33,10 +33,18 @@ class Classifier:
 
     Args:
       pretrained: of `shiftjax.weights.open_pretrained`.
+
+    Raises:
+      InputError: if it is a network that gives pictures.
     """
 
     def __init__(self, pretrained: Pretrained) -> None:
         self.card = pretrained.card
+        if not self.card.class_names:
+            raise InputError(
+                f"a {self.card.architecture} gives pictures, not classes: "
+                "see `shiftjax stylize`"
+            )
         self.variables = pretrained.variables
         self._apply: Any = jax.jit(pretrained.model.apply)
 

@@ -1,7 +1,8 @@
-"""A picture of pictures: each with the classes that a network sees in it."""
+"""A picture of pictures: with the classes that a network sees in them, or labels."""
 
 from collections.abc import Sequence
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from shiftjax.predict import Prediction
@@ -53,3 +54,25 @@ def _tile(sheet: Image.Image, prediction: Prediction, x: int, y: int) -> None:
             font=font,
             anchor="ra",
         )
+
+
+def beside(pictures: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndarray:
+    """Puts pictures of one size side by side, each with a label below it.
+
+    Args:
+      pictures: uint8 `[height, width, 3]`.
+      labels: one for each.
+
+    Returns:
+      uint8 `[h, w, 3]`.
+    """
+    height, width, _ = pictures[0].shape
+    line = max(LINE, height // 24)  # pixels: to be read on large pictures too
+    size = (len(pictures) * (width + MARGIN) - MARGIN, height + line)
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(line * 0.7)
+    for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+        left = i * (width + MARGIN)
+        sheet.paste(Image.fromarray(picture), (left, 0))
+        draw.text((left, height), label, fill="black", font=font)
+    return np.asarray(sheet)

@@ -57,6 +57,7 @@ class Unit(nn.Module, kw_only=True):
         form = resolve(self.form, x.shape, self.forms)
         return "plain" if self.is_initializing() else form
 
+    @nn.nowrap  # so that it also serves outside of a call
     def unit(self, kind: type, *args: Any, **options: Any) -> Any:
         """Makes a part of this unit, with the fields that all share."""
         shared = {name: getattr(self, name) for name in SHARED}

@@ -1,24 +1,29 @@
 """Whether released weights are what the manifest says, and do what they did."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
 
 from shiftjax import pictures
 from shiftjax.errors import InputError
+from shiftjax.models.stylizer import StyleNet
 from shiftjax.predict import Classifier
+from shiftjax.stylize import Stylizer
 from shiftjax.summary import summarize
 from shiftjax.weights import Pretrained, open_pretrained
 
-# Of the largest logit: what another order of additions in 110 layers may change.
+# Of the largest number: what another order of additions in 110 layers may change.
 TOLERANCE = 1e-3
 
 
 def sample_logits(pretrained: Pretrained) -> dict[str, list[float]]:
-    """Computes the logits of the sample pictures that are there, by name."""
-    classifier, card = Classifier(pretrained), pretrained.card
+    """Computes the logits of the sample pictures that are there, by name.
+
+    Of a stylizer these are the colours of sixteen pixels that it gives.
+    """
+    card, outputs = pretrained.card, _outputs(pretrained)
     found = {}
     with jax.default_matmul_precision("highest"):
         for name, sample in pictures.SAMPLES.items():
@@ -26,10 +31,18 @@ def sample_logits(pretrained: Pretrained) -> dict[str, list[float]]:
                 image = sample(card.image_size, len(card.mean))
             except ImportError:
                 continue
-            found[name] = [
-                round(float(x), 5) for x in classifier.logits(image[None])[0]
-            ]
+            found[name] = [round(float(x), 5) for x in outputs(image)]
     return found
+
+
+def _outputs(pretrained: Pretrained) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns the function from a picture to the numbers to be compared."""
+    if isinstance(pretrained.model, StyleNet):
+        stylizer, step = Stylizer(pretrained), pretrained.card.image_size // 4
+        grid = slice(step // 2, None, step), slice(step // 2, None, step)
+        return lambda image: stylizer.image(image)[grid].ravel()
+    classifier = Classifier(pretrained)
+    return lambda image: classifier.logits(image[None])[0]
 
 
 def verify(name: str, directory: str | os.PathLike | None = None) -> tuple[str, ...]:

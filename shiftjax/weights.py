@@ -41,7 +41,7 @@ class Card:
     Attributes:
       architecture: a name of `shiftjax.list_models()`.
       options: what `create_model` is given beside the name.
-      class_names: one name for each logit.
+      class_names: one name for each logit; none of a network that gives pictures.
       image_size: height and width of the pictures.
       mean: of each channel, of values in 0 .. 1, to subtract.
       std: of each channel, to divide by.
@@ -78,8 +78,8 @@ class Pretrained:
     """A network with its weights.
 
     Attributes:
-      model: maps images to logits.
-      variables: its "params" and "batch_stats".
+      model: maps images to logits, a stylizer to images.
+      variables: its "params" and, of a classifier, "batch_stats".
       card: what it is.
       release: its entry in the manifest; None for a file that is in none.
     """
@@ -121,6 +121,8 @@ def load_pretrained(
     """
     pretrained = open_pretrained(name, directory)
     model, variables = pretrained.model, pretrained.variables
+    if num_classes is not None and not pretrained.card.class_names:
+        raise InputError(f"{name} gives pictures: it has no num_classes to set")
     if num_classes is not None and num_classes != model.num_classes:
         logger.warning(
             "%s has %d classes: its head is replaced by a new one of %d",
@@ -160,7 +162,7 @@ def save(path: str | os.PathLike, variables: Mapping[str, Any], card: Card) -> b
 
     Args:
       path: the file, whose name ends in ".safetensors".
-      variables: "params" and "batch_stats" of the network of the card.
+      variables: those of the network of the card, "params" and maybe "batch_stats".
       card: what it is.
 
     Returns:
@@ -194,10 +196,10 @@ def digest(data: bytes) -> tuple[int, str]:
 
 def compare(arrays: Mapping[str, np.ndarray], card: Card, where: str) -> None:
     """Raises InputError unless names, shapes and dtypes are those of the network."""
-    if len(card.class_names) != card.model().num_classes:
+    classes = getattr(card.model(), "num_classes", 0)
+    if len(card.class_names) != classes:
         raise InputError(
-            f"{where}: {len(card.class_names)} class names for "
-            f"{card.model().num_classes} classes"
+            f"{where}: {len(card.class_names)} class names for {classes} classes"
         )
     images = jax.ShapeDtypeStruct((1, *card.image_shape()), jnp.float32)
     tree = jax.eval_shape(card.model().init, jax.random.key(0), images)

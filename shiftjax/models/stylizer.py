@@ -53,6 +53,7 @@ class StyleConv(Unit):
       kernel_size: side of the window, odd.
       strides: distance between the rows and columns kept, in pixels.
       shifted: whether it is a shift and a 1x1 convolution.
+      upsampling: how often each row and column of the input is repeated first.
       normalized: whether instance norm follows.
 
     Example:
@@ -66,6 +67,7 @@ class StyleConv(Unit):
     kernel_size: int = 3
     strides: int = 1
     shifted: bool = False
+    upsampling: int = 1
     normalized: bool = True
 
     @nn.compact
@@ -76,7 +78,7 @@ class StyleConv(Unit):
           x: `[batch, height, width, channels]`.
 
         Returns:
-          `[batch, ceil(height / strides), ceil(width / strides), features]`.
+          `[batch, h, w, features]`, `h = ceil(height * upsampling / strides)`, w alike.
 
         Raises:
           InputError: if an option is not a positive integer, or the window is even.
@@ -84,6 +86,8 @@ class StyleConv(Unit):
         positive("features", self.features)
         if positive("kernel_size", self.kernel_size) % 2 == 0:
             raise InputError(f"kernel_size={self.kernel_size}: it must be odd")
+        times = positive("upsampling", self.upsampling)
+        x = x.repeat(times, 1).repeat(times, 2)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         options = dtypes | {"kernel_init": self.kernel_init, "name": "conv"}
         if self.shifted:
@@ -160,24 +164,44 @@ class StyleNet(Unit):
         self.form_of(images)  # has one form only; refuses an unknown name
         kernel = self.variables.get("params", {}).get("conv1", {}).get("conv", {})
         check_images(images, kernel.get("kernel"))
-        _, height, width, channels = images.shape
+        _, height, width, _ = images.shape
         fill = [(0, 0), (0, -height % MULTIPLE), (0, -width % MULTIPLE), (0, 0)]
         x = jnp.pad(images, fill, "reflect")
+        for layer in self.encoder():
+            x = nn.relu(layer(x))
+        for block in self.trunk():
+            x = block(x)
+        *ups, out = self.decoder()
+        for layer in ups:
+            x = nn.relu(layer(x))
+        x = out(x)[:, :height, :width]
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+    @nn.nowrap
+    def encoder(self) -> list[StyleConv]:
+        """Makes the layers before the blocks, each with its name; ReLU follows each."""
         layer = functools.partial(self.unit, StyleConv)
-        x = nn.relu(layer(32, 9, name="conv1")(x))
-        x = nn.relu(layer(64, 7, 2, self.shifted, name="conv2")(x))
-        x = nn.relu(layer(128, 3, 2, self.shifted, name="conv3")(x))
-        for number in range(1, positive("blocks", self.blocks) + 1):
-            x = self.unit(StyleBlock, self.shifted, name=f"block{number}")(x)
-        x = nn.relu(layer(64, 5, 1, self.shifted, name="up1")(_twice(x)))
-        x = nn.relu(layer(32, 7, name="up2")(_twice(x)))
-        x = layer(channels, 9, normalized=False, name="out")(x)
-        return x[:, :height, :width].astype(jnp.promote_types(x.dtype, jnp.float32))
+        return [
+            layer(32, 9, name="conv1"),
+            layer(64, 7, 2, self.shifted, name="conv2"),
+            layer(128, 3, 2, self.shifted, name="conv3"),
+        ]
 
+    @nn.nowrap
+    def trunk(self) -> list[StyleBlock]:
+        """Makes the blocks."""
+        numbers = range(1, positive("blocks", self.blocks) + 1)
+        return [self.unit(StyleBlock, self.shifted, name=f"block{n}") for n in numbers]
 
-def _twice(x: jax.Array) -> jax.Array:
-    """Repeats each row and column."""
-    return x.repeat(2, 1).repeat(2, 2)
+    @nn.nowrap
+    def decoder(self) -> list[StyleConv]:
+        """Makes the layers behind the blocks; ReLU follows each but the last."""
+        layer = functools.partial(self.unit, StyleConv)
+        return [
+            layer(64, 5, 1, self.shifted, 2, name="up1"),
+            layer(32, 7, upsampling=2, name="up2"),
+            layer(self.channels, 9, normalized=False, name="out"),
+        ]
 
 
 VARIANTS: Mapping[str, functools.partial[StyleNet]] = {
