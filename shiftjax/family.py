@@ -13,6 +13,7 @@ Learned ones are Flax modules, with a parameter "offsets" `[channels, 2]` of rea
     SparseShift       W. Chen et al. 2019, https://arxiv.org/abs/1903.05285
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -136,7 +137,8 @@ def interpolate(x: ArrayLike, offsets: ArrayLike) -> jax.Array:
     `out[..., h, w, c]` is `x[..., h + dy, w + dx, c]` with `(dy, dx) = offsets[c]`,
     interpolated between the four pixels around that place, zero outside. It is
     differentiable in both arguments; where a displacement is whole, its derivative is
-    that of the larger side.
+    that of the larger side. It computes in float32 at least: 16-bit numbers are rounded
+    once, and the gradient of a displacement, a sum over all pixels, keeps its digits.
 
     Args:
       x: floats `[..., height, width, channels]`.
@@ -161,23 +163,43 @@ def interpolate(x: ArrayLike, offsets: ArrayLike) -> jax.Array:
             f"offsets are {list(offsets.shape)}; x has {x.shape[-1]} channels, so they "
             f"must be [{x.shape[-1]}, 2]"
         )
-    rows = _along(x, offsets[:, 0], -3)
-    return _along(rows, offsets[:, 1], -2)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    dy, dx = offsets.astype(wide).T
+    return _along(_along(x.astype(wide), dy, -3), dx, -2).astype(x.dtype)
 
 
 def _along(x: jax.Array, offsets: jax.Array, axis: int) -> jax.Array:
     """Moves channels along one axis; bilinear interpolation is the product of two."""
     whole = lax.stop_gradient(jnp.floor(offsets))
-    share = (offsets - whole).astype(x.dtype)
     near, far = (_gather(x, whole + step, axis) for step in (0, 1))
-    return near + share * (far - near)
+    return near + (offsets - whole) * (far - near)
+
+
+def _move(x: jax.Array, offsets: jax.Array) -> jax.Array:
+    """Moves channels by the nearest whole numbers of pixels."""
+    dy, dx = jnp.round(offsets).T
+    return _gather(_gather(x, dy, -3), dx, -2)
+
+
+# Straight through: it moves by whole numbers, and has the slope at the real ones.
+_move_through = jax.custom_jvp(_move)
+
+
+@_move_through.defjvp
+def _slope(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    """Adds the derivative of `interpolate` by its displacements to the move of x's."""
+    x, offsets = primals
+    _, slope = jax.jvp(functools.partial(interpolate, x), (offsets,), tangents[1:])
+    return _move_through(x, offsets), _move(tangents[0], offsets) + slope
 
 
 def _gather(x: jax.Array, steps: jax.Array, axis: int) -> jax.Array:
     """Moves channels by whole numbers `[channels]` of pixels along one axis."""
     length = x.shape[axis]
     # Beyond the picture it makes no difference how far.
-    steps = jnp.clip(steps, -length, length).astype(jnp.int32)
+    steps = jnp.clip(steps.astype(jnp.float32), -length, length).astype(jnp.int32)
     index = jnp.arange(length)[:, None] + steps
     index = jnp.where(index < 0, length, index)  # which is outside, and not the last
     index = index if axis == -2 else index[:, None]
@@ -218,6 +240,7 @@ class ActiveShift(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Moves the channels of `[..., height, width, channels]`."""
+        x = as_feature_map(x)
         shape = (x.shape[-1], 2)
         offsets = self.param(OFFSETS, self.offsets_init, shape, self.param_dtype)
         return interpolate(x, offsets)
@@ -227,9 +250,10 @@ class SparseShift(nn.Module):
     """A shift whose learned displacements are whole numbers.
 
     Forward, and in the gradient of the input, the displacements are rounded: what is
-    computed is a shift like any other. In the gradient of the displacements they are
-    real, as of `ActiveShift`. Add `offset_penalty` to the loss, and channels whose
-    displacement is not worth it come to stay in place.
+    computed is a shift like any other (once trained, `shiftjax.displace` computes it
+    faster, with `np.round(offsets).astype(int)` as its table). In the gradient of the
+    displacements they are real, as of `ActiveShift`. Add `offset_penalty` to the loss,
+    and channels whose displacement is not worth it come to stay in place.
 
     Attributes:
       offsets_init: initializer of the displacements, in pixels.
@@ -248,12 +272,10 @@ class SparseShift(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Moves the channels of `[..., height, width, channels]`."""
+        x = as_feature_map(x)
         shape = (x.shape[-1], 2)
         offsets = self.param(OFFSETS, self.offsets_init, shape, self.param_dtype)
-        rows, columns = jnp.round(offsets).T
-        moved = _gather(_gather(as_feature_map(x), rows, -3), columns, -2)
-        real = interpolate(lax.stop_gradient(x), offsets)
-        return moved + (real - lax.stop_gradient(real))
+        return _move_through(x, offsets)
 
 
 def offset_penalty(params: Any) -> jax.Array:

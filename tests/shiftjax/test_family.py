@@ -16,6 +16,8 @@ from shiftjax.family import (
     temporal_shift,
 )
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 
 def at(x: np.ndarray, h: int, w: int, c: int) -> float:
     """A pixel, zero outside."""
@@ -78,6 +80,8 @@ def test_axial_shifts_are_those_of_as_mlp(channels, kernel_size, axis, rng):
         (lambda: temporal_shift(np.ones((2, 4, 4, 8)), fraction=0.6), "fraction=0.6"),
         (lambda: interpolate(np.ones((4, 4, 3)), np.ones((2, 2))), r"must be \[3, 2\]"),
         (lambda: interpolate(np.ones((4, 4, 3), int), np.ones((3, 2))), "only floats"),
+        (lambda: ActiveShift().init(jax.random.key(0), np.ones(())), r"shape \[\]"),
+        (lambda: SparseShift().init(jax.random.key(0), np.ones(3)), r"shape \[3\]"),
     ],
 )
 def test_what_does_not_fit_is_named(call, message):
@@ -161,6 +165,42 @@ def test_gradients_are_those_of_finite_differences(rng):
             assert gradient[index] == pytest.approx(difference, rel=1e-5, abs=1e-7)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("offsets_dtype", [jnp.float32, jnp.bfloat16])
+def test_low_precision_is_rounded_once_at_the_end(dtype, offsets_dtype, rng):
+    """Sums over the pixels of a picture do not lose what is small beside them."""
+    x = jnp.asarray(rng.uniform(size=(4, 40, 41, 3)), dtype)
+    offsets = jnp.asarray(rng.uniform(-2, 2, (3, 2)), offsets_dtype)
+    wide, real = x.astype(jnp.float32), offsets.astype(jnp.float32)
+    got = interpolate(x, offsets)
+    assert got.dtype == dtype
+    np.testing.assert_array_equal(got, interpolate(wide, real).astype(dtype))
+
+    g = np.ones(x.shape, np.float32)
+    gradient = jax.grad(loss_of, 1)(x, offsets, g)
+    assert gradient.dtype == offsets_dtype
+    wanted = np.asarray(jax.grad(loss_of, 1)(wide, real, g))
+    rtol = 1e-5 if offsets_dtype == jnp.float32 else 2**-7
+    np.testing.assert_allclose(
+        gradient.astype(jnp.float32), wanted, rtol, rtol * np.abs(wanted).max()
+    )
+
+
+def test_each_of_a_batch_can_have_its_own_displacements(rng):
+    x = rng.normal(size=(3, 4, 5, 2)).astype(np.float32)
+    offsets = rng.uniform(-2, 2, (3, 2, 2)).astype(np.float32)
+
+    def sparse(x, offsets):
+        return SparseShift().apply({"params": {"offsets": offsets}}, x)
+
+    moved = jax.jit(jax.vmap(interpolate))(x, offsets)
+    whole = jax.jit(jax.vmap(sparse))(x, offsets)
+    for i in range(3):
+        np.testing.assert_allclose(moved[i], bilinear(x[i], offsets[i]), 1e-5, 1e-5)
+        table = np.round(offsets[i]).astype(int)
+        np.testing.assert_array_equal(whole[i], displace(x[i], table))
+
+
 def test_an_active_shift_learns_where_to_look(rng):
     """The picture is moved by (1, -1): descent on the offsets finds it again."""
     x = rng.normal(size=(12, 12, 4))
@@ -208,6 +248,42 @@ def test_a_sparse_shift_moves_by_whole_pixels_and_learns_real_ones(rng):
     np.testing.assert_allclose(dx, displace(g, -table), rtol=1e-6)
     real = jax.grad(loss_of, 1)(jnp.asarray(x), jnp.asarray(offsets), g)
     np.testing.assert_allclose(doffsets, real, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gradient_of_a_sparse_shift_by_hand():
+    """One row 1 2 4 8 and dx = 0.8: it moves by 1, and the slope is that at 0.8."""
+    x = jnp.array([1.0, 2.0, 4.0, 8.0]).reshape(1, 4, 1)
+    g = jnp.array([1.0, 10.0, 100.0, 1000.0]).reshape(1, 4, 1)
+    offsets = jnp.array([[0.0, 0.8]])
+
+    def apply(x, offsets):
+        return SparseShift().apply({"params": {"offsets": offsets}}, x)
+
+    y, pull = jax.vjp(apply, x, offsets)
+    dx, doffsets = pull(g)
+    assert y[0, :, 0].tolist() == [2, 4, 8, 0]
+    assert dx[0, :, 0].tolist() == [0, 1, 10, 100]
+    # Differences to the right: 1, 2, 4, -8.
+    assert doffsets[0, 1].item() == 1 + 20 + 400 - 8000
+    _, along = jax.jvp(apply, (x, offsets), (jnp.zeros_like(x), jnp.array([[0.0, 1]])))
+    assert along[0, :, 0].tolist() == [1, 2, 4, -8]
+
+
+def test_a_sparse_shift_computes_nothing_but_moves(rng):
+    """Numbers that are not finite stay where a shift brings them."""
+    x = rng.normal(size=(5, 6, 3)).astype(np.float32)
+    x[2, 3], x[0, 1] = np.inf, np.nan
+    offsets = np.array([(0.7, -1.2), (0.0, 1.0), (-3e9, 0.4)], np.float32)
+    y = SparseShift().apply({"params": {"offsets": offsets}}, x)
+    np.testing.assert_array_equal(y, displace(x, [(1, -1), (0, 1), (-9, 0)]))
+
+
+def test_far_away_is_outside_in_any_precision():
+    """257, the width, is no number of bfloat16; 256 would still be inside."""
+    x = jnp.ones((1, 257, 2))
+    offsets = jnp.array([[0, 1000], [0, -1000]], jnp.bfloat16)
+    for module in (ActiveShift(), SparseShift()):
+        assert not module.apply({"params": {"offsets": offsets}}, x).any()
 
 
 def test_the_penalty_counts_displacements_alone():
