@@ -15,7 +15,7 @@ Learned ones are Flax modules, with a parameter "offsets" `[channels, 2]` of rea
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -29,6 +29,7 @@ from shiftjax.shift import as_feature_map, displace, positive
 
 OFFSETS = "offsets"
 Initializer = Callable[..., jax.Array]
+Move = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def four_connected(channels: int, *, dilation: int = 1) -> np.ndarray:
@@ -237,16 +238,18 @@ class ActiveShift(nn.Module):
     offsets_init: Initializer = uniform_offsets
     param_dtype: Any = jnp.float32
 
+    moved: ClassVar[Move] = staticmethod(interpolate)
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Moves the channels of `[..., height, width, channels]`."""
         x = as_feature_map(x)
         shape = (x.shape[-1], 2)
         offsets = self.param(OFFSETS, self.offsets_init, shape, self.param_dtype)
-        return interpolate(x, offsets)
+        return self.moved(x, offsets)
 
 
-class SparseShift(nn.Module):
+class SparseShift(ActiveShift):
     """A shift whose learned displacements are whole numbers.
 
     Forward, and in the gradient of the input, the displacements are rounded: what is
@@ -266,16 +269,7 @@ class SparseShift(nn.Module):
       [1.0, 2.0, 3.0, 0.0]
     """
 
-    offsets_init: Initializer = uniform_offsets
-    param_dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Moves the channels of `[..., height, width, channels]`."""
-        x = as_feature_map(x)
-        shape = (x.shape[-1], 2)
-        offsets = self.param(OFFSETS, self.offsets_init, shape, self.param_dtype)
-        return _move_through(x, offsets)
+    moved: ClassVar[Move] = staticmethod(_move_through)
 
 
 def offset_penalty(params: Any) -> jax.Array:

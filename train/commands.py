@@ -14,6 +14,7 @@ from rich.console import Console
 from shiftjax.errors import InputError
 
 if TYPE_CHECKING:
+    from shiftjax.manifest import Release as Entry
     from train.config import Config
 
 PROGRAM = "python -m train"
@@ -114,12 +115,10 @@ class Release:
         from train.release import release
 
         entry = release(self.workdir, self.tag, self.output, recipe=self.recipe)
-        spread = entry.spread()
         say(
             console,
-            f"released {entry.name}: test top-1 {100 * entry.mean():.2f}%"
-            + (f" +- {100 * spread:.2f}" if spread is not None else "")
-            + f" of {len(entry.runs)} run(s), {entry.size:,} bytes in {self.output}",
+            f"released {entry.name}: {_reached(entry)} of {len(entry.runs)} run(s), "
+            f"{entry.size:,} bytes in {self.output}",
         )
 
 
@@ -241,6 +240,15 @@ def prepare_process() -> None:
 def say(console: Console, line: str) -> None:
     """Prints a line as it is."""
     console.print(line, highlight=False, markup=False)
+
+
+def _reached(entry: "Entry") -> str:
+    """The test top-1 of a release with its spread; of a stylizer the loss."""
+    if "top1" not in entry.runs[0].test:
+        return f"test loss {entry.mean('loss'):.4g}"
+    spread = entry.spread()
+    after = f" +- {100 * spread:.2f}" if spread is not None else ""
+    return f"test top-1 {100 * entry.mean():.2f}%{after}"
 
 
 def _told(split: str, result: dict[str, float]) -> str:

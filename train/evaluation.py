@@ -79,6 +79,8 @@ def evaluate_weights(
     """
     pretrained = open_pretrained(name, directory)
     card = pretrained.card
+    if not card.class_names:
+        raise InputError(f"{name} gives pictures, whose accuracy there is none of")
     options = {k: v for k, v in card.options.items() if k != "num_classes"}
     config = config_file.Config(
         devices=devices,

@@ -46,13 +46,14 @@ def join(options: Hosts) -> None:
     missing = [flag for flag, value in given.items() if value is None]
     if 0 < len(missing) < len(given):
         raise InputError(f"{missing[0]} is missing: {', '.join(given)} go together")
+    told = in_cluster(os.environ)
     if options.index is not None and options.count is not None:
         if not 0 <= options.index < options.count:
             raise InputError(
                 f"--hosts.index {options.index}: of {options.count} processes it must "
                 f"be 0 to {options.count - 1}"
             )
-    elif not (in_cluster(os.environ) or on_tpu(Path("/dev"))):
+    elif not (told or on_tpu(Path("/dev"))):
         return
     if jax.distributed.is_initialized():
         return
@@ -70,6 +71,8 @@ def join(options: Hosts) -> None:
             shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
+        if isinstance(error, ValueError) and missing and not told:
+            return  # a host of TPUs by itself, as in a notebook
         raise InputError(
             f"the run's processes cannot meet (this is {_place(options)}): "
             f"{str(error).splitlines()[0]}"

@@ -14,7 +14,7 @@ from shiftjax.summary import summarize
 from shiftjax.verify import sample_logits
 from shiftjax.weights import SUFFIX, Card, Pretrained, digest, open_pretrained, save
 from train import config as config_file
-from train import experiments
+from train import experiments, figures
 from train.checkpointing import Checkpoints
 from train.config import Config
 from train.loop import CHECKPOINTS
@@ -45,10 +45,12 @@ def load_run(workdir: str | Path, step: int | None = None) -> Pretrained:
         restored = checkpoints.restore(jax.eval_shape(setup.initial_state), step=step)
     if restored is None:
         raise InputError(f"{workdir} holds no checkpoint yet")
+    classes = examples.class_names if config.task == "classification" else ()
+    given = {"num_classes": len(classes)} if classes else {}
     card = Card(
         architecture=config.model.name,
-        options={"num_classes": examples.num_classes, **config.model.overrides},
-        class_names=examples.class_names,
+        options=given | config.model.overrides,
+        class_names=classes,
         image_size=config.data.image_size,
         mean=config.data.mean,
         std=config.data.std,
@@ -181,7 +183,7 @@ def _run(
 
 
 def _means(record: dict[str, Any]) -> dict[str, float]:
-    return {name: record[name] for name in ("loss", "top1", "top5") if name in record}
+    return {name: record[name] for name in figures.told(record)}
 
 
 def _hours(records: Sequence[dict[str, Any]], examples: int) -> float:

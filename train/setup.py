@@ -83,7 +83,9 @@ class Setup:
         )
         if self.config.init is None:
             return state
-        return begin_with(self.config.init, state, self.train_set.num_classes)
+        classes = self.train_set.num_classes
+        kept = classes if self.config.task == "classification" else None
+        return begin_with(self.config.init, state, kept)
 
     def epoch(self, step: int) -> float:
         """How often each example has been seen after so many steps."""
@@ -119,7 +121,7 @@ def set_up(config: Config, train_set: ImageSet | None = None) -> Setup:
     return Setup(config, replicas, train_set, order, total_steps, rate, trainer)
 
 
-def begin_with(name: str, state: TrainState, num_classes: int) -> TrainState:
+def begin_with(name: str, state: TrainState, num_classes: int | None) -> TrainState:
     """Puts released weights into a state.
 
     Raises:
@@ -127,6 +129,7 @@ def begin_with(name: str, state: TrainState, num_classes: int) -> TrainState:
     """
     _, variables = shiftjax.load_pretrained(name, num_classes=num_classes)
     own = {"params": state.params, "batch_stats": state.batch_stats}
+    own = {name: tree for name, tree in own.items() if tree}  # some have no statistics
     given, wanted = (jax.tree.map(jnp.shape, tree) for tree in (variables, own))
     if given != wanted:
         raise InputError(
@@ -134,7 +137,7 @@ def begin_with(name: str, state: TrainState, num_classes: int) -> TrainState:
             "--model.overrides"
         )
     # A copy: the memory of each leaf is given away by itself.
-    ema = None if state.ema is None else jax.tree.map(jnp.copy, variables)
+    ema = state.ema and jax.tree.map(jnp.copy, state.ema | variables)
     return dataclasses.replace(state, **variables, ema=ema)
 
 

@@ -16,14 +16,15 @@ class StopRequest:
     A second signal ends the process at once. Outside the main thread, where Python
     allows no handlers, it notes nothing.
 
-    Of several processes, a signal to one stops all, after the same dispatch: JAX's
-    service, which has SIGTERM and the notices of cloud providers come to it, has them
-    agree on one. Ctrl-C is handed to it as SIGTERM.
+    Of processes that have met, a signal to one stops all after the same dispatch: they
+    agree on it by JAX's service, to which SIGTERM and the notices of cloud providers
+    come. Ctrl-C is handed to it as SIGTERM.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        self._several = jax.process_count() > 1
+        # Whether there are several is not asked: that would start the accelerators.
+        self._several = jax.distributed.is_initialized()
         self._asked = 0
         self._before: dict[int, Any] = {}
 

@@ -6,8 +6,11 @@ agree to rounding; between runs of two processes they agree to the bit.
 
 import dataclasses
 import json
+import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from train.config import Hosts, Schedule, load
 from train.records import METRICS_FILE, read_metrics
 from train.setup import set_up
 
+ROOT = Path(__file__).parents[2]
 TIMEOUT = 240  # seconds, also of a busy machine
 
 
@@ -71,6 +75,35 @@ def test_a_host_of_tpus_is_known_by_its_devices(name, tmp_path, monkeypatch):
     for spec in (None, "found"):
         monkeypatch.setattr("importlib.util.find_spec", lambda _, spec=spec: spec)
         assert hosts.on_tpu(tmp_path) is (spec is not None)
+
+
+def test_a_host_of_tpus_that_no_cluster_tells_of_trains_alone(monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr("jax.distributed.initialize", refuse)
+    monkeypatch.setattr(hosts, "on_tpu", lambda _: True)
+    hosts.join(Hosts())
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
+    with pytest.raises(InputError, match=r"cannot meet .*coordinator_address"):
+        hosts.join(Hosts())
+
+
+def test_a_request_to_stop_starts_no_accelerator():
+    """Else the process that looks after a zoo would take its runs' memory."""
+    code = (
+        "import jax; from train.stopping import StopRequest; StopRequest(); "
+        "jax.config.update('jax_num_cpu_devices', 3); assert len(jax.devices()) == 3"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_one_process_agrees_with_itself(tmp_path):

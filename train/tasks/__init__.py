@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from PIL import Image
 
 from train.data.image_set import ImageSet
@@ -16,6 +17,28 @@ from train.data.resident import Resident
 Sums = dict[str, jax.Array]
 Item = dict[str, jax.Array]
 Collections = dict[str, Any]
+
+
+def total(values: dict[str, jax.Array], item: Item) -> Sums:
+    """Sums values of examples, and counts them; an index of -1 counts for nothing.
+
+    Args:
+      values: `[batch]` by name.
+      item: this device's share of the batch.
+
+    Returns:
+      Float32 sums by name, "examples" among them.
+
+    Example:
+      >>> sums = total({"loss": jnp.array([2.0, 3.0])}, {"index": jnp.array([5, -1])})
+      >>> sums["loss"].item(), sums["examples"].item()
+      (2.0, 1.0)
+    """
+    real = item["index"] >= 0
+    values = values | {"examples": real}
+    return {
+        name: jnp.where(real, x, 0).sum(dtype=jnp.float32) for name, x in values.items()
+    }
 
 
 class Task(Protocol):

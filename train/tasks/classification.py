@@ -14,7 +14,7 @@ from train.data.augment import crop_and_flip, mix, normalize
 from train.data.image_set import ImageSet
 from train.data.resident import Resident, lookup
 from train.parallel import AXIS
-from train.tasks import Collections, Item, Sums
+from train.tasks import Collections, Item, Sums, total
 from train.tasks.models import make_model
 
 Batch = tuple[jax.Array, jax.Array, jax.Array]
@@ -71,7 +71,7 @@ class Classification:
     def evaluate(
         self, variables: Collections, data: Resident | None, item: Item
     ) -> tuple[Sums, dict[str, jax.Array]]:
-        """Sums over one batch of this device; an index of -1 counts for nothing."""
+        """Sums losses, and counts what is right."""
         images, labels = lookup(data, item)
         images = normalize(images, self.mean, self.std)
         logits: Any = self.model.apply(variables, images)
@@ -81,13 +81,7 @@ class Classification:
         # argmax; one that is not a number is never right.
         earlier = jnp.arange(self.num_classes) < labels[:, None]
         rank = (~(logits <= own) | ((logits == own) & earlier)).sum(1)
-        real = item["index"] >= 0
-        sums = {"loss": losses, "top1": rank < 1, "top5": rank < 5, "examples": real}
-        counted = {
-            name: jnp.where(real, x, 0).sum(dtype=jnp.float32)
-            for name, x in sums.items()
-        }
-        return counted, {}
+        return total({"loss": losses, "top1": rank < 1, "top5": rank < 5}, item), {}
 
     def figures(
         self, sums: dict[str, Any], rows: dict[str, Any], examples: ImageSet

@@ -6,6 +6,7 @@ network, which lies on the devices beside the pictures.
 """
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -25,7 +26,7 @@ from train.data.image_set import ImageSet
 from train.data.resident import Resident, lookup
 from train.style import features
 from train.style.losses import Perceptual
-from train.tasks import Collections, Item, Sums
+from train.tasks import Collections, Item, Sums, total
 from train.tasks.models import make_model
 
 PARTS = ("loss", "content", "style")
@@ -58,9 +59,7 @@ class Style:
     def data(self, pictures: Resident | None) -> dict[str, Any]:
         """The pictures, the frozen network and the painting's Gram matrices."""
         params = self.loss_of.net.params
-        painting = jnp.asarray(self.painting[None] / 255, jnp.float32)
-        grams = jax.jit(self.loss_of.grams)(params, painting)
-        return {"pictures": pictures, "params": params, "grams": grams}
+        return {"pictures": pictures, "params": params, "grams": self._grams}
 
     def batch(self, data: Any, item: Item, key: jax.Array) -> Any:
         """Makes a training batch: images uint8, and what they are compared by."""
@@ -80,7 +79,7 @@ class Style:
     def evaluate(
         self, variables: Collections, data: Any, item: Item
     ) -> tuple[Sums, dict[str, jax.Array]]:
-        """Sums over one batch of this device; an index of -1 counts for nothing."""
+        """Sums the losses of the pictures painted."""
         images, _ = lookup(data["pictures"], item)
         painted = self._paint(variables, images)
 
@@ -90,13 +89,7 @@ class Style:
             )
             return {"loss": loss, **parts}
 
-        real = item["index"] >= 0
-        sums = jax.vmap(one)(painted, images) | {"examples": real}
-        counted = {
-            name: jnp.where(real, x, 0).sum(dtype=jnp.float32)
-            for name, x in sums.items()
-        }
-        return counted, {}
+        return total(jax.vmap(one)(painted, images), item), {}
 
     def figures(
         self, sums: dict[str, Any], rows: dict[str, Any], examples: ImageSet
@@ -108,12 +101,22 @@ class Style:
     def sample(self, variables: Collections, examples: ImageSet) -> Image.Image:
         """Shows the first pictures above what is made of them, and the painting."""
         images = examples.images[:SHOWN]
-        painted = np.asarray(jax.jit(self._paint)(variables, images))
+        painted = np.asarray(self._painter(variables, images))
         painted = np.round(255 * painted.clip(0, 1)).astype(np.uint8)
         painting = pictures.fit(Image.fromarray(self.painting), images.shape[1], 3)
         above = np.concatenate([painting, *images], 1)
         below = np.concatenate([np.full_like(painting, 255), *painted], 1)
         return Image.fromarray(np.concatenate([above, below]))
+
+    @functools.cached_property
+    def _grams(self) -> dict[str, jax.Array]:
+        """The style of the painting."""
+        painting = jnp.asarray(self.painting[None] / 255, jnp.float32)
+        return jax.jit(self.loss_of.grams)(self.loss_of.net.params, painting)
+
+    @functools.cached_property
+    def _painter(self) -> Any:
+        return jax.jit(self._paint)
 
     def _paint(self, variables: Collections, images: Any) -> jax.Array:
         """Paints uint8 images anew: `[batch, height, width, 3]` about 0 .. 1."""

@@ -187,8 +187,8 @@ def _origins(releases: Iterable[Release]) -> str:
 
 
 def _sorted(releases: Mapping[str, Release]) -> list[Release]:
-    """By data set, family and size."""
+    """The classifiers, by data set, family and size."""
     return sorted(
-        releases.values(),
+        (r for r in releases.values() if "top1" in r.runs[0].test),
         key=lambda r: (r.dataset, family(r.architecture), r.params, r.name),
     )

@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shiftjax import manifest
 from shiftjax.errors import InputError, MissingFileError
+from shiftjax.stylize import Stylizer
+from shiftjax.weights import open_pretrained
 from train.config import Augment, Config, Data, Model, Optimizer, Schedule, Style
+from train.evaluation import evaluate_weights
 from train.loop import SAMPLE
 from train.records import read_metrics
+from train.release import release
 from train.setup import evaluate, load_split, set_up
+from train.zoo.results import page
 
 SIZE = 16
 FEATURES = "shiftresnet20_e3.digits"
@@ -115,6 +121,33 @@ def test_it_learns_draws_a_sample_and_resumes_to_the_same_bits(config, run):
         jax.device_get(resumed.state),
         jax.device_get(outcome.state),
     )
+
+
+def test_a_run_becomes_weights_that_paint_and_begin_another(config, run, tmp_path):
+    outcome, _ = run(config)
+    entry = release([config.workdir], "noise", tmp_path / "weights")
+    assert entry.name == "shift_stylizer.noise"
+    assert set(entry.runs[0].test) == {"loss", "content", "style"}
+    assert "shift_stylizer" not in page(manifest.read(tmp_path / "weights"))
+    pretrained = open_pretrained(entry.name, tmp_path / "weights")
+    params = outcome.state.variables["params"]
+    jax.tree.map(np.testing.assert_array_equal, pretrained.variables["params"], params)
+    picture = load_split(config, "test").images[0]
+    images = (picture[None] / np.float32(255) - 0.5) / 0.5
+    painted = pretrained.model.apply({"params": params}, images)[0] * 0.5 + 0.5
+    np.testing.assert_allclose(
+        np.asarray(painted).clip(0, 1) * 255,
+        Stylizer(pretrained)(picture),
+        atol=0.51,  # which is rounded to whole numbers
+    )
+    again = dataclasses.replace(
+        config, init=str(tmp_path / "weights" / entry.file), ema_decay=0.9
+    )
+    state = set_up(again).initial_state()
+    for tree in (state.params, state.ema["params"]):
+        jax.tree.map(np.testing.assert_array_equal, tree, params)
+    with pytest.raises(InputError, match="gives pictures"):
+        evaluate_weights(again.init)
 
 
 @pytest.mark.parametrize(
