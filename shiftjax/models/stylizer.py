@@ -3,7 +3,7 @@
 Wu et al. 2018 (https://arxiv.org/abs/1711.08141, section 4), after Johnson et al.
 2016 (https://arxiv.org/abs/1603.08155); a layer is a convolution, instance norm, ReLU:
 
-              features   plain             shift
+    layer     features   plain             shift
     conv1           32   9x9               9x9
     conv2           64   7x7, stride 2     shift 7x7, 1x1, stride 2
     conv3          128   3x3, stride 2     shift 3x3, 1x1, stride 2
