@@ -84,14 +84,14 @@ class Style:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """Stochastic gradient descent with momentum, or Adam."""
+    """Stochastic gradient descent with momentum, Adam, or Muon."""
 
-    kind: Literal["sgd", "adam"] = "sgd"
-    """SGD, or Adam with its usual constants."""
+    kind: Literal["sgd", "adam", "muon"] = "sgd"
+    """SGD, Adam with its usual constants, or Muon for hidden kernels beside SGD."""
     momentum: float = 0.9
-    """How much of the last update is kept (sgd)."""
+    """How much of the last update is kept (sgd, muon)."""
     nesterov: bool = False
-    """Use Nesterov's form of momentum (sgd)."""
+    """Use Nesterov's form of momentum (sgd, muon)."""
     weight_decay: float = 5e-4
     """Added to the gradient, times the parameters."""
     decay: Literal["all", "kernels"] = "all"
@@ -100,6 +100,10 @@ class Optimizer:
     """Bound on the norm of the gradient."""
     freeze: tuple[str, ...] = ()
     """Parameters to leave as they are: shell wildcards of their paths, as 'stem*'."""
+    muon_rate: float = 0.5
+    """Learning rate of hidden kernels, over that of the schedule (muon)."""
+    muon_decay: float = 0.02
+    """Weight decay of hidden kernels, times their learning rate (muon)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +229,8 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
     "optimizer.momentum": (0, 1),
     "optimizer.weight_decay": (0, math.inf),
     "optimizer.clip_norm": (ABOVE_ZERO, math.inf),
+    "optimizer.muon_rate": (0, math.inf),
+    "optimizer.muon_decay": (0, math.inf),
     "schedule.learning_rate": (0, math.inf),
     "schedule.warmup_epochs": (0, math.inf),
     "schedule.factor": (0, 1),

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
+from optax import contrib
 
 from shiftjax.errors import unknown_name
 from train.config import Optimizer, Schedule
@@ -57,26 +58,26 @@ def learning_rate(
 def make_optimizer(
     optimizer: Optimizer, rate: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Makes SGD or Adam, decaying weights by way of the gradient, as PyTorch's.
+    """Makes the optimizer, which decays weights by way of the gradient, as PyTorch's.
+
+    Muon updates the kernels of hidden layers by their orthogonalized momentum (see
+    `muon_labels`), at `muon_rate` times the learning rate and with a decay of its own;
+    all other parameters are updated by SGD.
+
+    Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/.
 
     Args:
       optimizer: its options.
       rate: the learning rate as a function of the step.
 
     Returns:
-      The transformation: clip, decay, SGD or Adam, in this order; parameters that
-      are frozen stay as they are (BatchNorm goes on to average its statistics).
+      The transformation: clip, decay, SGD, Adam or Muon, in this order; parameters that
+      are frozen stay as they are (BatchNorm continues to average its statistics).
     """
-    mask = _is_kernel if optimizer.decay == "kernels" else None
     clip = optimizer.clip_norm
-    if optimizer.kind == "adam":
-        rule = optax.adam(rate)
-    else:
-        rule = optax.sgd(rate, optimizer.momentum, optimizer.nesterov)
     trained = optax.chain(
         optax.identity() if clip is None else optax.clip_by_global_norm(clip),
-        optax.add_decayed_weights(optimizer.weight_decay, mask),
-        rule,
+        _muon(optimizer, rate) if optimizer.kind == "muon" else _plain(optimizer, rate),
     )
     if not optimizer.freeze:
         return trained
@@ -85,6 +86,60 @@ def make_optimizer(
         "frozen": optax.set_to_zero(),
     }
     return optax.partition(kinds, functools.partial(label, optimizer.freeze))
+
+
+def _plain(optimizer: Optimizer, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Makes SGD or Adam after the decay."""
+    mask = _is_kernel if optimizer.decay == "kernels" else None
+    if optimizer.kind == "adam":
+        rule = optax.adam(rate)
+    else:
+        rule = optax.sgd(rate, optimizer.momentum, optimizer.nesterov)
+    return optax.chain(optax.add_decayed_weights(optimizer.weight_decay, mask), rule)
+
+
+def _muon(optimizer: Optimizer, rate: optax.Schedule) -> optax.GradientTransformation:
+    """Makes Muon for hidden kernels beside SGD for all others."""
+    muon = contrib.muon(
+        lambda step: optimizer.muon_rate * rate(step),
+        beta=optimizer.momentum,
+        nesterov=optimizer.nesterov,
+        weight_decay=optimizer.muon_decay,
+        muon_weight_dimension_numbers=functools.partial(jax.tree.map, _as_matrix),
+    )
+    return optax.partition({"muon": muon, "sgd": _plain(optimizer, rate)}, muon_labels)
+
+
+def _as_matrix(kernel: Any) -> contrib.MuonDimensionNumbers:
+    """Describes `[..., in, out]` as a matrix of `out` columns."""
+    last = kernel.ndim - 1
+    return contrib.MuonDimensionNumbers(tuple(range(last)), last)
+
+
+def muon_labels(params: Any) -> Any:
+    """Chooses the parameters that Muon updates: the kernels of hidden layers.
+
+    These are matrices from features to features. The first and the last layer ("stem",
+    "head") are not, nor are depthwise kernels, scales and biases.
+
+    Args:
+      params: the tree.
+
+    Returns:
+      A tree of "muon" and "sgd".
+
+    Example:
+      >>> import numpy as np
+      >>> matrix = np.ones((16, 48))
+      >>> muon_labels({"stem": matrix, "stage1_block01": {"kernel": matrix}})
+      {'stage1_block01': {'kernel': 'muon'}, 'stem': 'sgd'}
+    """
+
+    def choose(path: tuple[Any, ...], x: Any) -> str:
+        outer = {key.key for key in path} & {"stem", "head"}
+        return "muon" if x.ndim > 1 and x.shape[-2] > 1 and not outer else "sgd"
+
+    return jax.tree_util.tree_map_with_path(choose, params)
 
 
 def label(patterns: Sequence[str], params: Any) -> Any:

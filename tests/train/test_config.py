@@ -37,7 +37,9 @@ OTHER = Config(
     ),
     augment=Augment(2, False, 0.2, 1.0),
     style=Style("painting.jpg", 64, "squeezenet", "weights.npz", 1.0, 2.0),
-    optimizer=Optimizer("adam", 0.8, True, 1e-4, "kernels", 1.0, ("stem", "stage1*")),
+    optimizer=Optimizer(
+        "adam", 0.8, True, 1e-4, "kernels", 1.0, ("stem", "stage1*"), 0.3, 0.1
+    ),
     schedule=Schedule("steps", 0.3, 0.5, (1.0, 2.0), 0.2),
     eval_batch_size=100,
     eval_epochs=0.5,
@@ -94,6 +96,8 @@ NUMBERS = {
     "optimizer.momentum": ([0, 0.9], [-0.1, 1.1]),
     "optimizer.weight_decay": ([0], [-1e-4]),
     "optimizer.clip_norm": ([1e-3, None], [0, -1]),
+    "optimizer.muon_rate": ([0, 2], [-0.1]),
+    "optimizer.muon_decay": ([0, 0.1], [-0.1]),
     "schedule.learning_rate": ([0, 10], [-0.1]),
     "schedule.warmup_epochs": ([0, 20], [-1]),
     "schedule.factor": ([0, 1], [-0.1, 1.1]),

@@ -1,5 +1,7 @@
-"""SGD against PyTorch's formula in NumPy; learning rates at points computed by hand."""
+"""SGD and Muon against NumPy's loops; learning rates at points computed by hand."""
 
+import dataclasses
+import functools
 import math
 
 import jax
@@ -140,6 +142,101 @@ def test_only_kernels_are_decayed_when_asked():
         "dense": {"kernel": 0.9, "bias": 1.0},
         "norm": {"scale": 1.0, "bias": 1.0},
     }
+
+
+# --- Muon ---------------------------------------------------------------------------
+
+
+def orthogonalized(matrix: np.ndarray) -> np.ndarray:
+    """Five Newton-Schulz steps, as in https://kellerjordan.github.io/posts/muon/."""
+    rows, columns = matrix.shape
+    x = matrix.T if rows > columns else matrix
+    x = x / np.linalg.norm(x)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.775 * gram + 2.0315 * gram @ gram) @ x
+    return x.T if rows > columns else x
+
+
+def numpy_muon(kernel: np.ndarray, gradients: list[np.ndarray], options: Optimizer):
+    """The kernel after each step, in the order [in, out]."""
+    beta, average, history = options.momentum, np.zeros_like(kernel), []
+    for step, (gradient, rate) in enumerate(zip(gradients, RATES, strict=True), 1):
+        average = beta * average + (1 - beta) * gradient
+        direction = average
+        if options.nesterov:  # the next average but one, were the gradient to stay
+            ahead = average / (1 - beta ** (step + 1))
+            direction = beta * ahead + (1 - beta) * gradient / (1 - beta**step)
+        wide = max(1, kernel.shape[1] / kernel.shape[0]) ** 0.5
+        change = wide * orthogonalized(direction) + options.muon_decay * kernel
+        kernel = kernel - options.muon_rate * rate * change
+        history.append(kernel)
+    return history
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("shape", [(4, 6), (6, 4), (3, 3, 2, 5)])
+def test_muon_is_that_of_its_author_for_hidden_kernels(shape, nesterov):
+    """In float64; a kernel of 3x3 is the matrix of its 18 inputs and 5 outputs."""
+    options = Optimizer(
+        "muon", 0.8, nesterov, weight_decay=0.0, muon_rate=0.4, muon_decay=0.3
+    )
+    rng = np.random.default_rng(0)
+    start, *gradients = rng.normal(size=(7, *shape))
+    flat = [g.reshape(-1, shape[-1]) for g in gradients]
+    with jax.enable_x64(True):
+        optimizer = make_optimizer(options, lambda step: jnp.asarray(RATES)[step])
+        params = {"stage1": {"kernel": jnp.asarray(start)}}
+        state = optimizer.init(params)
+        wanted = numpy_muon(start.reshape(-1, shape[-1]), flat, options)
+        for gradient, kernel in zip(gradients, wanted, strict=True):
+            given = {"stage1": {"kernel": jnp.asarray(gradient)}}
+            updates, state = optimizer.update(given, state, params)
+            params = optax.apply_updates(params, updates)
+            # Optax adds 1e-8 to the norm, and the iteration amplifies it.
+            np.testing.assert_allclose(
+                params["stage1"]["kernel"].reshape(kernel.shape),
+                kernel,
+                rtol=1e-7,
+                atol=1e-8,
+            )
+
+
+def test_beside_muon_other_parameters_move_as_with_sgd():
+    """The first and the last layer, depthwise kernels, scales and biases."""
+    rng = np.random.default_rng(0)
+    shapes = {
+        "stem": {"conv": {"kernel": (3, 3, 3, 4)}},
+        "stage1": {"conv": {"kernel": (4, 6)}, "norm": {"scale": (6,), "bias": (6,)}},
+        "stage2": {"depthwise": {"kernel": (3, 3, 1, 6)}},
+        "head": {"kernel": (6, 2), "bias": (2,)},
+    }
+    draw = functools.partial(
+        jax.tree.map, lambda shape: rng.normal(size=shape), is_leaf=is_shape
+    )
+    params, gradient = draw(shapes), draw(shapes)
+    options = Optimizer("muon", 0.9, True, 0.1, "kernels", muon_rate=0.4)
+    sgd = make_optimizer(dataclasses.replace(options, kind="sgd"), lambda step: 0.5)
+    muon = make_optimizer(options, lambda step: 0.5)
+    expected, _ = sgd.update(gradient, sgd.init(params), params)
+    actual, _ = muon.update(gradient, muon.init(params), params)
+    expected, actual = (flatten_dict(tree, sep="/") for tree in (expected, actual))
+    differing = {p for p in actual if not np.array_equal(actual[p], expected[p])}
+    assert differing == {"stage1/conv/kernel"}
+
+
+def is_shape(node: object) -> bool:
+    return isinstance(node, tuple)
+
+
+def test_what_is_frozen_stays_also_with_muon():
+    options = Optimizer("muon", freeze=("stage1_block01",))
+    optimizer = make_optimizer(options, lambda step: 0.5)
+    params = PARAMS | {"stage2_block01": {"kernel": np.eye(2)}}
+    gradient = jax.tree.map(np.ones_like, params)
+    updates, _ = optimizer.update(gradient, optimizer.init(params), params)
+    moved = {path for path, x in flatten_dict(updates, sep="/").items() if np.any(x)}
+    assert moved == set(flatten_dict(params, sep="/")) - {"stage1_block01/kernel"}
 
 
 # --- the learning rate --------------------------------------------------------------
