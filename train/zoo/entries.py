@@ -17,21 +17,27 @@ from train.zoo.published import REDUCTIONS, reduced
 PAPER_EPOCHS, PAPER_BOUNDARIES = 160, (82.0, 124.0)
 
 
+def fast(config: Config) -> Config:
+    """Returns the experiment's own recipe, see `train/experiments/cifar10.py`."""
+    return config
+
+
 def paper(config: Config) -> Config:
-    """The paper's schedule: 160 epochs, the last of which counts.
+    """Returns the paper's recipe: 160 epochs, the last of which counts.
 
     Plain SGD with momentum, weight decay on every parameter, random crop and flip, all
-    50,000 pictures; nothing is chosen on the test set.
+    50,000 images; nothing is chosen on the test set.
     """
     return dataclasses.replace(
         config,
         epochs=PAPER_EPOCHS,
+        batch_size=128,
         optimizer=Optimizer(),
         schedule=Schedule(kind="steps", boundaries=PAPER_BOUNDARIES),
     )
 
 
-RECIPES: Mapping[str, Callable[[Config], Config]] = {"paper": paper}
+RECIPES: Mapping[str, Callable[[Config], Config]] = {"fast": fast, "paper": paper}
 DATASETS = ("cifar10", "cifar100")
 
 
@@ -42,7 +48,7 @@ class Entry:
     Attributes:
       model: an architecture of `shiftjax.list_models()`.
       dataset: an experiment, whose data are taken.
-      recipe: of `RECIPES`.
+      recipe: of `RECIPES`; the tag of `fast`, the default, is the data set alone.
       seeds: one run each.
       overrides: attributes of the network to set.
       variant: what names these, in the tag.
@@ -50,7 +56,7 @@ class Entry:
 
     model: str
     dataset: str
-    recipe: str = "paper"
+    recipe: str = "fast"
     seeds: tuple[int, ...] = (0,)
     overrides: Mapping[str, float] = dataclasses.field(default_factory=dict)
     variant: str = ""
@@ -58,7 +64,7 @@ class Entry:
     @property
     def tag(self) -> str:
         """What follows the architecture in the release's name."""
-        recipe = "" if self.recipe == "paper" else self.recipe
+        recipe = "" if self.recipe == "fast" else self.recipe
         return "_".join(filter(None, (self.dataset, self.variant, recipe)))
 
     @property
@@ -89,30 +95,41 @@ class Entry:
         return root / self.name / f"seed{seed}"
 
 
-def _family(depth: int, seeds: tuple[int, ...]) -> Iterator[Entry]:
-    """The networks of one depth: with shifts, plain and depthwise, and reduced."""
-    names = [f"shiftresnet{depth}_e{e}" for e in (1, 3, 6, 9)]
-    for name in (*names, f"resnet{depth}", f"depthwise_resnet{depth}"):
+def _shift(depth: int, *expansions: int) -> Iterator[Entry]:
+    """Shift networks of one depth on both data sets."""
+    for expansion in expansions:
         for dataset in DATASETS:
-            yield Entry(name, dataset, seeds=seeds)
+            yield Entry(f"shiftresnet{depth}_e{expansion}", dataset)
+
+
+def _plain(depth: int) -> Iterator[Entry]:
+    """Plain networks of one depth: whole, and reduced to the shift networks' sizes."""
+    for dataset in DATASETS:
+        yield Entry(f"resnet{depth}", dataset)
     for dataset in DATASETS:
         option, reductions = REDUCTIONS[dataset, depth]
         for r in reductions:
             variant = reduced(option, r)
-            options = {option: r}
             yield Entry(
-                f"resnet{depth}",
-                dataset,
-                seeds=seeds,
-                overrides=options,
-                variant=variant,
+                f"resnet{depth}", dataset, overrides={option: r}, variant=variant
             )
 
 
-ENTRIES: tuple[Entry, ...] = tuple(
-    entry
-    for depth, seeds in ((20, (0, 1, 2)), (56, (0,)), (110, (0,)))
-    for entry in _family(depth, seeds)
+def _depthwise(depth: int) -> Iterator[Entry]:
+    """The depthwise network of one depth on both data sets."""
+    for dataset in DATASETS:
+        yield Entry(f"depthwise_resnet{depth}", dataset)
+
+
+ENTRIES: tuple[Entry, ...] = (  # in the order of training
+    *_shift(20, 1, 3, 6, 9),
+    *_plain(20),
+    Entry("shiftresnet20_e1", "cifar10", "paper", seeds=(0, 1, 2)),
+    *(Entry("shiftresnet20_e3", dataset, "paper") for dataset in DATASETS),
+    *_shift(56, 1, 3, 6, 9),
+    *_shift(110, 1, 3, 6, 9),
+    *(entry for depth in (56, 110) for entry in _plain(depth)),
+    *(entry for depth in (20, 56, 110) for entry in _depthwise(depth)),
 )
 
 

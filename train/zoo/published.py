@@ -136,7 +136,7 @@ def _published(
     return Published(dataset, params, macs, paper, later)
 
 
-# By the name of the release with the paper's recipe.
+# By the name of the release without its recipe.
 PUBLISHED: Mapping[str, Published] = {
     **{
         f"{name}.{dataset}": _published(name, dataset, paper, later)
