@@ -10,6 +10,7 @@ from shiftjax.errors import UnknownNameError
 from train import config, experiments
 from train.__main__ import parse
 from train.commands import Prepare
+from train.zoo import entries
 
 NAMES = experiments.names()
 
@@ -60,9 +61,11 @@ def test_the_commands_in_the_docstring_are_understood(name):
 
 
 def test_the_papers_schedule_is_the_papers():
-    """Section 4.1 and the authors' code: 0.1, a tenth after 82 and 124 epochs."""
+    """And those of the zoo: section 4.1 of the paper, and its authors' code."""
     (words,) = (w for w in commands(experiments.describe("cifar10")) if "82" in w)
     run = parse(words[3:])
+    paper = entries.paper(experiments.load("cifar10"))
+    assert config.differences(paper, run) == []
     schedule = run.schedule
     values = (schedule.kind, schedule.learning_rate, schedule.factor)
     assert values == ("steps", 0.1, 0.1)

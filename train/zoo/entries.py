@@ -11,7 +11,7 @@ from pathlib import Path
 
 from shiftjax.errors import unknown_name
 from train import experiments
-from train.config import Config, Optimizer, Schedule
+from train.config import Augment, Config, Optimizer, Schedule
 from train.zoo.published import REDUCTIONS, reduced
 
 PAPER_EPOCHS, PAPER_BOUNDARIES = 160, (82.0, 124.0)
@@ -32,6 +32,7 @@ def paper(config: Config) -> Config:
         config,
         epochs=PAPER_EPOCHS,
         batch_size=128,
+        augment=Augment(crop_padding=4),
         optimizer=Optimizer(),
         schedule=Schedule(kind="steps", boundaries=PAPER_BOUNDARIES),
     )

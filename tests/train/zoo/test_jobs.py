@@ -209,6 +209,7 @@ def test_the_papers_recipe_is_the_papers(tmp_path):
     for entry in entries:
         config = entry.config(0, tmp_path)
         assert (config.epochs, config.batch_size) == (160, 128)
+        assert (config.augment.crop_padding, config.augment.flip) == (4, True)
         schedule = config.schedule
         assert (schedule.kind, schedule.boundaries) == ("steps", (82, 124))
         assert (schedule.learning_rate, schedule.warmup_epochs) == (0.1, 0)
