@@ -128,11 +128,17 @@ class Resume:
 
     workdir: str
     """Folder of the run."""
+    attached: Flag = False
+    """Save the state and stop when standard input ends, as with its parent process."""
 
     def run(self, console: Console) -> None:
         """Trains, as the command that began the run would."""
         from train import config
 
+        if self.attached:
+            from train.stopping import stop_with_input
+
+            stop_with_input(lambda line: say(console, line))
         found = config.load(Path(self.workdir))
         train_run(dataclasses.replace(found, workdir=self.workdir), console)
 

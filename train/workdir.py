@@ -1,6 +1,8 @@
 """The folder of a run: it holds one run, and one process at a time trains in it."""
 
 import fcntl
+import socket
+import time
 from pathlib import Path
 from typing import IO
 
@@ -9,6 +11,8 @@ from train import config as config_file
 from train.config import Config
 
 LOCK = ".lock"
+CHECKPOINTS = "checkpoints"
+TRIES, PAUSE_SECONDS = 5, 0.1
 
 
 def open_workdir(config: Config) -> IO[str]:
@@ -36,14 +40,30 @@ def open_workdir(config: Config) -> IO[str]:
     return _lock(workdir)
 
 
+def holder(workdir: Path) -> str | None:
+    """Returns the name of the machine that trains in a folder; None if none does."""
+    if not (workdir / LOCK).exists():
+        return None
+    with (workdir / LOCK).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read()
+    return None
+
+
 def _lock(workdir: Path) -> IO[str]:
     """Holds the folder for as long as the file is open, or raises if another does."""
-    file = (workdir / LOCK).open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise InputError(
-            f"{workdir} is in use: another process trains in it"
-        ) from error
-    return file
+    file = (workdir / LOCK).open("a")
+    for _ in range(TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(PAUSE_SECONDS)  # `holder` holds it for a moment too
+            continue
+        file.truncate(0)
+        file.write(socket.gethostname())
+        file.flush()
+        return file
+    file.close()
+    raise InputError(f"{workdir} is in use: another process trains in it")
