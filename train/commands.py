@@ -128,11 +128,17 @@ class Resume:
 
     workdir: str
     """Folder of the run."""
+    attached: Flag = False
+    """Save the state and stop when standard input ends, as with its parent process."""
 
     def run(self, console: Console) -> None:
         """Trains, as the command that began the run would."""
         from train import config
 
+        if self.attached:
+            from train.stopping import stop_with_input
+
+            stop_with_input(lambda line: say(console, line))
         found = config.load(Path(self.workdir))
         train_run(dataclasses.replace(found, workdir=self.workdir), console)
 
@@ -179,18 +185,21 @@ class Results:
     """Folder of the page and the picture."""
     readme: str = "README.md"
     """The file whose table is made anew."""
+    benchmarks: str = "benchmarks/results"
+    """Folder of benchmarks, for images per second; none are shown if it has none."""
 
     def run(self, console: Console) -> None:
         """Writes three files, and prints their names."""
         from shiftjax import manifest
-        from train.zoo import results
+        from train.zoo import picture, results, speeds
 
         releases = manifest.read(self.directory)
         readme, docs = Path(self.readme), Path(self.docs)
         if not readme.is_file() or not docs.is_dir():
             raise InputError(f"{readme} or {docs}/ is not there: run it in a checkout")
-        (docs / "results.md").write_text(results.page(releases))
-        results.draw(releases, docs / "accuracy.png")
+        measured = speeds.read(Path(self.benchmarks))
+        (docs / "results.md").write_text(results.page(releases, measured))
+        picture.draw(releases, docs / "accuracy.png")
         readme.write_text(results.update(readme.read_text(), releases))
         say(console, f"{docs}/results.md, {docs}/accuracy.png, {readme}")
 

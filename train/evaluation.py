@@ -10,8 +10,8 @@ from shiftjax.errors import InputError
 from shiftjax.weights import open_pretrained
 from train import config as config_file
 from train.checkpointing import Checkpoints
-from train.loop import CHECKPOINTS
 from train.setup import evaluate, load_split, set_up
+from train.workdir import CHECKPOINTS
 
 
 def evaluate_run(

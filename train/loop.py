@@ -38,9 +38,8 @@ from train.setup import (
 from train.state import TrainState
 from train.steps import NEVER
 from train.stopping import StopRequest
-from train.workdir import open_workdir
+from train.workdir import CHECKPOINTS, open_workdir
 
-CHECKPOINTS = "checkpoints"
 CURVES = "curves.png"
 SAMPLE = "sample.png"
 
@@ -131,8 +130,10 @@ class Loop:
                 state, sums = setup.train_steps(state, data, batch, np.int32(count))
                 step = start + count
                 in_flight.append((step, sums))
-                stopping = stop.reached() or step == setup.total_steps
+                last = step == setup.total_steps
+                stopping = stop.reached() or last
                 due = {name: self._due(name, start, step) for name in self._periods}
+                due["evaluate"] |= last  # whose epoch may end half a step later
                 waits = stopping or due["evaluate"] or due["save"]
                 while len(in_flight) > (0 if waits else 1):
                     self._collect(*in_flight.popleft(), prefetch.waited)

@@ -1,7 +1,10 @@
 """Turns finished runs into a release: weights, manifest entry and records."""
 
 import dataclasses
+import fcntl
 import gzip
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +20,14 @@ from train import config as config_file
 from train import experiments, figures
 from train.checkpointing import Checkpoints
 from train.config import Config
-from train.loop import CHECKPOINTS
 from train.machine import hardware, trained_by
 from train.records import METRICS_FILE, read_metrics
 from train.setup import load_split, set_up
+from train.tasks.models import make_model
+from train.workdir import CHECKPOINTS
 
 LOGS = "logs"
+LOCK = ".lock"  # one process at a time adds to a folder
 
 
 def load_run(workdir: str | Path, step: int | None = None) -> Pretrained:
@@ -87,21 +92,68 @@ def release(
       InputError: if a run is not finished, or differs in more than its seed, or the
         name is taken by another recipe.
     """
-    if not tag.replace("_", "").isalnum():
-        raise InputError(f"--tag {tag!r}: letters, digits and _ alone are allowed")
     folders = [Path(workdir) for workdir in workdirs]
     configs = [config_file.load(folder) for folder in folders]
     _same_but_seeds(configs)
-    name = f"{configs[0].model.name}.{tag}"
     out = Path(directory)
-    (out / LOGS).mkdir(parents=True, exist_ok=True)
-    releases = manifest.read(out) if (out / manifest.FILE).exists() else {}
-    older = releases.get(name)
+    check(configs[0], tag, out, recipe=recipe)
+    with (out / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
+        return _add(folders, configs, f"{configs[0].model.name}.{tag}", out, recipe)
+
+
+def check(config: Config, tag: str, directory: str | Path, *, recipe: str = "") -> None:
+    """Checks, also before it is trained, that a run can be released.
+
+    Args:
+      config: the run's.
+      tag: what follows the architecture in the name.
+      directory: the folder of releases, made if it is not there.
+      recipe: how it is trained, in a word.
+
+    Raises:
+      InputError: if the tag is not allowed, the name is taken by another recipe, there
+        is no such network, its options cannot be written, or nor can the folder.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_]+", tag):
+        raise InputError(f"--tag {tag!r}: letters, digits and _ alone are allowed")
+    make_model(config)
+    for option, value in config.model.overrides.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"--model.overrides {option} {value}: a release's card holds finite "
+                "numbers alone"
+            ) from error
+    out = Path(directory)
+    try:
+        (out / LOGS).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {out} cannot be written: {error}") from error
+    older = _releases(out).get(f"{config.model.name}.{tag}")
     if older is not None and older.recipe != recipe:
         raise InputError(
-            f"{name} is released with recipe {older.recipe!r}, not {recipe!r}: give "
-            "another --tag"
+            f"{older.name} is released with recipe {older.recipe!r}, not {recipe!r}: "
+            "give another --tag"
         )
+
+
+def _releases(out: Path) -> dict[str, manifest.Release]:
+    """Reads the releases of a folder, which may have none."""
+    return manifest.read(out) if (out / manifest.FILE).exists() else {}
+
+
+def _add(
+    folders: Sequence[Path],
+    configs: Sequence[Config],
+    name: str,
+    out: Path,
+    recipe: str,
+) -> manifest.Release:
+    """Adds runs to a release, and the release to the manifest."""
+    releases = _releases(out)
+    older = releases.get(name)
     examples = len(load_split(configs[0], configs[0].data.train_on))
     runs = {run.seed: run for run in older.runs} if older else {}
     own = {

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -51,3 +52,22 @@ class StopRequest:
         signal.signal(number, self._before[number])
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def stop_with_input(say: Callable[[str], None]) -> None:
+    """Sends this process SIGTERM when its standard input ends.
+
+    That of a process that was started with a pipe ends when the pipe is closed, also by
+    the end of the process that holds it, however it ended.
+
+    Args:
+      say: called with a line before the signal.
+    """
+
+    def watch() -> None:
+        while os.read(0, 1024):  # not sys.stdin, which a waiting thread would lock
+            pass
+        say("standard input has ended: the run saves its state and stops")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="stop_with_input", daemon=True).start()

@@ -1,6 +1,10 @@
 """The folder of a run: it holds one run, and one process at a time trains in it."""
 
+import dataclasses
 import fcntl
+import os
+import socket
+import time
 from pathlib import Path
 from typing import IO
 
@@ -9,6 +13,8 @@ from train import config as config_file
 from train.config import Config
 
 LOCK = ".lock"
+CHECKPOINTS = "checkpoints"
+TRIES, PAUSE_SECONDS = 5, 0.1
 
 
 def open_workdir(config: Config) -> IO[str]:
@@ -36,14 +42,56 @@ def open_workdir(config: Config) -> IO[str]:
     return _lock(workdir)
 
 
+@dataclasses.dataclass(frozen=True)
+class Holder:
+    """The process that trains in a folder.
+
+    Attributes:
+      machine: the name of its host; empty if it is not known.
+      parent: the id of the process that started it.
+    """
+
+    machine: str = ""
+    parent: int = 0
+
+    def is_orphan(self) -> bool:
+        """Returns whether it runs on this machine and its parent has ended."""
+        if self.machine != socket.gethostname():
+            return False
+        try:
+            os.kill(self.parent, 0)  # signal 0 only looks
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return False
+
+
+def holder(workdir: Path) -> Holder | None:
+    """Returns the process that trains in a folder; None if none does."""
+    if not (workdir / LOCK).exists():
+        return None
+    with (workdir / LOCK).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            machine, _, parent = file.read().partition(" ")
+            return Holder(machine, int(parent)) if parent else Holder()
+    return None
+
+
 def _lock(workdir: Path) -> IO[str]:
     """Holds the folder for as long as the file is open, or raises if another does."""
-    file = (workdir / LOCK).open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        file.close()
-        raise InputError(
-            f"{workdir} is in use: another process trains in it"
-        ) from error
-    return file
+    file = (workdir / LOCK).open("a")
+    for _ in range(TRIES):
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(PAUSE_SECONDS)  # `holder` holds it for a moment too
+            continue
+        file.truncate(0)
+        file.write(f"{socket.gethostname()} {os.getppid()}")
+        file.flush()
+        return file
+    file.close()
+    raise InputError(f"{workdir} is in use: another process trains in it")

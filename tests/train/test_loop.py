@@ -185,7 +185,8 @@ def undisturbed(finished, run, tmp_path_factory) -> str:
 
 def test_a_run_may_be_evaluated_and_saved_at_its_end_alone(finished, undisturbed):
     wanted = [(step, "train") for step in range(1, STEPS + 1)]
-    assert places(undisturbed) == [*wanted, (STEPS, "test")]
+    wanted += [(STEPS, "validation"), (STEPS, "test")]
+    assert places(undisturbed) == wanted
     assert saved_steps(undisturbed) == [STEPS]
     assert raw(checkpoint(undisturbed)) == raw(finished.outcome.state)
 
@@ -202,6 +203,21 @@ def test_a_line_of_the_record_is_the_mean_of_all_steps_since_the_last(
             mean = np.mean([single[step][name] for step in steps])
             assert line[name] == pytest.approx(mean, rel=1e-6), line["step"]
         before = line["step"]
+
+
+@pytest.mark.parametrize(
+    ("epochs", "steps"),
+    [(1.0, [2]), (3.0, [3, 5, 8]), (1.2, [3])],
+    ids=["rounded down", "rounded up", "whole"],
+)
+def test_the_last_step_is_validated_once(tiny, run, tmp_path, epochs, steps):
+    """Epochs of 2.5 steps, of which one ends after 2.5 or 7.5: rounded to even."""
+    config = tiny(tmp_path / "run", epochs=epochs, eval_epochs=1.0, save_epochs=1.0)
+    outcome, _ = run(config)
+    assert outcome.steps == steps[-1]
+    validations = lines(config.workdir, "validation")
+    assert [line["step"] for line in validations] == steps
+    assert max(saved_steps(config.workdir)) == steps[-1]
 
 
 # --- the same command again ---------------------------------------------------------

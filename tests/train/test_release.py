@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -156,11 +157,13 @@ def test_the_command_of_a_run_gives_it_again(name):
         schedule=dataclasses.replace(
             base.schedule, kind="steps", boundaries=(1.0, 2.0)
         ),
+        optimizer=dataclasses.replace(base.optimizer, freeze=("stem", "stage1*")),
     )
     for run in (base, changed):
-        words = experiments.command(run).split()
+        words = shlex.split(experiments.command(run))
         assert words[:3] == ["python", "-m", "train"]
         assert parse(words[3:]) == run
+    assert "--optimizer.freeze stem 'stage1*'" in experiments.command(changed)
 
 
 # Fine-tuning.

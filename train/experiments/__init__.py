@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import shlex
 from types import ModuleType
 
 from shiftjax.errors import unknown_name
@@ -33,7 +34,7 @@ def describe(name: str) -> str:
 
 
 def command(config: Config) -> str:
-    """Returns the command line that gives a run of the same results.
+    """Returns the command line, quoted for a shell, that gives the same results.
 
     It names the experiment that needs the fewest options.
 
@@ -43,7 +44,7 @@ def command(config: Config) -> str:
       'python -m train digits --seed 3'
     """
     lines = [[name, *_options(load(name), config)] for name in names()]
-    return " ".join(["python -m train", *min(lines, key=len)])
+    return shlex.join(["python", "-m", "train", *min(lines, key=len)])
 
 
 def _options(base: Config, config: Config) -> list[str]:

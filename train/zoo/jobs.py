@@ -2,11 +2,11 @@
 
 A run is a process of its own, `python -m train resume`, which holds a lock on its
 folder: none is started twice, from whatever machine shares the folder. What is stopped
-goes on where it was; what is finished is released at once.
+goes on where it was; what is finished is released at once. It ends with this process,
+whose pipe is its standard input: when that is closed, it saves its state and stops.
 """
 
 import dataclasses
-import fcntl
 import os
 import signal
 import subprocess
@@ -24,7 +24,7 @@ from shiftjax.errors import InputError
 from train import config as config_file
 from train.records import METRICS_FILE, read_metrics
 from train.stopping import StopRequest
-from train.workdir import LOCK
+from train.workdir import CHECKPOINTS, LOCK, holder
 from train.zoo.entries import Entry
 
 State = Literal["released", "trained", "running", "stopped", "missing"]
@@ -96,26 +96,14 @@ def _look(
     workdir = entry.workdir(seed, options.root)
     has_record = (workdir / METRICS_FILE).exists()
     records = read_metrics(workdir) if has_record else []
-    if not records:
-        state = "running" if _is_locked(workdir) else "missing"
-        return Job(entry, seed, state, 0.0, epochs, None)
-    last = records[-1]
-    state = "running" if _is_locked(workdir) else "stopped"
+    last = records[-1] if records else {"split": "", "epoch": 0.0, "top1": None}
+    begun = records or any(workdir.glob(f"{CHECKPOINTS}/[0-9]*"))
+    state = "stopped" if begun else "missing"
     if last["split"] == "test":
         state = "trained"
+    elif holder(workdir) is not None:
+        state = "running"
     return Job(entry, seed, state, last["epoch"], epochs, last["top1"])
-
-
-def _is_locked(workdir: Path) -> bool:
-    """Whether a process trains in a folder."""
-    if not (workdir / LOCK).exists():
-        return False
-    with (workdir / LOCK).open("r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def show(jobs: Sequence[Job], console: Console) -> None:
@@ -150,8 +138,9 @@ class Worker:
         self.options = options
         self.console = console
         self.failed: list[str] = []
-        self._running: dict[tuple[str, int], tuple[Job, subprocess.Popen]] = {}
-        self._tried: set[tuple[str, int]] = set()
+        self._running: dict[Path, tuple[Job, subprocess.Popen]] = {}
+        self._awaited: set[Path] = set()  # runs of a worker that was killed
+        self._tried: set[Path] = set()
         self._asked = False
 
     def work(self) -> None:
@@ -168,11 +157,11 @@ class Worker:
             while True:
                 self._collect()
                 late = stop.signal is not None or time.monotonic() > end
-                if not late:
-                    self._start_some()
-                elif self._running:
+                if late:
                     self._stop_all()
-                if not self._running:
+                elif len(self._running) < self.options.jobs:
+                    self._start_some()
+                if not self._running and (late or not self._awaited):
                     break
                 if time.monotonic() - shown > SHOW_SECONDS:
                     shown = time.monotonic()
@@ -182,23 +171,50 @@ class Worker:
             raise InputError(f"not trained: {'; '.join(self.failed)}")
 
     def _start_some(self) -> None:
-        """Starts runs, as many as are allowed side by side."""
-        for job in look(self.entries, self.options):
-            if len(self._running) >= self.options.jobs:
+        """Starts runs, as many as are allowed, those that were under way first."""
+        orphans = self._orphans()
+        for workdir in orphans - self._awaited:
+            self._print(f"{workdir}: its worker has ended, and it will soon")
+        ended, self._awaited = self._awaited - orphans, orphans
+        if ended:
+            self._release_trained()
+        todo = [
+            job
+            for job in look(self.entries, self.options)
+            if job.state in ("stopped", "missing")
+            and self._workdir(job) not in self._tried
+        ]
+        free = self.options.jobs - len(self._running) - len(orphans)
+        for job in sorted(todo, key=lambda job: job.state == "missing"):
+            if free <= 0:
                 return
-            key = (job.entry.name, job.seed)
-            if job.state in ("stopped", "missing") and key not in self._tried:
-                self._tried.add(key)
-                try:
-                    self._running[key] = (job, self._start(job))
-                except InputError as error:
-                    self._fail(job, str(error))
+            workdir = self._workdir(job)
+            self._tried.add(workdir)
+            try:
+                self._running[workdir] = (job, self._start(job))
+                free -= 1
+            except InputError as error:
+                self._fail(job, str(error))
+
+    def _orphans(self) -> set[Path]:
+        """Returns the folders of runs whose worker was killed and that still save."""
+        folders = {lock.parent for lock in self.options.root.glob(f"*/*/{LOCK}")}
+        holders = {folder: holder(folder) for folder in folders}
+        return {folder for folder, by in holders.items() if by and by.is_orphan()}
+
+    def _workdir(self, job: Job) -> Path:
+        return job.entry.workdir(job.seed, self.options.root)
 
     def _start(self, job: Job) -> subprocess.Popen:
         """Starts one run."""
-        workdir = job.entry.workdir(job.seed, self.options.root)
-        workdir.mkdir(parents=True, exist_ok=True)
+        from train import release
+
+        workdir = self._workdir(job)
         config = job.entry.config(job.seed, self.options.root)
+        release.check(
+            config, job.entry.tag, self.options.directory, recipe=job.entry.recipe
+        )
+        workdir.mkdir(parents=True, exist_ok=True)
         data = dataclasses.replace(config.data, data_dir=self.options.data_dir)
         config = dataclasses.replace(config, data=data)
         if (workdir / config_file.FILE).exists():
@@ -207,13 +223,15 @@ class Worker:
                 raise InputError(f"{workdir} holds another run: {'; '.join(changed)}")
         config_file.save(config, workdir)
         self._say(f"{job.state} at epoch {job.epoch:.0f}: training", job)
-        command = [sys.executable, "-m", "train", "resume", "--workdir", str(workdir)]
+        command = [sys.executable, "-m", "train", "resume", "--attached"]
+        command += ["--workdir", str(workdir)]
         environment = dict(os.environ)
         if self.options.jobs > 1:  # else the first would take all of a GPU's memory
             environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         with (workdir / LOG).open("a") as log:
             return subprocess.Popen(
                 command,
+                stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
                 env=environment,
@@ -222,13 +240,16 @@ class Worker:
 
     def _collect(self) -> None:
         """Notes which runs have ended, and releases those that are finished."""
-        for key, (job, process) in list(self._running.items()):
+        for workdir, (job, process) in list(self._running.items()):
             code = process.poll()
             if code is None:
                 continue
-            del self._running[key]
-            workdir = job.entry.workdir(job.seed, self.options.root)
-            if code:
+            del self._running[workdir]
+            _hang_up(process)
+            if code < 0 and not self._asked:
+                self._fail(job, f"killed by {signal.Signals(-code).name}")
+                continue
+            if code > 0:
                 lines = (workdir / LOG).read_text().strip().splitlines() or [""]
                 self._fail(job, lines[-1])
                 continue
@@ -244,31 +265,23 @@ class Worker:
 
     def _release_trained(self) -> None:
         """Releases what was trained before and not released."""
-        trained = [
-            j.entry.name
-            for j in look(self.entries, self.options)
-            if j.state == "trained"
-        ]
-        for entry in self.entries:
-            if entry.name in trained:
-                self._release(entry)
+        jobs = look(self.entries, self.options)
+        for entry in dict.fromkeys(j.entry.name for j in jobs if j.state == "trained"):
+            self._release(next(e for e in self.entries if e.name == entry))
 
     def _release(self, entry: Entry) -> None:
         """Releases finished runs, in a process of its own, which loads JAX."""
-        done = [
-            str(entry.workdir(j.seed, self.options.root))
-            for j in look([entry], self.options)
-            if j.state == "trained"
-        ]
+        jobs = look([entry], self.options)
+        done = [str(self._workdir(job)) for job in jobs if job.state == "trained"]
+        if not done:
+            return  # another process has done it
         command = [sys.executable, "-m", "train", "release", "--workdir", *done]
         command += ["--tag", entry.tag, "--recipe", entry.recipe]
         command += ["--output", str(self.options.directory)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             self.failed.append(f"{entry.name}: {result.stderr.strip()}")
-        self.console.print(
-            (result.stdout or result.stderr).strip(), highlight=False, markup=False
-        )
+        self._print((result.stdout or result.stderr).strip())
 
     def _stop_all(self) -> None:
         """Asks all runs to save and stop, once."""
@@ -276,7 +289,7 @@ class Worker:
             return
         self._asked = True
         for job, process in self._running.values():
-            process.send_signal(signal.SIGTERM)
+            _hang_up(process)
             self._say("asked to save and stop", job)
 
     def _now(self, job: Job) -> Job:
@@ -292,11 +305,16 @@ class Worker:
 
     def _say(self, text: str, job: Job) -> None:
         clock = time.strftime("%H:%M:%S")
-        self.console.print(
-            f"{clock}  {job.entry.name} seed {job.seed}: {text}",
-            highlight=False,
-            markup=False,
-        )
+        self._print(f"{clock}  {job.entry.name} seed {job.seed}: {text}")
+
+    def _print(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False)
+
+
+def _hang_up(process: subprocess.Popen) -> None:
+    """Closes the pipe to a run, which then saves and stops."""
+    if process.stdin is not None:
+        process.stdin.close()
 
 
 def _top1(job: Job) -> str:

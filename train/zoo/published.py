@@ -1,12 +1,15 @@
-"""What the paper reports, to stand beside our results.
+"""What others report, to stand beside our results: the paper, and a public zoo.
 
 Test top-1 in percent, of one run each, at its best epoch on the test set: the paper's
 tables, and the authors' own later runs of the shift networks
-(https://github.com/alvinwan/shiftresnet-cifar).
+(https://github.com/alvinwan/shiftresnet-cifar). The public zoo is the best known for
+CIFAR (https://github.com/chenyaofo/pytorch-cifar-models), its figures its README's.
 """
 
 import dataclasses
 from collections.abc import Mapping
+
+TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
 
 _EXPANSIONS = (1, 3, 6, 9)
 _PAPER = {
@@ -136,7 +139,7 @@ def _published(
     return Published(dataset, params, macs, paper, later)
 
 
-# By the name of the release without its recipe.
+# By the name of the release, without its recipe.
 PUBLISHED: Mapping[str, Published] = {
     **{
         f"{name}.{dataset}": _published(name, dataset, paper, later)
@@ -161,6 +164,41 @@ PUBLISHED: Mapping[str, Published] = {
         for r in reductions
     },
 }
+
+
+# What comes of a fault, the paper's authors say.
+DOUBTFUL = frozenset(
+    f"resnet110.cifar10_{reduced('block_reduction', r)}" for r in _BLOCK[110]
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Public:
+    """A network of the public zoo.
+
+    Attributes:
+      name: what it is called there, in words.
+      params: number of parameters, with 10 classes.
+      macs: multiply-adds for one image, with 10 classes.
+      top1: in percent, by data set.
+    """
+
+    name: str
+    params: float
+    macs: float
+    top1: Mapping[str, float]
+
+
+PUBLIC_URL = "https://github.com/chenyaofo/pytorch-cifar-models"
+PUBLIC_ZOO = tuple(
+    Public(name, params * 1e6, macs * 1e6, {"cifar10": ten, "cifar100": hundred})
+    for name, params, macs, ten, hundred in (
+        ("ResNet-20", 0.27, 40.81, 92.60, 68.83),
+        ("ResNet-56", 0.86, 125.75, 94.37, 72.63),
+        ("ShuffleNetV2 x0.5", 0.35, 10.90, 90.13, 67.82),
+        ("MobileNetV2 x0.5", 0.70, 27.97, 92.88, 70.88),
+    )
+)
 
 
 def find(name: str, recipe: str) -> Published | None:

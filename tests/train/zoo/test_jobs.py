@@ -3,9 +3,12 @@
 import dataclasses
 import fcntl
 import io
+import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +26,27 @@ from train.zoo.entries import ENTRIES, RECIPES, Entry, select
 from train.zoo.jobs import Options, Worker, look, show
 
 MODEL, SEEDS = "shiftresnet20_e1", (0, 1)
+PATIENCE = 120  # seconds for what takes ten on a quiet machine
+
+# A worker of the tests' tiny entry, in a process of its own.
+WORKER = """
+import dataclasses, json, sys
+from pathlib import Path
+from rich.console import Console
+from train.config import from_dict
+from train.zoo.entries import Entry
+from train.zoo.jobs import Options, Worker
+
+base, root = from_dict(json.loads(sys.argv[1])), Path(sys.argv[2])
+
+class Tiny(Entry):
+    def config(self, seed, root):
+        workdir = str(self.workdir(seed, root))
+        return dataclasses.replace(base, seed=seed, workdir=workdir)
+
+entry = Tiny(base.model.name, "digits", "fast", (0, 1))
+Worker([entry], Options(root / "runs", root / "zoo"), Console(soft_wrap=True)).work()
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -49,14 +73,15 @@ def make_entry(tiny):
         epochs: float = 8.0
 
         def config(self, seed, root):
+            overrides = {"depth": 8, **self.overrides}
             model = dataclasses.replace(
-                tiny("w").model, name=self.model, overrides={"depth": 8}
+                tiny("w").model, name=self.model, overrides=overrides
             )
             return tiny(
                 self.workdir(seed, root), seed=seed, model=model, epochs=self.epochs
             )
 
-    return lambda **fields: Tiny(MODEL, "digits", "paper", SEEDS, **fields)
+    return lambda **fields: Tiny(MODEL, "digits", "fast", SEEDS, **fields)
 
 
 @pytest.fixture
@@ -97,11 +122,24 @@ def when_it_trains(workdir, action):
     return thread
 
 
+def trainers(workdir):
+    """The processes that train in a folder."""
+    command = ["pgrep", "-f", f"train resume .*--workdir {workdir}"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    return [int(word) for word in found.stdout.split()]
+
+
 def kill(workdir):
     """Kills the process that trains in a folder."""
-    command = ["pgrep", "-f", f"resume --workdir {workdir}"]
-    found = subprocess.run(command, capture_output=True, text=True, check=True)
-    os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
+    (process,) = trainers(workdir)
+    os.kill(process, signal.SIGKILL)
+
+
+def wait_for(condition):
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_a_list_is_worked_off(make_entry, options, capsys):
@@ -145,6 +183,144 @@ def test_a_list_is_worked_off(make_entry, options, capsys):
         assert steps[-1] == 150
     show(look([entry], options), Console(width=100))
     assert "2 released" in capsys.readouterr().out
+
+
+@pytest.fixture
+def start_worker(make_entry, tmp_path):
+    """Returns a function that starts a worker, and ends those that are left."""
+    started = []
+    config = make_entry(epochs=400.0).config(0, tmp_path)
+    text = json.dumps(config_file.record(config))
+
+    def start():
+        command = [sys.executable, "-u", "-c", WORKER, text, str(tmp_path)]
+        with (tmp_path / f"worker{len(started)}.txt").open("w") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+    wait_for(lambda: not trainers(tmp_path))
+
+
+def test_a_run_ends_with_its_worker_and_is_the_first_to_go_on(
+    make_entry, options, start_worker, tmp_path
+):
+    """After SIGKILL of the worker, of which the run learns by its pipe; one at a time.
+
+    Then SIGKILL of the run: the worker says it and goes on with the other, and the
+    same command with both.
+    """
+    entry = make_entry(epochs=400.0)
+    first, second = (entry.workdir(seed, options.root) for seed in SEEDS)
+
+    def log(workdir):
+        path = workdir / "log.txt"
+        return path.read_text() if path.exists() else ""
+
+    def starts(workdir):
+        path = workdir / "starts.jsonl"
+        return len(path.read_text().splitlines()) if path.exists() else 0
+
+    worker = start_worker()
+    wait_for(lambda: (first / "metrics.jsonl").exists())
+    worker.kill()
+    worker.wait()
+    worker = start_worker()
+    wait_for(lambda: starts(first) == 2 and len(trainers(first)) == 1)
+    assert "standard input has ended: the run saves its state and stops" in log(first)
+    (step,) = re.findall(r"stopped after step (\d+), saved in", log(first))
+    assert f"resuming {first} at step {step}" in log(first).replace(",", "")
+    assert not second.exists()
+
+    when_it_trains(first, lambda: kill(first)).join()
+    wait_for(lambda: starts(second) == 1)
+    assert "seed 0: failed: killed by SIGKILL" in (tmp_path / "worker1.txt").read_text()
+    when_it_trains(second, worker.kill).join()
+    worker.wait()
+    wait_for(lambda: not trainers(tmp_path))
+    assert states(entry, options) == ["stopped", "stopped"]
+
+
+@pytest.fixture
+def ended_process():
+    """The id of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_a_run_whose_worker_was_killed_is_waited_for(
+    make_entry, options, finished, ended_process
+):
+    """It counts against `jobs`; as it comes to its end before it stops, it is released.
+
+    A run of another worker that lives does not count.
+    """
+    entry = make_entry()
+    first = entry.workdir(0, options.root)
+    shutil.copytree(finished.config.workdir, first)
+    record = first / "metrics.jsonl"
+    text = record.read_text()
+    record.write_text("".join(x for x in text.splitlines(True) if "test" not in x))
+    text = io.StringIO()
+    worker = Worker(
+        [entry],
+        dataclasses.replace(options, jobs=1, minutes=PATIENCE / 60),
+        Console(file=text, soft_wrap=True),
+    )
+
+    def end():
+        wait_for(lambda: "its worker has ended" in text.getvalue())
+        time.sleep(1.5)  # in which the worker looks at it more than once
+        assert not entry.workdir(1, options.root).exists()
+        shutil.copy(Path(finished.config.workdir) / "metrics.jsonl", record)
+        orphan.close()
+        wait_for(lambda: "released" in text.getvalue())
+        wait_for(lambda: (entry.workdir(1, options.root) / "metrics.jsonl").exists())
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    other = options.root / "other" / "seed0"
+    other.mkdir(parents=True)
+    with (first / LOCK).open("w") as orphan, (other / LOCK).open("w") as living:
+        for file, parent in ((orphan, ended_process), (living, os.getpid())):
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(f"{socket.gethostname()} {parent}")
+            file.flush()
+        thread = threading.Thread(target=end)
+        thread.start()
+        worker.work()
+        thread.join()
+    assert text.getvalue().count("its worker has ended") == 1
+    assert "seed 1: asked to save and stop" in text.getvalue()
+
+
+def test_a_run_with_a_checkpoint_and_no_record_is_stopped(make_entry, options):
+    entry = make_entry()
+    workdir = entry.workdir(1, options.root)
+    (workdir / "checkpoints" / "10").mkdir(parents=True)
+    assert states(entry, options) == ["missing", "stopped"]
+    (workdir / "checkpoints" / "10").rename(workdir / "checkpoints" / "a.tmp")
+    assert states(entry, options) == ["missing", "missing"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"variant": "a.b"}, r"--tag 'digits_a\.b': letters, digits and _ alone"),
+        ({"overrides": {"momentum": float("nan")}}, "release's card holds finite"),
+    ],
+)
+def test_what_could_not_be_released_is_not_trained(
+    make_entry, options, fields, message
+):
+    entry = dataclasses.replace(make_entry(), seeds=(0,), **fields)
+    with pytest.raises(InputError, match=message):
+        work([entry], options)
+    assert not options.root.exists()
 
 
 def test_a_folder_with_another_run_is_left_as_it_is(make_entry, options):

@@ -1,25 +1,36 @@
 """The page, the table and the picture of results, from a manifest."""
 
 import dataclasses
+import json
 import re
 
 import pytest
 from PIL import Image
 
-from shiftjax import create_model, manifest, summarize
+from shiftjax import InputError, create_model, manifest, summarize
 from shiftjax.manifest import Release, Run
 from train import commands
 from train.__main__ import main
+from train.zoo import speeds
 from train.zoo.entries import ENTRIES
-from train.zoo.published import PUBLISHED, find
-from train.zoo.results import draw, family, page, short_table, update
+from train.zoo.picture import draw
+from train.zoo.published import PUBLIC_ZOO, PUBLISHED, find
+from train.zoo.results import family, page, short_table, update
 
 RUNS = (
-    Run(0, {"top1": 0.9}, hours=1.5, hardware="2 cores", command="go", log="logs/a.gz"),
-    Run(1, {"top1": 0.91}, hours=2.5, hardware="1 NVIDIA H200"),
+    Run(
+        0,
+        {"top1": 0.9},
+        epochs=160.0,
+        hours=1.5,
+        hardware="2 cores",
+        command="go",
+        log="logs/a.gz",
+    ),
+    Run(1, {"top1": 0.91}, epochs=160.0, hours=2.5, hardware="1 NVIDIA H200"),
 )
 SHIFT = Release(
-    "shiftresnet20_e3.cifar10",
+    "shiftresnet20_e3.cifar10_paper",
     "f",
     1,
     "",
@@ -29,15 +40,21 @@ SHIFT = Release(
     "paper",
     RUNS,
 )
+FAST = dataclasses.replace(
+    SHIFT,
+    name="shiftresnet20_e3.cifar10",
+    recipe="fast",
+    runs=(Run(0, {"top1": 0.92}, epochs=30.0),),
+)
 PLAIN = dataclasses.replace(
     SHIFT,
     name="resnet20.cifar100",
     dataset="tfds:cifar100",
     params=278324,
-    runs=(Run(0, {"top1": 0.665, "top5": 0.9}),),
+    runs=(Run(0, {"top1": 0.665, "top5": 0.9}, epochs=160.0),),
 )
 OWN = dataclasses.replace(PLAIN, name="resnet20.toys", dataset="folder:toys")
-RELEASES = {r.name: r for r in (PLAIN, SHIFT, OWN)}
+RELEASES = {r.name: r for r in (PLAIN, SHIFT, FAST, OWN)}
 
 
 def test_published_figures_are_the_papers():
@@ -47,7 +64,8 @@ def test_published_figures_are_the_papers():
     assert PUBLISHED["shiftresnet110_e9.cifar100"].paper == 74.10
     assert PUBLISHED["resnet56.cifar100"].paper == 69.27
     assert PUBLISHED["resnet20.cifar10_block2_8"].paper == 88.33
-    assert find("resnet20.cifar10_modern", "modern").paper == 91.35
+    assert find("resnet20.cifar10_paper", "paper").paper == 91.35
+    assert find("resnet20.cifar10", "fast").paper == 91.35
     assert find("resnet20.toys", "paper") is None
     assert len(PUBLISHED) == 2 * (12 + 3 + 9)
 
@@ -75,41 +93,109 @@ def test_every_network_of_the_paper_is_in_the_zoo():
     assert {entry.name for entry in ENTRIES if entry.recipe == "fast"} >= set(PUBLISHED)
 
 
+def test_the_public_zoo_is_cited():
+    """Top-1 as its README has it; its ResNets are ours, to the digits it gives."""
+    top1 = {public.name: tuple(public.top1.values()) for public in PUBLIC_ZOO}
+    assert top1["ResNet-20"] == (92.60, 68.83)
+    assert top1["ResNet-56"] == (94.37, 72.63)
+    assert top1["ShuffleNetV2 x0.5"] == (90.13, 67.82)
+    assert top1["MobileNetV2 x0.5"] == (92.88, 70.88)
+    for public, name in zip(PUBLIC_ZOO, ("resnet20", "resnet56"), strict=False):
+        figures = PUBLISHED[f"{name}.cifar10"]
+        assert round(figures.params / 1e6, 2) == public.params / 1e6
+        assert round(figures.macs / 1e6, 2) == public.macs / 1e6
+
+
 def test_the_short_table():
     """Means by hand: of 0.9 and 0.91."""
     lines = short_table(RELEASES).splitlines()
-    assert lines[2] == "| `resnet20.toys` | 278,324 | 16.4 M | 66.50 | 1 |  |"
-    assert (
-        "`shiftresnet20_e3.cifar10` | 95,642 | 16.4 M | 90.50 ± 0.71 | 2 | 90.08"
-        in (lines[3])
-    )
-    assert lines[4].endswith("| 66.50 | 1 | 66.25 |")
+    assert lines[2] == "| `resnet20.toys` | 278,324 | 16.4 M | 66.50 | 1 | paper |  |"
+    ours = "| `shiftresnet20_e3.cifar10"
+    assert lines[3].startswith(f"{ours}` |")
+    assert lines[3].endswith("| 16.4 M | 92.00 | 1 | fast | 90.08 |")
+    assert lines[4].startswith(f"{ours}_paper` |")
+    assert lines[4].endswith("| 16.4 M | 90.50 ± 0.71 | 2 | paper | 90.08 |")
+    assert lines[5].endswith("| 66.50 | 1 | paper | 66.25 |")
 
 
 def test_the_page_has_every_release_and_run():
     text = page(RELEASES)
-    assert "## CIFAR-10\n" in text
-    assert "## CIFAR-100\n" in text
-    assert "## toys\n" in text
-    assert "| 90.50 ± 0.71 | 90.08 | 89.56 |" in text
-    assert "| 66.50 | 90.00 | 66.25 |  |" in text  # with top-5, where there is one
+    assert [line for line in text.splitlines() if line.startswith("## ")] == [
+        "## toys",
+        "## CIFAR-10",
+        "## CIFAR-100",
+        "## How they were trained",
+    ]
+    assert "95,642 | 16.43 M | 92.00 (1) | fast | 30 | 90.08 | 89.56 |\n" in text
+    assert "16.43 M | 90.50 ± 0.71 (2) | paper | 160 | 90.08 | 89.56 |\n" in text
+    assert "| 66.50 (1) | paper | 160 | 66.25 |  |\n" in text
+    assert "| ResNet-20 | 0.27 M | 40.81 M | 92.60 |" in text
+    assert "| ResNet-20 | 0.27 M | 40.81 M | 68.83 |" in text
+    assert text.count("(https://github.com/chenyaofo/pytorch-cifar-models)") == 3
     assert (
         "| 0 | 90.00 | 1.50 | 2 cores | `go` | [log](../checkpoints/logs/a.gz) |"
         in (text)
     )
     assert "| 1 | 91.00 | 2.50 | 1 NVIDIA H200 |" in text
+    assert "images/s" not in text
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    """A folder with a benchmark of two batch sizes: 128 images in 50 ms, say."""
+
+    def table(batch_size, times, dtype="float32"):
+        facts = {"params": 95642, "macs": 16433792}
+        ours = {"name": "shiftjax", "times": times, "facts": facts}
+        other = {"name": "ResNet-20", "times": [9.0], "facts": {"params": 1}}
+        about = {"model": "shiftresnet20_e3", "dtype": dtype, "batch_size": batch_size}
+        return {"facts": about, "rows": [other, ours]}
+
+    tables = [table(1, [0.001]), table(128, [0.04, 0.05, 0.09])]
+    tables.append(table(256, [0.001], "bfloat16"))
+    report = {
+        "command": "python -m benchmarks inference",
+        "machine": {"cpu": "Some CPU", "cores": 2},
+        "tables": tables,
+    }
+    (tmp_path / "inference-cpu.json").write_text(json.dumps(report))
+    return tmp_path
+
+
+def test_speeds_are_those_that_were_measured(benchmark):
+    """128 images in 0.05 s, the median; none of a network of other parameters."""
+    measured = speeds.read(benchmark)
+    assert measured is not None
+    assert measured.find(SHIFT) == pytest.approx(2560)
+    assert measured.find(PLAIN) is None
+    assert measured.find(dataclasses.replace(SHIFT, params=101_402)) is None
+    text = page(RELEASES, measured)
+    assert text.count("| images/s |") == 1  # of CIFAR-10, the others have none
+    assert "| 90.50 ± 0.71 (2) | paper | 160 | 90.08 | 89.56 | 2,560 |" in text
+    assert (
+        "Images per second: 128 images, float32, on 2 cores of Some CPU: "
+        "`python -m benchmarks inference`." in text
+    )
+    (benchmark / "inference-cpu.json").write_text("{}")
+    with pytest.raises(InputError, match="is no file of benchmarks"):
+        speeds.read(benchmark)
+    assert speeds.read(benchmark / "nowhere") is None
 
 
 def test_the_picture_is_drawn(tmp_path):
-    """Also of no release, with the paper's figures alone: other pixels."""
-    draw(RELEASES, tmp_path / "a.png")
-    draw({}, tmp_path / "b.png")
+    """Of no release, with the published figures alone, and of both recipes."""
+    only = {SHIFT.name: SHIFT}
+    stylizer = dataclasses.replace(SHIFT, dataset="", runs=(Run(0, {"loss": 1.0}),))
+    same = only | {"shift_stylizer.a": stylizer, OWN.name: OWN}
     pictures = []
-    for name in ("a.png", "b.png"):
-        with Image.open(tmp_path / name) as file:
-            pictures.append((file.size, file.tobytes()))
-    assert pictures[0][0] == pictures[1][0]
-    assert pictures[0][1] != pictures[1][1]
+    for i, releases in enumerate(({}, only, same, RELEASES)):
+        draw(releases, tmp_path / f"{i}.png")
+        with Image.open(tmp_path / f"{i}.png") as file:
+            assert file.width == 1800
+            pictures.append(file.tobytes())
+    none, one, again, all_ = pictures
+    assert one == again  # neither of these has a panel
+    assert len({none, one, all_}) == 3
 
 
 def test_the_table_between_the_markers_is_made_anew():

@@ -1,0 +1,61 @@
+"""Images per second of inference, as `python -m benchmarks inference` measured them."""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+
+from shiftjax.errors import InputError
+from shiftjax.manifest import Release
+
+FILE = "inference-cpu.json"
+OURS = "shiftjax"  # the row of each table
+
+
+@dataclasses.dataclass(frozen=True)
+class Speeds:
+    """What a file of benchmarks says of the largest batch, in float32.
+
+    Attributes:
+      where: batch, type, machine and command, in words.
+      images_per_second: by architecture, parameters and multiply-adds.
+    """
+
+    where: str
+    images_per_second: Mapping[tuple[str, int, int], float]
+
+    def find(self, release: Release) -> float | None:
+        """Returns the figure of a release's network; None if it was not measured."""
+        key = release.architecture, release.params, release.macs
+        return self.images_per_second.get(key)
+
+
+def read(folder: Path) -> Speeds | None:
+    """Reads the figures of a folder of benchmarks; None if it has none.
+
+    Raises:
+      InputError: if the file is there and is not one of benchmarks.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        report = json.loads(path.read_text())
+        machine = report["machine"]
+        found = {}
+        tables = [t for t in report["tables"] if t["facts"]["dtype"] == "float32"]
+        batch = max((t["facts"]["batch_size"] for t in tables), default=0)
+        for table in tables:
+            for row in table["rows"]:
+                if row["name"] == OURS and table["facts"]["batch_size"] == batch:
+                    costs = row["facts"]["params"], row["facts"]["macs"]
+                    seconds = statistics.median(row["times"])
+                    found[table["facts"]["model"], *costs] = batch / seconds
+        where = (
+            f"{batch} images, float32, on {machine['cores']} cores of "
+            f"{machine['cpu']}: `{report['command']}`"
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is no file of benchmarks: {error!r}") from error
+    return Speeds(where, found) if found else None
