@@ -67,15 +67,39 @@ def test_freed_memory_is_taken_again_without_a_page_fault():
     assert faults() >= 80  # by default a block above 32 MiB is mapped anew each time
 
 
+class Malloc:
+    """Gives one block, of which nothing exists, or none."""
+
+    address: int | None = 0x10000010
+
+    def __init__(self, libc):
+        self.libc = libc
+
+    def __call__(self, size):
+        self.size = size.value
+        self.libc.held |= {self.address} - {None}
+        return self.address
+
+
 class Libc:
-    """A libc that notes what is set."""
+    """A libc that notes what is set, and has the heap at an odd address."""
 
     def __init__(self):
         self.options = {}
+        self.advised = []
+        self.held = set()
+        self.malloc = Malloc(self)
 
     def mallopt(self, name: int, value: int) -> int:
         self.options[name] = value
         return 1
+
+    def madvise(self, start, length, advice) -> int:
+        self.advised.append((start.value, length.value, advice.value))
+        return 0
+
+    def free(self, block) -> None:
+        self.held.remove(block.value)
 
 
 @pytest.fixture
@@ -91,6 +115,22 @@ def test_what_is_set_is_what_glibc_calls_so(libc):
     """M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX and M_ARENA_MAX of malloc.h."""
     assert allocator.keep_freed_memory() is True  # JAX's backend is the CPU here
     assert libc.options == {-1: -1, -2: 268435456, -4: 0, -8: 1}
+
+
+def test_huge_pages_are_asked_for_on_whole_pages_of_half_the_memory(libc, monkeypatch):
+    """1,000 pages of 4 KiB; a block of 500 at 16 bytes into a page has 499 whole."""
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}
+    monkeypatch.setattr(allocator.os, "sysconf", sizes.__getitem__)
+    assert allocator.keep_freed_memory("cpu") is True
+    assert libc.malloc.size == 500 * 4096
+    assert libc.advised == [(0x10001000, 499 * 4096, 14)]
+    assert not libc.held
+
+
+def test_a_limit_of_address_space_leaves_pages_as_they_are(libc):
+    libc.malloc.address = None
+    assert allocator.keep_freed_memory("cpu") is True
+    assert libc.advised == []
 
 
 @pytest.mark.parametrize("platform", ["gpu", "tpu"])
