@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from benchmarks.cases import Case, Program
-from train.allocator import keep_freed_memory
+from shiftjax.allocator import keep_freed_memory
 
 WARM_SECONDS = 0.1  # for caches, which may hold another case's data
 RUNS = 3  # at least: one in which the heap grows takes several times as long
@@ -158,7 +158,7 @@ def main() -> None:
     """Answers until the input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print must not be taken for an answer
-    keep_freed_memory()  # as the trainer does; an accelerator's memory is another
+    keep_freed_memory("cpu")  # as the trainer does; not asked, as JAX may not start
     server = Server()
     for line in sys.stdin:
         print(json.dumps(server.answer(json.loads(line))), file=answers, flush=True)

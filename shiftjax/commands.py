@@ -78,6 +78,7 @@ class Predict:
 
     def run(self, console: Console) -> None:
         """Prints one block, or one JSON line, a picture."""
+        from shiftjax.allocator import keep_freed_memory
         from shiftjax.predict import Classifier
         from shiftjax.weights import open_pretrained
 
@@ -85,6 +86,7 @@ class Predict:
             raise InputError("no picture is given: shiftjax predict PICTURE... --model")
         if self.top < 1:
             raise InputError(f"--top {self.top}: it must be at least 1")
+        keep_freed_memory()
         classifier = Classifier(open_pretrained(self.model, self.directory))
         shown = []
         for prediction in classifier.predict(self.paths, count=self.top):
@@ -126,6 +128,7 @@ class Analyze:
 
     def run(self, console: Console) -> None:
         """Prints a table of blocks and one of displacements."""
+        from shiftjax.allocator import keep_freed_memory
         from shiftjax.analysis import agreement, analyze
         from shiftjax.heatmaps import draw
         from shiftjax.predict import Classifier
@@ -133,6 +136,7 @@ class Analyze:
 
         if not self.paths:
             raise InputError("no picture is given: shiftjax analyze MODEL PICTURE...")
+        keep_freed_memory()
         pretrained = open_pretrained(self.model, self.directory)
         images = Classifier(pretrained).read(self.paths)
         blocks, kept = analyze(pretrained, images), agreement(pretrained, images)
@@ -236,11 +240,13 @@ class Verify:
     def run(self, console: Console) -> None:
         """Prints one line a release; fails after the last if one is not as it was."""
         from shiftjax import manifest
+        from shiftjax.allocator import keep_freed_memory
         from shiftjax.verify import verify
 
         names = list(manifest.read(self.directory)) if self.all else self.names
         if not names:
             raise InputError("nothing to verify: give names, or --all")
+        keep_freed_memory()
         wrong = []
         for name in names:
             try:

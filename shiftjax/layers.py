@@ -7,14 +7,15 @@ networks of this package, `ConvNorm` and `ShiftConv` also take `shiftjax.planes.
 """
 
 import functools
+import importlib
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from shiftjax import gpu, planes, tpu
+from shiftjax import planes
 from shiftjax.errors import InputError, unknown_name
 from shiftjax.forms import FORMS
 from shiftjax.planes import Planes
@@ -161,11 +162,11 @@ class ShiftConv(Unit):
         if form == "planes":
             return self.on_planes(planes.shift_block, x, train, **window)
         assert not isinstance(x, Planes)  # whose form is planes
-        kernels = gpu if jax.default_backend() == "gpu" else tpu
-        if form == "kernel" and kernels.is_faster(
-            x.shape, wide, self.features, self._promoted(x), **window
-        ):
-            return self.run(kernels.shift_block, x, train, **window)
+        if form == "kernel":
+            kernels = _kernels()
+            sizes = (x.shape, wide, self.features)
+            if kernels.is_faster(*sizes, self._promoted(x), **window):
+                return self.run(kernels.shift_block, x, train, **window)
         unit = functools.partial(self.unit, ConvNorm)
         y = nn.relu(unit(wide, name="expand")(x, train))
         y = Shift(kernel_size, strides, dilation, name="shift")(y)
@@ -272,6 +273,12 @@ class SC2(CSC):
     """
 
     shift_first: ClassVar[bool] = True
+
+
+def _kernels() -> Any:
+    """Imports the kernels when they are first used: Pallas takes long to load."""
+    name = "gpu" if jax.default_backend() == "gpu" else "tpu"
+    return importlib.import_module(f"shiftjax.{name}")
 
 
 def _expanded(expansion: float, features: int) -> int:

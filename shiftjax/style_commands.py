@@ -27,12 +27,14 @@ class Stylize:
 
     def run(self, console: Console) -> None:
         """Prints one line a picture."""
+        from shiftjax.allocator import keep_freed_memory
         from shiftjax.stylize import Stylizer, targets
         from shiftjax.weights import open_pretrained
 
         if not self.paths:
             raise InputError("no picture is given: shiftjax stylize PICTURE... --style")
         pairs = targets(self.paths, self.output)
+        keep_freed_memory()
         stylizer = Stylizer(open_pretrained(self.style, self.directory))
         for source, target in pairs:
             labels = (source.name, self.style) if self.compare else ()

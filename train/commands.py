@@ -209,9 +209,11 @@ def train_run(run: "Config", console: Console) -> None:
     from train import hosts
 
     hosts.join(run.hosts)
-    prepare_process()
+    keeps_memory = prepare_process()
     from train.loop import CURVES, train
 
+    if keeps_memory and hosts.is_first():
+        say(console, "the allocator keeps freed memory for the next step")
     try:
         outcome = train(run, console)
     except Exception as error:
@@ -232,18 +234,21 @@ def train_run(run: "Config", console: Console) -> None:
     say(console, f"next: {PROGRAM} evaluate --workdir {run.workdir}")
 
 
-def prepare_process() -> None:
-    """Settings that must come before the first array."""
+def prepare_process() -> bool:
+    """Settings that must come before the first array.
+
+    Returns:
+      True if the allocator now keeps freed memory.
+    """
     import jax
 
-    from train.allocator import keep_freed_memory
+    from shiftjax.allocator import keep_freed_memory
 
-    if jax.default_backend() == "cpu":
-        keep_freed_memory()
     cache = os.environ.get("SHIFTJAX_CACHE", "~/.cache/shiftjax")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = Path(cache).expanduser() / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))
+    return keep_freed_memory()
 
 
 def say(console: Console, line: str) -> None:

@@ -12,7 +12,7 @@ SHARES: Mapping[str, str] = {
 }
 # What stands in a line of the record beside the figures of the examples.
 _BESIDE = {"step", "epoch", "split", "learning_rate", "images_per_second", "input_wait"}
-_BESIDE |= {"examples"}
+_BESIDE |= {"examples", "compile_seconds"}
 
 
 def title(name: str) -> str:

@@ -9,7 +9,7 @@ import collections
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from train.setup import (
 from train.state import TrainState
 from train.steps import NEVER
 from train.stopping import StopRequest
+from train.window import Moment, Window
 from train.workdir import CHECKPOINTS, open_workdir
 
 CURVES = "curves.png"
@@ -77,6 +78,26 @@ def every(period: float, step: int) -> int:
     return int(multiple * period + 0.5)
 
 
+@dataclasses.dataclass
+class _Dispatch:
+    """Steps that the device was given.
+
+    Attributes:
+      step: the number of steps done when they have ended.
+      sums: their results.
+      end: when they were first seen to have ended; None if they have not been.
+    """
+
+    step: int
+    sums: Any
+    end: Moment | None = None
+
+    def note(self, now: Moment) -> None:
+        """Notes the end, if it has come: some backends compute within the dispatch."""
+        if self.end is None and all(x.is_ready() for x in jax.tree.leaves(self.sums)):
+            self.end = now
+
+
 class Loop:
     """One run, from a state to the end.
 
@@ -109,11 +130,13 @@ class Loop:
         held_out = config.data.train_on == "train"
         held_out = held_out and config.data.validation_examples != 0
         self._validation = load_split(config, "validation") if held_out else None
-        self._window = _Window(sums)
+        self._window = Window(sums)
+        self._compiled: dict[str, float] = {}  # for the first line of the process
 
     def run(self, state: TrainState, stop: StopRequest) -> TrainState:
         """Trains to the end, or until asked to stop; the last state is saved."""
         setup, step = self.setup, int(state.step)
+        begin = step
         data, fed = on_devices(setup, setup.train_set)
         length = setup.steps_per_dispatch
 
@@ -124,23 +147,32 @@ class Loop:
             return setup.replicas.split(items(share, fed, length))
 
         prefetch = Prefetch(make, self._dispatches(step))
-        in_flight: collections.deque[tuple[int, Any]] = collections.deque()
+
+        def now() -> Moment:
+            return Moment(time.perf_counter(), prefetch.waited)
+
+        in_flight: collections.deque[_Dispatch] = collections.deque()
         try:
             for (start, count), batch in prefetch:
-                state, sums = setup.train_steps(state, data, batch, np.int32(count))
+                arguments = (state, data, batch, np.int32(count))
+                if start == begin:
+                    self._compile(*arguments)
+                self._window.start(now())
+                state, sums = setup.train_steps(*arguments)
                 step = start + count
-                in_flight.append((step, sums))
+                in_flight.append(_Dispatch(step, sums))
+                for dispatch in in_flight:
+                    dispatch.note(now())
                 last = step == setup.total_steps
                 stopping = stop.reached() or last
                 due = {name: self._due(name, start, step) for name in self._periods}
                 due["evaluate"] |= last  # whose epoch may end half a step later
                 waits = stopping or due["evaluate"] or due["save"]
                 while len(in_flight) > (0 if waits else 1):
-                    self._collect(*in_flight.popleft(), prefetch.waited)
+                    self._collect(in_flight.popleft(), now)
                 if waits:
-                    began = time.perf_counter()
+                    self._window.stop()
                     self._pause(state, step, due["evaluate"], due["save"] or stopping)
-                    self._window.leave_out(time.perf_counter() - began)
                 if stopping:
                     break
         finally:
@@ -159,9 +191,16 @@ class Loop:
     def _due(self, name: str, start: int, step: int) -> bool:
         return every(self._periods[name], start) == step
 
-    def _collect(self, step: int, sums: Any, waited: float) -> None:
+    def _compile(self, *arguments: Any) -> None:
+        """Compiles the steps, which the first call would do unnoticed."""
+        began = time.perf_counter()
+        self.setup.train_steps.lower(*arguments).compile()
+        self._compiled = {"compile_seconds": time.perf_counter() - began}
+
+    def _collect(self, dispatch: "_Dispatch", now: Callable[[], Moment]) -> None:
         """Fetches the sums of a dispatch, and writes a line when one is due."""
-        sums = jax.device_get(sums)
+        step, sums = dispatch.step, jax.device_get(dispatch.sums)
+        end = dispatch.end or now()
         if sums["bad_step"] != NEVER:
             self.checkpoints.wait()  # for one that is still being written
             saved = max(self.checkpoints.steps(), default=None)
@@ -173,16 +212,18 @@ class Loop:
                 f"finite; {kept}: try a lower --schedule.learning-rate or "
                 "--optimizer.clip-norm 1"
             )
-        self._window.add(sums)
+        self._window.add(sums, end)
         if every(self._periods["log"], step - 1) != step and (
             step != self.setup.total_steps
         ):
             return
-        record = self._record(step, "train", self._window.means(waited))
+        record = self._record(step, "train", self._window.means())
+        record |= self._compiled
+        self._compiled = {}
         record["learning_rate"] = np.asarray(self.setup.rate(step - 1)).item()
         self._write(record)
         self.reporter.advance(step, record)
-        self._window.restart(waited)
+        self._window = self._window.next()
 
     def _pause(self, state: TrainState, step: int, evaluate_: bool, save: bool) -> None:
         """Evaluates and saves, where due."""
@@ -214,42 +255,6 @@ class Loop:
     def _record(self, step: int, split: str, means: dict[str, float]) -> dict[str, Any]:
         epoch = round(self.setup.epoch(step), 4)
         return {"step": step, "epoch": epoch, "split": split, **means}
-
-
-class _Window:
-    """Sums since the last line of the record."""
-
-    def __init__(self, sums: dict[str, float]) -> None:
-        self.restart(0.0)
-        self.sums |= sums
-        self._before = sums.get("examples", 0.0)  # in another process
-
-    def restart(self, waited: float) -> None:
-        """Begins anew; `waited` is the input's waiting time so far."""
-        self.sums: dict[str, float] = {}
-        self._before = 0.0
-        self._since = time.perf_counter()
-        self._waited = waited
-
-    def leave_out(self, seconds: float) -> None:
-        """Takes time in which nothing was trained out of the rates."""
-        self._since += seconds
-
-    def add(self, sums: dict[str, Any]) -> None:
-        """Adds the sums of a dispatch."""
-        for name in sums.keys() - {"bad_step"}:
-            self.sums[name] = self.sums.get(name, 0.0) + float(sums[name])
-
-    def means(self, waited: float) -> dict[str, float]:
-        """Returns means over the examples, and rates over the time."""
-        examples = self.sums["examples"]
-        seconds = time.perf_counter() - self._since
-        told = ["loss", *sorted(self.sums.keys() - {"loss", "examples"})]
-        return {
-            **{name: self.sums[name] / examples for name in told},
-            "images_per_second": (examples - self._before) / seconds,
-            "input_wait": (waited - self._waited) / seconds,
-        }
 
 
 def train(config: Config, reporter_console: Any = None) -> Outcome:

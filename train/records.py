@@ -2,8 +2,9 @@
 
 `metrics.jsonl` is the truth: one strict JSON object a line, with at least `step` and
 `split`, and by custom `epoch`, `loss`, `top1`, `learning_rate`, `images_per_second` and
-`input_wait`. A number that is not finite is written as null and read as NaN. The events
-and the curves say the same and can be made again.
+`input_wait`; the first line after each start also has `compile_seconds`, which are in
+no rate. A number that is not finite is written as null and read as NaN. The events and
+the curves say the same and can be made again.
 """
 
 import errno

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
-from shiftjax import InputError, displacements, gpu, layers, shift
+from shiftjax import InputError, displacements, gpu, shift
 from shiftjax.gpu import Sizes, is_faster, is_supported, shift_block, shift_project
 from shiftjax.gpu.plan import Plan, pack
 from shiftjax.gpu.statistics import by_kernel, covariance, moments
@@ -225,7 +225,7 @@ def test_it_runs_on_a_gpu_if_asked_for(monkeypatch):
         calls.append(options["strides"])
         return shift_block(*arguments, **options)
 
-    monkeypatch.setattr(layers.gpu, "shift_block", block)
+    monkeypatch.setattr(gpu, "shift_block", block)
     x = jnp.zeros((2, 4, 4, 16))
     variables = jax.eval_shape(ShiftConv(16).init, jax.random.key(0), x)
     for form, expected in {"auto": [], "plain": [], "kernel": [2]}.items():

@@ -65,6 +65,35 @@ def test_import_is_light_and_starts_no_backend():
     assert started_now
 
 
+FORWARD = """
+import sys
+import shiftjax, jax.numpy as jnp, jax
+def kernels():
+    names = ("jax.experimental.pallas", "shiftjax.gpu", "shiftjax.tpu")
+    return [name for name in sys.modules if name.startswith(names)]
+
+before = kernels()
+model = shiftjax.create_model("shiftresnet20_e1")
+variables = jax.eval_shape(model.init, jax.random.key(0), jnp.ones((1, 8, 8, 3)))
+variables = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), variables)
+assert model.apply(variables, jnp.ones((1, 8, 8, 3))).shape == (1, 10)
+print([before, kernels()])
+"""
+
+
+def test_a_cpu_loads_no_kernels():
+    """Pallas is half of the time of the import."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORWARD],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[[], []]"
+
+
 def test_types_are_published():
     assert (PACKAGE / "py.typed").is_file()
 

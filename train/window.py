@@ -1,0 +1,87 @@
+"""The line of the record that is being gathered: sums of steps, and their time.
+
+Steps are dispatched before those in front of them have ended, so the clock of a window
+runs from the dispatch of its first step, or the end of the window before if that is
+later, to the end of its last step. Windows so follow one another without a gap, and
+their times add up to that of training. Compiling and pauses are in none.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+
+class Moment(NamedTuple):
+    """A point in a run.
+
+    Attributes:
+      seconds: of the clock.
+      waited: seconds that were spent waiting for input until then.
+    """
+
+    seconds: float
+    waited: float
+
+
+class Window:
+    """Sums and time since the last line of the record.
+
+    Args:
+      sums: of the steps that another process did for this line; none by default.
+      began: the end of the window before; by default the clock stands still.
+
+    Attributes:
+      sums: of the steps so far, by name.
+
+    Example:
+      >>> window = Window()
+      >>> window.start(Moment(10.0, 0.0))
+      >>> window.add({"loss": 6.0, "examples": 4}, end=Moment(12.0, 0.5))
+      >>> window.means()
+      {'loss': 1.5, 'images_per_second': 2.0, 'input_wait': 0.25}
+    """
+
+    def __init__(
+        self, sums: Mapping[str, float] | None = None, began: Moment | None = None
+    ) -> None:
+        self.sums = dict(sums or {})
+        self._before = self.sums.get("examples", 0.0)
+        self._began = self._end = began
+        self._seconds = self._waited = 0.0
+
+    def start(self, now: Moment) -> None:
+        """Starts the clock, unless it is running, before a dispatch."""
+        self._began = self._began or now
+
+    def add(self, sums: Mapping[str, Any], end: Moment) -> None:
+        """Adds the sums of a dispatch, whose last step has ended."""
+        self._end = end
+        for name in sums.keys() - {"bad_step"}:
+            self.sums[name] = self.sums.get(name, 0.0) + float(sums[name])
+
+    def stop(self) -> None:
+        """Stops the clock at the end of the last step, for a pause."""
+        self._seconds, self._waited = self._spent()
+        self._began = self._end = None
+
+    def means(self) -> dict[str, float]:
+        """Returns means over the examples, and rates over the time."""
+        examples = self.sums["examples"]
+        seconds, waited = self._spent()
+        told = ["loss", *sorted(self.sums.keys() - {"loss", "examples"})]
+        return {
+            **{name: self.sums[name] / examples for name in told},
+            "images_per_second": (examples - self._before) / seconds,
+            "input_wait": waited / seconds,
+        }
+
+    def next(self) -> "Window":
+        """Returns an empty window, which begins at the end of this one."""
+        return Window(began=self._end)
+
+    def _spent(self) -> tuple[float, float]:
+        """Returns the seconds until the end of the last step, and those waited."""
+        seconds, waited = self._seconds, self._waited
+        if self._began is not None and self._end is not None:
+            seconds += self._end.seconds - self._began.seconds
+            waited += self._end.waited - self._began.waited
+        return seconds, waited
