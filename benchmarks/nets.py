@@ -109,14 +109,11 @@ def inference(options: Options, machine: dict[str, Any]) -> list[Table]:
 def memory(options: Options, machine: dict[str, Any]) -> list[Table]:
     """Steps of the deepest network, whose memory should not grow with E."""
     depth = 20 if options.quick else 110
-    chunk = {"overrides": {"chunk": 8}}
     found = []
     for expansion in expansions(options):
         model = f"shiftresnet{depth}_e{expansion}"
         shift = {"family": "cifar", "kind": "shift", "depth": depth}
         nets = [Net("shiftjax", "jax", {"model": model})]
-        if machine["platform"] == "cpu":
-            nets.append(Net("in chunks of 8", "jax", {"model": model} | chunk))
         if machine.get("torch"):
             nets.append(
                 Net("the same in PyTorch", "torch", shift | {"expansion": expansion})

@@ -37,14 +37,11 @@ def differentiable(
     return function
 
 
-def whole_batch(
-    statistic: Statistic, parts: Sequence[jax.Array], axis_name: str | None
-) -> tuple[jax.Array, jax.Array]:
-    """Merges a statistic of all parts on all replicas (Chan, Golub, LeVeque 1979).
+def merge(pairs: Sequence[Pair], axis_name: str | None) -> Pair:
+    """Merges statistics of equally many pixels each (Chan, Golub, LeVeque 1979).
 
     Args:
-      statistic: `moments` or `covariance`.
-      parts: arrays of one shape, as `statistic` takes them.
+      pairs: means `[n, C]`, with variances `[n, C]` or covariances `[n, C, C]`.
       axis_name: the axis of the replicas, or None for this replica alone.
 
     Returns:
@@ -54,12 +51,28 @@ def whole_batch(
     def over_replicas(x: jax.Array) -> jax.Array:
         return lax.pmean(x, axis_name) if axis_name else x
 
-    pairs = zip(*map(statistic, parts), strict=True)
-    means, within = (jnp.stack(values) for values in pairs)
+    means, within = (jnp.concatenate(v) for v in zip(*pairs, strict=True))
     mean = over_replicas(means.mean(0))
-    offset = means - mean
+    offset = means - mean[None]
     between = offset**2 if within.ndim == 2 else offset[:, :, None] * offset[:, None]
     return mean, over_replicas((within + between).mean(0))
+
+
+def whole_batch(
+    statistic: Statistic, parts: Sequence[jax.Array], axis_name: str | None
+) -> Pair:
+    """Merges a statistic of all parts on all replicas.
+
+    Args:
+      statistic: `moments` or `covariance`.
+      parts: arrays of one shape, as `statistic` takes them.
+      axis_name: the axis of the replicas, or None for this replica alone.
+
+    Returns:
+      The mean `[C]` and the variance `[C]` or covariance `[C, C]` of them all.
+    """
+    pairs = (statistic(part) for part in parts)
+    return merge([(mean[None], second[None]) for mean, second in pairs], axis_name)
 
 
 def affine(norm: Norm, stats: Norm, epsilon: float) -> tuple[jax.Array, jax.Array]:
@@ -69,12 +82,7 @@ def affine(norm: Norm, stats: Norm, epsilon: float) -> tuple[jax.Array, jax.Arra
 
 
 def fold(
-    kernel: jax.Array,
-    norm: Norm,
-    parts: Sequence[jax.Array],
-    epsilon: float,
-    axis_name: str | None,
-    covariance: Statistic,
+    kernel: jax.Array, norm: Norm, narrow: Pair, epsilon: float
 ) -> tuple[jax.Array, jax.Array, Norm]:
     """Returns BatchNorm(x @ kernel) as a kernel and a bias, from statistics of x.
 
@@ -84,18 +92,16 @@ def fold(
     Args:
       kernel: `[in, out]`.
       norm: scale and bias `[out]`.
-      parts: the narrow x, as `covariance` takes it.
+      narrow: mean `[in]` and covariance `[in, in]` of x.
       epsilon: added to the variance.
-      axis_name: the axis of the replicas, or None.
-      covariance: gives mean and covariance of a part, in whatever layout it has.
 
     Returns:
       Kernel `[in, out]`, bias `[out]`, and the statistics of x @ kernel.
     """
-    narrow_mean, cov = whole_batch(covariance, parts, axis_name)
+    mean, cov = narrow
     stats = {
-        "mean": narrow_mean @ kernel,
+        "mean": mean @ kernel,
         "var": jnp.maximum(((cov @ kernel) * kernel).sum(0), 0),  # despite rounding
     }
     gain, bias = affine(norm, stats, epsilon)
-    return kernel * gain, bias, stats
+    return kernel * gain[None], bias, stats

@@ -39,6 +39,11 @@ def inner(a: jax.Array, b: jax.Array) -> jax.Array:
     )
 
 
+def per_channel(v: jax.Array) -> jax.Array:
+    """Turns `[C]` into `[1, 1, 1, C]`, which goes with an NHWC array."""
+    return v[None, None, None]
+
+
 def mean_of(x: jax.Array) -> jax.Array:
     """Returns the mean `[C]` of `[batch, height, width, C]`, added in float32."""
     return x.mean(PIXELS, dtype=jnp.promote_types(x.dtype, jnp.float32))
@@ -46,14 +51,15 @@ def mean_of(x: jax.Array) -> jax.Array:
 
 def moments_backward(x: jax.Array, mean: jax.Array, g: Pair) -> jax.Array:
     """The derivative of a mean and a variance."""
-    dx = (x - mean) * (2 * g[1]) + g[0]
+    slope = 2 * g[1]
+    dx = (x - per_channel(mean)) * per_channel(slope) + per_channel(g[0])
     return (dx * (x.shape[-1] / x.size)).astype(x.dtype)
 
 
 def two_passes(x: jax.Array) -> Pair:
     """Returns mean `[C]` and covariance `[C, C]` of x `[batch, height, width, C]`."""
     mean = mean_of(x)
-    centred = (x - mean).astype(x.dtype)
+    centred = (x - per_channel(mean)).astype(x.dtype)
     return mean, inner(centred, centred) * (x.shape[-1] / x.size)
 
 
@@ -69,7 +75,7 @@ def batch_norm(
     if stats is None:
         mean, var = whole_batch(moments, [x], axis_name)
         stats = {"mean": mean, "var": var}
-    gain, offset = affine(norm, stats, epsilon)
+    gain, offset = map(per_channel, affine(norm, stats, epsilon))
     return (x * gain + offset).astype(x.dtype), stats
 
 
@@ -136,11 +142,14 @@ def shift_block(
 
     if stats is None:
         expand, bias, used["expand"] = fold(
-            kernels["expand"], norms["expand"], [inputs], epsilon, axis_name, covariance
+            kernels["expand"],
+            norms["expand"],
+            whole_batch(covariance, [inputs], axis_name),
+            epsilon,
         )
     else:
         gain, bias = affine(norms["expand"], used["expand"], epsilon)
-        expand = kernels["expand"] * gain
+        expand = kernels["expand"] * gain[None]
     y = middle(
         inputs,
         expand,

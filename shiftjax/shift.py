@@ -199,6 +199,7 @@ def window(x: jax.Array, dy: int, dx: int, stride: int, size: Size) -> jax.Array
 def choose(offsets: np.ndarray, candidates: dict[int, jax.Array]) -> jax.Array:
     """Takes each channel from the candidate of its own offset."""
     (_, x), *others = candidates.items()
+    offsets = offsets.reshape((1,) * (x.ndim - 1) + (-1,))
     for offset, candidate in others:
         x = jnp.where(offsets == offset, candidate, x)
     return x

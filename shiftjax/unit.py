@@ -55,7 +55,12 @@ class Unit(nn.Module, kw_only=True):
         if isinstance(x, Planes):
             return "planes"
         form = resolve(self.form, x.shape, self.forms)
-        return "plain" if self.is_initializing() else form
+        return form if self.has_variables() else "plain"
+
+    def has_variables(self) -> bool:
+        """Returns False where flax's modules are to make them, or miss them."""
+        given = {"params", "batch_stats"} <= set(self.variables)
+        return given and not self.is_initializing()
 
     @nn.nowrap  # so that it also serves outside of a call
     def unit(self, kind: type, *args: Any, **options: Any) -> Any:

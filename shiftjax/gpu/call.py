@@ -136,7 +136,8 @@ def definition(
     """What the kernel computes, for XLA."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     dot = functools.partial(jnp.dot, preferred_element_type=dtype)
-    wide = jax.nn.relu(dot(x, expand.astype(x.dtype)) + bias).astype(x.dtype)
+    wide = dot(x, expand.astype(x.dtype)) + bias[None, None, None]
+    wide = jax.nn.relu(wide).astype(x.dtype)
     wide = displace(wide, np.asarray(table), stride=strides)
     return dot(wide, project.astype(x.dtype)).astype(x.dtype)
 

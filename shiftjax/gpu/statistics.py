@@ -17,7 +17,13 @@ from jax.experimental.pallas import triton
 from shiftjax.batchnorm import Pair, differentiable
 from shiftjax.gpu.kernel import Pixels, address, product, read
 from shiftjax.gpu.plan import SMALLEST, power_of_two
-from shiftjax.narrow import PIXELS, mean_of, moments_backward, two_passes
+from shiftjax.narrow import (
+    PIXELS,
+    mean_of,
+    moments_backward,
+    per_channel,
+    two_passes,
+)
 
 STEP = 128  # pixels
 PROGRAMS = 264  # two for each multiprocessor of an H100 or H200
@@ -91,14 +97,14 @@ def _covariance_backward(x: jax.Array, mean: jax.Array, g: Pair) -> jax.Array:
     share = x.shape[-1] / x.size
     slope = ((g[1] + g[1].T) * share).astype(x.dtype)
     offset = g[0] * share - mean @ slope.astype(mean.dtype)
-    dx = jnp.dot(x, slope, preferred_element_type=mean.dtype) + offset
-    return dx.astype(x.dtype)
+    dx = jnp.dot(x, slope, preferred_element_type=mean.dtype)
+    return (dx + per_channel(offset)).astype(x.dtype)
 
 
 def _moments(x: jax.Array) -> Pair:
     """Returns mean and variance `[C]` of x `[batch, height, width, C]`."""
     center = mean_of(x[:1])
-    offset = x - center
+    offset = x - per_channel(center)
     mean, square = offset.mean(PIXELS), (offset * offset).mean(PIXELS)
     return center + mean, square - mean * mean
 

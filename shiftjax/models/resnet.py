@@ -29,10 +29,22 @@ from shiftjax.errors import InputError
 from shiftjax.forms import FORMS
 from shiftjax.layers import ConvNorm, ShiftConv
 from shiftjax.models.network import Features, Network
+from shiftjax.planes import Planes
 from shiftjax.unit import Activations, Unit
 
-relu = functools.partial(jax.tree.map, nn.relu)
-add = functools.partial(jax.tree.map, jnp.add)
+
+def relu(x: Activations) -> Activations:
+    """Applies ReLU."""
+    return x.map(nn.relu) if isinstance(x, Planes) else nn.relu(x)
+
+
+def add(x: Activations, y: Activations) -> Activations:
+    """Adds what has one shape and layout."""
+    if isinstance(x, Planes) and isinstance(y, Planes):
+        return Planes(tuple(map(jnp.add, x.parts, y.parts)))
+    assert not isinstance(x, Planes)
+    assert not isinstance(y, Planes)
+    return x + y
 
 
 class ResidualBlock(Unit):
@@ -93,13 +105,10 @@ class CifarResNet(Network):
       depth: 6 n + 2 for n blocks a stage: 20, 56, 110, ...
       scan: whether the equal blocks of a stage are one loop: a deep network compiles in
         the time of a few blocks, and runs a little slower.
-      chunk: on planes, for how many images at a time the wide tensors of shift blocks
-        exist, which are then computed again in the backward pass; None for all.
     """
 
     depth: int = 20
     scan: bool = False
-    chunk: int | None = None
 
     image_size: ClassVar[int] = 32
     forms: ClassVar[tuple[str, ...]] = ("plain", "planes")
@@ -115,7 +124,7 @@ class CifarResNet(Network):
     def trunk(self, images: jax.Array, train: bool) -> tuple[Activations, Features]:
         """Computes stem and stages, and their features."""
         features: Features = {}
-        x, form = self.enter(images, train, chunk=self.chunk)
+        x, form = self.enter(images, train)
         widths = self.widths()
         x = relu(self.unit(ConvNorm, widths[0], 3, name="stem", form=form)(x, train))
         features["stem"] = x
@@ -126,7 +135,7 @@ class CifarResNet(Network):
             )
             block = functools.partial(self.make_block, width, form=form)
             x = block(1 if stage == 1 else 2, name=first)(x, train)
-            if self.scan and not self.is_initializing():
+            if self.scan and self.has_variables():
                 x = self._scan_blocks(block(1, parent=None), others, x, train)
             else:
                 for name in others:

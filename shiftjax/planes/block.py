@@ -1,226 +1,141 @@
 """The ShiftResNet block on planes: expand, ReLU, shift and project.
 
 Three ideas make it fast. The first BatchNorm is folded into the expanding product, with
-statistics from its narrow input, so no pass over the wide tensor is its own. ReLU and
-shift are one pass with one residual. A strided shift is taken on the phases of the
-image, row and column modulo the stride: each channel is expanded on the one phase that
-it reads, and shifted there with stride 1.
+statistics from its narrow input, so the wide tensor can be made a chunk at a time, and
+never leaves the cache. ReLU and shift are one pass, which writes each group of channels
+where it moves to. A strided shift is taken on the phases of the image, row and column
+modulo the stride: each channel is expanded on the one phase that it reads, and shifted
+there with stride 1.
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from shiftjax.batchnorm import Params, Stats, affine, fold
+from shiftjax.batchnorm import Pair, Params, Stats, affine, fold, merge, whole_batch
+from shiftjax.planes.chunks import Function, group_size, map_chunks
 from shiftjax.planes.layout import Planes, rows
 from shiftjax.planes.products import pointwise
-from shiftjax.planes.statistics import batch_norm, covariance, per_channel
-from shiftjax.shift import Size, Table, displacements
+from shiftjax.planes.shift import Phase, Window, phases, relu_shift, with_firsts
+from shiftjax.planes.statistics import covariance, moments, per_channel
+from shiftjax.shift import Size
 
 Weights = dict[str, jax.Array]
-Chunks = dict[str, jax.Array]
-Tree = TypeVar("Tree")
 
 
-@functools.lru_cache
-def phases(
-    channels: int, kernel_size: int, dilation: int, stride: int
-) -> tuple[tuple[Size, np.ndarray, Table], ...]:
-    """Groups channels by the phase of the image that they read.
+class Middle(NamedTuple):
+    """What lies between the narrow tensors of a block, for a group of chunks.
 
-    A strided shift reads row `stride * h + dy`, which is row `h + dy // stride` of the
-    phase `dy % stride`.
-
-    Returns:
-      For each phase (row, column): its channels, and their displacements within it.
-    """
-    moves = displacements(channels, kernel_size, dilation=dilation)
-    phase, offsets = moves % stride, moves // stride
-    plan = []
-    for row, column in np.unique(phase, axis=0).tolist():
-        members = np.flatnonzero((phase == (row, column)).all(1))
-        table = tuple(map(tuple, offsets[members].tolist()))
-        plan.append(((row, column), members, table))
-    return tuple(plan)
-
-
-def displace(x: jax.Array, table: Table, size: Size) -> jax.Array:
-    """`shiftjax.shift.displace` of x `[C, H, W, n]` to `[C, *size, n]`.
-
-    One slice per channel of a zero-padded copy, which XLA turns into copies of rows.
-    """
-    channels, height, width, n = x.shape
-    offsets = np.asarray(table)
-    low = np.maximum(-offsets.min(0), 0)
-    high = np.maximum(offsets.max(0) + size - (height, width), 0)
-    padded = jnp.pad(x, [(0, 0), *zip(low, high, strict=True), (0, 0)])
-    padded = padded.reshape(channels, padded.shape[1], -1)  # W and n are one axis here
-    starts = jnp.asarray((offsets + low) * (1, n))
-
-    def window(plane: jax.Array, start: jax.Array) -> jax.Array:
-        return lax.dynamic_slice(plane, start, (size[0], size[1] * n))
-
-    return jax.vmap(window)(padded, starts).reshape(channels, *size, n)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def relu_shift(x: jax.Array, bias: jax.Array, table: Table, size: Size) -> jax.Array:
-    """Bias, ReLU and `displace`; the sign of the result masks the gradient."""
-    biased = x + bias.astype(x.dtype)[:, None, None, None]
-    return displace(jnp.maximum(biased, 0), table, size)
-
-
-def _relu_shift_forward(
-    x: jax.Array, bias: jax.Array, table: Table, size: Size
-) -> tuple:
-    out = relu_shift(x, bias, table, size)
-    return out, (out, bias, x.shape[1:3])
-
-
-def _relu_shift_backward(
-    table: Table, size: Size, residuals: tuple, g: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    del size
-    out, bias, input_size = residuals
-    back = tuple((-dy, -dx) for dy, dx in table)
-    dx = displace(jnp.where(out > 0, g, 0), back, input_size)
-    return dx, rows(dx).sum(1, dtype=bias.dtype)
-
-
-relu_shift.defvjp(_relu_shift_forward, _relu_shift_backward)
-
-
-# The wide tensors exist for one chunk at a time.
-
-
-def all_chunks(
-    function: Callable[[Weights, jax.Array], Chunks], weights: Weights, x: jax.Array
-) -> Chunks:
-    """Applies `function(weights, chunk)` to x `[C, chunks, H, W, n]`, chunk by chunk.
-
-    A single chunk is kept for the backward pass; several are computed again in it.
-    """
-    if x.shape[1] > 1:
-        return map_chunks(function, weights, x)
-    return jax.tree.map(lambda y: y[:, None], function(weights, x[:, 0]))
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def map_chunks(
-    function: Callable[[Weights, jax.Array], Chunks], weights: Weights, x: jax.Array
-) -> Chunks:
-    """Applies `function(weights, chunk)` to each chunk of x `[C, chunks, H, W, n]`.
-
-    The backward pass runs the function again, so that its wide tensors exist for one
-    chunk at a time.
+    Attributes:
+      window: the shift.
+      dtype: what is multiplied in, and given.
     """
 
-    def step(i: jax.Array, out: Chunks) -> Chunks:
-        return _write(out, i, function(weights, _read(x, i)))
+    window: Window
+    dtype: jnp.dtype
 
-    shapes = jax.eval_shape(function, weights, _read(x, 0))
-    return lax.fori_loop(0, x.shape[1], step, _scratch(shapes, x))
+    def plan(self, weights: Weights, x: jax.Array) -> tuple[Phase, ...]:
+        """The phases of x `[C, chunks, H, W, n]`."""
+        return phases(len(weights["project"]), self.window, x.shape[2:4])
+
+    def prepare(self, weights: Weights, x: jax.Array) -> Weights:
+        """Brings the wide channels into the order of the phases."""
+        plan = self.plan(weights, x)
+        if len(plan) == 1:
+            return weights
+        order = np.concatenate([phase.channels for phase in plan])
+        return weights | {
+            "expand": weights["expand"][:, order],
+            "expand_bias": weights["expand_bias"][order],
+            "project": weights["project"][order],
+        }
+
+    def out_size(self, x: jax.Array) -> Size:
+        """Height and width of the result."""
+        strides = self.window.strides
+        return -(-x.shape[2] // strides), -(-x.shape[3] // strides)
+
+    def memory(self, weights: Weights, x: jax.Array) -> tuple[int, tuple]:
+        """How many chunks are computed at once, and the memory of their wide tensors.
+
+        Returns:
+          The number, and zeros for what is shifted and for its gradient.
+        """
+        channels, n = len(weights["project"]), x.shape[4]
+        height, width = self.out_size(x)
+        size = channels * height * width * n * self.dtype.itemsize
+        group = group_size(x.shape[1], size)
+        forward = jnp.zeros((channels, group, height, width * n), self.dtype)
+        back = [
+            jnp.zeros((len(p.channels), group, p.size[0], p.size[1] * n), self.dtype)
+            for p in self.plan(weights, x)
+        ]
+        return group, (forward, back)
+
+    def branches(
+        self, weights: Weights, x: jax.Array, scratch: tuple
+    ) -> tuple[Weights, jax.Array]:
+        """Both branches of `[C, group, H, W, n]`, and the scratch."""
+        strides, (height, width) = self.window.strides, self.out_size(x)
+        plan, wide = self.plan(weights, x), []
+        for first, phase in with_firsts(plan):
+            channels = slice(first, first + len(phase.channels))
+            row, column = phase.start
+            own = x[:, :, row::strides, column::strides].astype(self.dtype)
+            y = pointwise(weights["expand"][:, channels], rows(own))
+            y = (y + weights["expand_bias"][channels, None]).astype(self.dtype)
+            wide.append(y.reshape(len(y), *own.shape[1:3], own.shape[3] * own.shape[4]))
+        shifted: Any = relu_shift(plan, wide, *scratch)
+        out = {"project": pointwise(weights["project"], rows(shifted))}
+        if "shortcut" in weights:
+            kept = rows(x[:, :, ::strides, ::strides].astype(self.dtype))
+            out["shortcut"] = pointwise(weights["shortcut"], kept)
+        shape = (-1, x.shape[1], height, width, x.shape[4])
+        return {name: y.reshape(shape) for name, y in out.items()}, shifted
+
+    def train(
+        self, weights: Weights, x: jax.Array, scratch: tuple
+    ) -> tuple[Weights, dict[str, Pair], jax.Array]:
+        """Both branches, not normalized, and their mean and variance."""
+        out, shifted = self.branches(weights, x, scratch)
+        return out, {name: moments(y) for name, y in out.items()}, shifted
+
+    def finish(
+        self, weights: Weights, x: dict[str, jax.Array], scratch: tuple
+    ) -> tuple[jax.Array, Pair, tuple]:
+        """Normalizes and adds both branches, and takes the result's covariance."""
+
+        def norm(name: str) -> jax.Array:
+            gain, offset = weights[name]
+            return x[name] * per_channel(gain) + per_channel(offset)
+
+        skip = norm("shortcut") if "shortcut" in weights else x["shortcut"]
+        y = (jax.nn.relu(norm("project")) + skip).astype(self.dtype)
+        wide = y.astype(jnp.promote_types(y.dtype, jnp.float32))
+        return y, covariance(wide), scratch[0]
+
+    def infer(
+        self, weights: Weights, x: jax.Array, scratch: tuple
+    ) -> tuple[jax.Array, tuple, jax.Array]:
+        """The whole block, all its BatchNorms folded."""
+        out, shifted = self.branches(weights, x, scratch)
+        y = out["project"] + per_channel(weights["project_bias"])
+        skip = x
+        if "shortcut" in out:
+            skip = out["shortcut"] + per_channel(weights["shortcut_bias"])
+        return (jax.nn.relu(y) + skip).astype(self.dtype), (), shifted
 
 
-def _map_chunks_forward(function: Callable, weights: Weights, x: jax.Array) -> tuple:
-    return map_chunks(function, weights, x), (weights, x)
-
-
-def _map_chunks_backward(function: Callable, residuals: tuple, g: Chunks) -> tuple:
-    weights, x = residuals
-
-    def step(i: jax.Array, carry: tuple) -> tuple:
-        total, dx = carry
-        backward = jax.vjp(function, weights, _read(x, i))[1]
-        d_weights, d_chunk = backward({name: _read(g[name], i) for name in g})
-        return jax.tree.map(jnp.add, total, d_weights), _write(dx, i, d_chunk)
-
-    zeros = jax.tree.map(jnp.zeros_like, weights)
-    return lax.fori_loop(0, x.shape[1], step, (zeros, _scratch(_read(x, 0), x)))
-
-
-map_chunks.defvjp(_map_chunks_forward, _map_chunks_backward)
-
-
-def _read(x: jax.Array, i: jax.Array | int) -> jax.Array:
-    return lax.dynamic_index_in_dim(x, i, 1, keepdims=False)
-
-
-def _write(buffers: Tree, i: jax.Array, chunks: Tree) -> Tree:
-    def update(buffer: jax.Array, chunk: jax.Array) -> jax.Array:
-        return lax.dynamic_update_index_in_dim(buffer, chunk, i, 1)
-
-    return jax.tree.map(update, buffers, chunks)
-
-
-def _scratch(shapes: Tree, x: jax.Array) -> Tree:
-    """Buffers for as many chunks as x has, to be filled.
-
-    They hold a value that is known at run time only: of equal constants XLA makes one,
-    which it then copies for each loop, on one thread.
-    """
-
-    def buffer(chunk: jax.ShapeDtypeStruct) -> jax.Array:
-        shape = (chunk.shape[0], x.shape[1], *chunk.shape[1:])
-        return jnp.full(shape, x.ravel()[0].astype(chunk.dtype))
-
-    return jax.tree.map(buffer, shapes)
-
-
-def _branches(
-    plan: tuple[tuple[Size, np.ndarray, Table], ...],
-    stride: int,
-    dtype: jnp.dtype,
-    weights: Weights,
-    x: jax.Array,
-) -> Chunks:
-    """One chunk `[C, H, W, n]` to "project" `[out, h, w, n]`, and "shortcut" if any."""
-    size = (-(-x.shape[1] // stride), -(-x.shape[2] // stride))
-    shifted, start = [], 0
-    for (row, column), members, table in plan:
-        group = slice(start, start := start + len(members))
-        phase = x[:, row::stride, column::stride].astype(dtype)
-        wide = pointwise(weights["expand"][:, group], rows(phase))
-        wide = wide.astype(dtype).reshape(len(members), *phase.shape[1:])
-        bias = weights["expand_bias"][group]
-        shifted.append(relu_shift(wide, bias, table, size))
-    out = {"project": pointwise(weights["project"], rows(jnp.concatenate(shifted)))}
-    if "shortcut" in weights:
-        kept = rows(x[:, ::stride, ::stride].astype(dtype))
-        out["shortcut"] = pointwise(weights["shortcut"], kept)
-    return jax.tree.map(lambda y: y.reshape(-1, *size, x.shape[-1]), out)
-
-
-def _weights(
-    params: Params,
-    stats: Stats | None,
-    x: Planes,
-    epsilon: float,
-    axis_name: str | None,
-) -> tuple[Weights, Stats]:
-    """The kernels of `_branches`, with every BatchNorm folded that can be.
-
-    Of the running statistics' BatchNorms, all but the offset of those that come last.
-    """
-    kernels = {name: unit["conv"]["kernel"] for name, unit in params.items()}
-    norms = {name: unit["norm"] for name, unit in params.items()}
-    if stats is None:
-        dtype = jnp.promote_types(x.parts[0].dtype, jnp.float32)
-        parts = [part.astype(dtype) for part in x.parts]
-        kernels["expand"], bias, batch = fold(
-            kernels["expand"], norms["expand"], parts, epsilon, axis_name, covariance
-        )
-        return kernels | {"expand_bias": bias}, {"expand": {"norm": batch}}
-    affines = {
-        name: affine(norms[name], stats[name]["norm"], epsilon) for name in norms
-    }
-    weights = {name: kernel * affines[name][0] for name, kernel in kernels.items()}
-    return weights | {"expand_bias": affines["expand"][1]}, {}
+def input_statistics(x: Planes, axis_name: str | None) -> Pair:
+    """Returns the mean and covariance of all parts on all replicas."""
+    if x.statistics is not None:
+        return merge(x.statistics, axis_name)
+    dtype = jnp.promote_types(x.parts[0].dtype, jnp.float32)
+    parts = [part.astype(dtype) for part in x.parts]
+    return whole_batch(covariance, parts, axis_name)
 
 
 @functools.partial(
@@ -262,30 +177,42 @@ def shift_block(
     Returns:
       The output, and the batch's statistics (none where `stats` is given).
     """
-    weights, batch = _weights(params, stats, x, epsilon, axis_name)
-    plan = phases(len(weights["project"]), kernel_size, dilation, strides)
-    order = np.concatenate([members for _, members, _ in plan])
-    weights |= {
-        "expand": weights["expand"][:, order],
-        "expand_bias": weights["expand_bias"][order],
-        "project": weights["project"][order],
-    }
-    promoted = jnp.promote_types(x.parts[0].dtype, weights["project"].dtype)
-    dtype = jnp.dtype(dtype or promoted)
-    function = functools.partial(_branches, plan, strides, dtype)
-    outs = [all_chunks(function, weights, part) for part in x.parts]
+    kernels = {name: unit["conv"]["kernel"] for name, unit in params.items()}
+    norms = {name: unit["norm"] for name, unit in params.items()}
+    promoted = jnp.promote_types(x.parts[0].dtype, kernels["expand"].dtype)
+    middle = Middle(
+        Window(kernel_size, dilation, strides), jnp.dtype(dtype or promoted)
+    )
+    batch: Stats = {}
+    if stats is not None:
+        for name in params:
+            gain, kernels[f"{name}_bias"] = affine(
+                norms[name], stats[name]["norm"], epsilon
+            )
+            kernels[name] *= gain[None]
+    else:
+        narrow = input_statistics(x, axis_name)
+        kernels["expand"], kernels["expand_bias"], own = fold(
+            kernels["expand"], norms["expand"], narrow, epsilon
+        )
+        batch["expand"] = {"norm": own}
+    weights = middle.prepare(kernels, x.parts[0])
+    group, scratch = middle.memory(weights, x.parts[0])
 
-    def norm(name: str) -> Sequence[jax.Array]:
-        """BatchNorm of a branch, or what of it is not in the kernel."""
-        parts, own = [out[name] for out in outs], params[name]["norm"]
-        if stats is None:
-            parts, batch_stats = batch_norm(own, parts, epsilon, axis_name)
-            batch[name] = {"norm": batch_stats}
-            return parts
-        offset = per_channel(affine(own, stats[name]["norm"], epsilon)[1])
-        return [part + offset for part in parts]
+    def run(function: Function, part: jax.Array) -> Any:
+        return map_chunks(function, group, weights, part, scratch)
 
-    y = norm("project")
-    skip = norm("shortcut") if "shortcut" in weights else x.parts
-    pairs = zip(y, skip, strict=True)
-    return Planes(tuple(jax.nn.relu(a) + b for a, b in pairs)), batch
+    if stats is not None:
+        return Planes(tuple(run(middle.infer, part)[0] for part in x.parts)), batch
+    branches = [run(middle.train, part) for part in x.parts]
+    affines = {}
+    for name in branches[0][0]:
+        mean, var = merge([values[name] for _, values in branches], axis_name)
+        own = {"mean": mean, "var": var}
+        batch[name] = {"norm": own}
+        affines[name] = affine(norms[name], own, epsilon)
+    outs: list[Any] = [
+        map_chunks(middle.finish, group, affines, {"shortcut": part} | out, ((), ()))
+        for part, (out, _) in zip(x.parts, branches, strict=True)
+    ]
+    return Planes(*zip(*outs, strict=True)), batch

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from shiftjax.batchnorm import Pair
+from shiftjax.planes.chunks import IMAGES
 from shiftjax.shift import positive
 
 
@@ -20,6 +22,8 @@ class Planes:
 
     Attributes:
       parts: at least one array `[channels, chunks, height, width, n]`.
+      statistics: of each part, means `[groups, C]` and covariances `[groups, C, C]` of
+        groups of as many images each; None where nobody has taken them.
 
     Example:
       >>> images = jnp.zeros((6, 32, 32, 3))
@@ -31,25 +35,24 @@ class Planes:
     """
 
     parts: tuple[jax.Array, ...]
+    statistics: tuple[Pair, ...] | None = None
 
     @classmethod
     def from_nhwc(
-        cls, x: jax.Array, *, parts: int = 2, chunk: int | None = None
+        cls, x: jax.Array, *, parts: int = 2, chunk: int = IMAGES
     ) -> "Planes":
         """Cuts an NHWC batch into parts of one size, and these into chunks.
 
         Args:
           x: `[batch, height, width, channels]`.
           parts: how many parts at most; fewer where that does not divide the batch.
-          chunk: images in a chunk at most; None for one chunk a part.
+          chunk: images in a chunk at most.
 
         Returns:
           The same values in this layout.
         """
-        if chunk is not None:
-            positive("chunk", chunk)
         size = len(x) // math.gcd(positive("parts", parts), len(x))
-        limit = min(chunk or size, size)
+        limit = min(positive("chunk", chunk), size)
         n = max((n for n in range(1, limit + 1) if size % n == 0), default=1)
         chunked = x.reshape(-1, size // n, n, *x.shape[1:])
         return cls(tuple(chunked.transpose(0, 5, 1, 3, 4, 2)))
@@ -66,7 +69,7 @@ class Planes:
         return len(self.parts) * chunks * n, height, width, channels
 
     def map(self, function: Callable[[jax.Array], jax.Array]) -> "Planes":
-        """Applies a function to each part."""
+        """Applies a function to each part, whose statistics are lost."""
         return Planes(tuple(map(function, self.parts)))
 
     def global_average_pool(self) -> jax.Array:

@@ -93,10 +93,12 @@ def conv_norm(
     kernel, offset = params["conv"]["kernel"], None
     if stats is not None:
         gain, offset = affine(params["norm"], stats["norm"], epsilon)
-        kernel = kernel * gain
+        kernel = kernel * gain.reshape((1,) * (kernel.ndim - 1) + (-1,))
     dtype = dtype or jnp.promote_types(x.parts[0].dtype, kernel.dtype)
     y = [conv(kernel, part.astype(dtype), strides=strides) for part in x.parts]
+    batch = {}
     if offset is not None:
-        return Planes(tuple(part + per_channel(offset) for part in y)), {}
-    y, batch_stats = batch_norm(params["norm"], y, epsilon, axis_name)
-    return Planes(tuple(y)), {"norm": batch_stats}
+        y = [part + per_channel(offset) for part in y]
+    else:
+        y, batch["norm"] = batch_norm(params["norm"], y, epsilon, axis_name)
+    return Planes(tuple(part.astype(dtype) for part in y)), batch

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from shiftjax import narrow
 from shiftjax.batchnorm import Pair, differentiable
-from shiftjax.planes.block import phases
+from shiftjax.phases import phases
 from shiftjax.tpu.kernel import definition, shift_project
 from shiftjax.tpu.plan import is_supported
 
@@ -60,15 +60,15 @@ def is_faster(
 def _moments(x: jax.Array) -> Pair:
     """Returns mean and variance `[C]` of x `[batch, height, width, C]`."""
     mean = narrow.mean_of(x)
-    return mean, narrow.mean_of((x - mean) ** 2)
+    return mean, narrow.mean_of((x - narrow.per_channel(mean)) ** 2)
 
 
 def _covariance_backward(x: jax.Array, mean: jax.Array, g: Pair) -> jax.Array:
     share = x.shape[-1] / x.size
     slope = ((g[1] + g[1].T) * share).astype(x.dtype)
-    centred = (x - mean).astype(x.dtype)
+    centred = (x - narrow.per_channel(mean)).astype(x.dtype)
     dx = jnp.dot(centred, slope, preferred_element_type=mean.dtype)
-    return (dx + g[0] * share).astype(x.dtype)
+    return (dx + narrow.per_channel(g[0] * share)).astype(x.dtype)
 
 
 moments = differentiable(_moments, narrow.moments_backward)

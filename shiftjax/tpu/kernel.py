@@ -37,7 +37,8 @@ def definition(
     """What the kernel computes, for XLA: `[batch, *size, features]`, float32."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     dot = functools.partial(jnp.dot, preferred_element_type=dtype)
-    wide = jax.nn.relu(dot(x, expand.astype(x.dtype)) + bias).astype(x.dtype)
+    wide = dot(x, expand.astype(x.dtype)) + bias[None, None, None]
+    wide = jax.nn.relu(wide).astype(x.dtype)
     wide = displace_p.bind(wide, table=table, stride=1, size=size, lowering=None)
     return dot(wide, project.astype(x.dtype))
 

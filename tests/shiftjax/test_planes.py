@@ -5,6 +5,7 @@ the same variables, and everything it gives is compared: output, gradients, stat
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,10 @@ import pytest
 from shiftjax import InputError
 from shiftjax.layers import ConvNorm, ShiftConv
 from shiftjax.models.resnet import ResNet, ShiftResNet
-from shiftjax.planes import Planes
-from shiftjax.planes.block import displace
+from shiftjax.planes import Planes, chunks
+from shiftjax.planes.chunks import group_size
 from shiftjax.planes.products import dot, pointwise
+from shiftjax.planes.shift import Window, phases, place, place_back
 from shiftjax.planes.statistics import covariance, moments, whole_batch
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -30,14 +32,14 @@ FLOAT32 = 1e-4
 
 # batch, parts, chunk: the shape of each part, as [channels, chunks, H, W, images]
 CUTS = {
-    (6, 2, None): [(3, 1, 4, 5, 3)] * 2,
-    (6, 4, None): [(3, 1, 4, 5, 3)] * 2,  # 4 does not divide 6, 2 does
-    (7, 2, None): [(3, 1, 4, 5, 7)],
+    (6, 2, 3): [(3, 1, 4, 5, 3)] * 2,
+    (6, 4, 100): [(3, 1, 4, 5, 3)] * 2,  # 4 does not divide 6, 2 does
+    (7, 2, 8): [(3, 1, 4, 5, 7)],
     (7, 2, 2): [(3, 7, 4, 5, 1)],
     (9, 3, 2): [(3, 3, 4, 5, 1)] * 3,
     (12, 2, 4): [(3, 2, 4, 5, 3)] * 2,  # of 6 images, at most 4 in a chunk: 3
     (12, 3, 100): [(3, 1, 4, 5, 4)] * 3,
-    (1, 2, None): [(3, 1, 4, 5, 1)],
+    (1, 2, 4): [(3, 1, 4, 5, 1)],
     (5, 1, 5): [(3, 1, 4, 5, 5)],
 }
 
@@ -75,22 +77,22 @@ CASES = {
     "conv 1x1, stride 3": (ConvNorm(7, strides=3), (6, 5, 7, 4), 2, 1),
     "conv 3x3": (ConvNorm(5, 3), (5, 4, 5, 3), 2, 2),
     "conv 3x3, more channels than an image": (ConvNorm(5, 3), (4, 4, 5, 6), 2, 1),
-    "conv 3x3, stride 2, odd": (ConvNorm(5, 3, 2), (4, 5, 7, 3), 2, None),
-    "conv 5x5, stride 3, small": (ConvNorm(5, 5, 3), (4, 2, 3, 3), 1, None),
+    "conv 3x3, stride 2, odd": (ConvNorm(5, 3, 2), (4, 5, 7, 3), 2, 100),
+    "conv 5x5, stride 3, small": (ConvNorm(5, 5, 3), (4, 2, 3, 3), 1, 100),
     "parts and chunks": (ShiftConv(9, expansion=2), (12, 5, 6, 9), 2, 3),
-    "left-over channels": (ShiftConv(7, expansion=3), (3, 5, 6, 7), 1, None),
+    "left-over channels": (ShiftConv(7, expansion=3), (3, 5, 6, 7), 1, 100),
     "stride 2, odd": (ShiftConv(10, strides=2, expansion=2), (6, 5, 7, 4), 2, 2),
-    "stride 2, one row": (ShiftConv(9, strides=2), (4, 1, 6, 9), 1, None),
-    "stride 3, dilation 2": (ShiftConv(9, 3, 3, 2), (4, 8, 7, 9), 1, None),
-    "dilation 3, small": (ShiftConv(9, dilation=3), (4, 2, 3, 9), 1, None),
-    "5x5, stride 2, dilation 2": (ShiftConv(5, 5, 2, 2, 11), (4, 9, 7, 5), 1, None),
-    "even": (ShiftConv(8, 4, 2, expansion=3), (4, 5, 6, 8), 1, None),
+    "stride 2, one row": (ShiftConv(9, strides=2), (4, 1, 6, 9), 1, 100),
+    "stride 3, dilation 2": (ShiftConv(9, 3, 3, 2), (4, 8, 7, 9), 1, 100),
+    "dilation 3, small": (ShiftConv(9, dilation=3), (4, 2, 3, 9), 1, 100),
+    "5x5, stride 2, dilation 2": (ShiftConv(5, 5, 2, 2, 11), (4, 9, 7, 5), 1, 100),
+    "even": (ShiftConv(8, 4, 2, expansion=3), (4, 5, 6, 8), 1, 100),
 }
 SOME = ["conv 3x3, stride 2, odd", "5x5, stride 2, dilation 2"]
 
 
 @functools.partial(jax.jit, static_argnames=("module", "parts", "chunk"))
-def everything(module, variables, x, g, parts=None, chunk=None):
+def everything(module, variables, x, g, parts=None, chunk=4):
     """All that training takes of a module, on planes where `parts` is given."""
 
     def apply(params, x):
@@ -101,11 +103,20 @@ def everything(module, variables, x, g, parts=None, chunk=None):
         return (y if parts is None else y.to_nhwc()), updates
 
     y, pull, updates = jax.vjp(apply, variables["params"], x, has_aux=True)
-    return {"output": y, "updates": updates, "gradient": pull(g)}
+    return {"output": y, "updates": updates, "gradient": pull(g.astype(y.dtype))}
+
+
+@pytest.fixture
+def one_chunk_at_a_time(monkeypatch):
+    """As if the cache held nothing: small tests have several groups of chunks."""
+    monkeypatch.setattr(chunks, "CACHE", 1)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
 
 
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.usefixtures("float64")
+@pytest.mark.usefixtures("float64", "one_chunk_at_a_time")
 def test_a_module_on_planes_equals_itself(rng, randomize, assert_trees_close, name):
     module, shape, parts, chunk = CASES[name]
     x = rng.normal(size=shape)
@@ -187,15 +198,50 @@ def test_statistics_over_replicas(rng, randomize, assert_trees_close, devices):
 # The pieces.
 
 
-@pytest.mark.parametrize("size", [(4, 5), (3, 2), (6, 7)])
-def test_displace_of_planes_equals_loops(reference, rng, size):
-    """Also to another size than that of the input, as the phases of a stride need."""
-    table = tuple(map(tuple, rng.integers(-6, 7, (8, 2)).tolist()))
-    x = rng.normal(size=(8, 4, 5, 3)).astype(np.float32)
-    padded = np.pad(x, ((0, 0), (0, 2), (0, 2), (0, 0)))
-    expected = reference.displace(padded.transpose(3, 1, 2, 0), table)
-    expected = expected.transpose(3, 1, 2, 0)[:, : size[0], : size[1]]
-    np.testing.assert_array_equal(displace(x, table, size), expected)
+# channels, kernel size, dilation, strides, height and width
+SHIFTS = [(9, 3, 1, 1, (4, 5)), (20, 3, 2, 2, (5, 3)), (26, 5, 1, 3, (4, 7))]
+SHIFTS += [(16, 4, 1, 2, (1, 6)), (9, 3, 5, 1, (2, 3))]
+
+
+@pytest.mark.parametrize("case", SHIFTS)
+def test_phases_are_the_shift(reference, rng, case):
+    """Each channel moved from the phase that it reads, and back, as by loops."""
+    channels, kernel_size, dilation, strides, size = case
+    plan = phases(channels, Window(kernel_size, dilation, strides), size)
+    x = rng.normal(size=(2, *size, channels)).astype(np.float32)
+    shifted = reference.shift(x, kernel_size, dilation, strides)
+    g = rng.normal(size=shifted.shape).astype(np.float32)
+    table = reference.table(channels, kernel_size, dilation)
+    expected = reference.spread(g, table, x.shape, strides)
+
+    def channels_first(a):  # [2, h, w, C] to [C, 1, h, w * 2]
+        return a.transpose(3, 1, 2, 0).reshape(
+            a.shape[3], 1, a.shape[1], 2 * a.shape[2]
+        )
+
+    first, order = 0, [c for phase in plan for c in phase.channels]
+    assert sorted(order) == list(range(channels))
+    target = jnp.zeros(channels_first(shifted).shape)
+    for phase in plan:
+        (row, column), own = phase.start, list(phase.channels)
+        part = x[:, row::strides, column::strides, own]
+        assert part.shape[1:3] == phase.size
+        source = channels_first(part)
+        target = place(phase, first, target, source)
+        back = place_back(
+            phase, first, jnp.zeros(source.shape), channels_first(g[..., order])
+        )
+        gradient = channels_first(expected[:, row::strides, column::strides, own])
+        np.testing.assert_array_equal(back, gradient)
+        first += len(own)
+    np.testing.assert_array_equal(target, channels_first(shifted)[order])
+
+
+def test_chunks_are_grouped_up_to_the_cache():
+    """As many as fit into 1 MiB and divide their number; one where none fits."""
+    sizes = [(16, 2**19), (16, 2**18), (16, 2**18 + 1), (9, 2**18), (7, 2**17), (5, 1)]
+    assert [group_size(*size) for size in sizes] == [2, 4, 2, 3, 7, 5]
+    assert group_size(12, 2**21) == 1
 
 
 def shifted_numbers(rng, *means):
@@ -333,9 +379,9 @@ def test_float32_params_promote_bfloat16_images(rng, randomize, assert_trees_clo
     module = ConvNorm(7)
     x = jnp.asarray(rng.normal(size=(4, 5, 6, 4)), jnp.bfloat16)
     variables = randomize(module, x)
-    actual = module.apply(variables, Planes.from_nhwc(x)).to_nhwc()
+    actual: Any = module.apply(variables, Planes.from_nhwc(x))
     expected = module.apply(variables, x)
-    assert_trees_close(actual, expected, FLOAT32)
+    assert_trees_close(actual.to_nhwc(), expected, FLOAT32)
 
 
 # Whole networks.
@@ -347,7 +393,7 @@ NETWORKS = {
     ),
     "ShiftResNet": (ShiftResNet(8, expansion=2), (4, 8, 9, 3)),
     "ShiftResNet, 5x5, dilated": (
-        ShiftResNet(8, kernel_size=5, dilation=2, expansion=2, chunk=1),
+        ShiftResNet(8, kernel_size=5, dilation=2, expansion=2),
         (3, 9, 7, 3),
     ),
 }
@@ -379,9 +425,9 @@ def test_a_network_on_planes_equals_itself(rng, randomize, assert_trees_close, n
 
 @pytest.mark.usefixtures("float64")
 def test_gradients_of_a_network_on_planes(rng, randomize, assert_trees_close):
-    """Of params and images, in chunks and rematerialised; 1e-10 as above."""
+    """Of params and images, rematerialised; 1e-10 as above."""
     images = rng.normal(size=(2, 6, 5, 3))
-    model = ShiftResNet(8, expansion=2, chunk=1)
+    model = ShiftResNet(8, expansion=2)
     variables = randomize(model, images)
 
     def loss(model, form, params, images):
@@ -423,11 +469,8 @@ def test_vmap_over_variables(rng, randomize, assert_trees_close):
 
 @pytest.mark.parametrize("value", [0, -1, 1.5])
 def test_an_invalid_chunk_is_named_with_its_value(value):
-    model = ShiftResNet(8, form="planes", chunk=value)
-    images = jnp.zeros((2, 8, 8, 3))
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
     with pytest.raises(InputError, match=f"chunk={value}"):
-        jax.eval_shape(model.apply, variables, images)
+        Planes.from_nhwc(jnp.zeros((2, 8, 8, 3)), chunk=value)
 
 
 def test_an_empty_batch_gives_empty_logits():

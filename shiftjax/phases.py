@@ -1,0 +1,29 @@
+"""The phases of an image, of which a strided shift is one of stride 1."""
+
+import functools
+
+import numpy as np
+
+from shiftjax.shift import Size, Table, displacements
+
+
+@functools.lru_cache
+def phases(
+    channels: int, kernel_size: int, dilation: int, stride: int
+) -> tuple[tuple[Size, np.ndarray, Table], ...]:
+    """Groups channels by the phase of the image that they read.
+
+    A strided shift reads row `stride * h + dy`, which is row `h + dy // stride` of the
+    phase `dy % stride`.
+
+    Returns:
+      For each phase (row, column): its channels, and their displacements within it.
+    """
+    moves = displacements(channels, kernel_size, dilation=dilation)
+    phase, offsets = moves % stride, moves // stride
+    plan = []
+    for row, column in np.unique(phase, axis=0).tolist():
+        members = np.flatnonzero((phase == (row, column)).all(1))
+        table = tuple(map(tuple, offsets[members].tolist()))
+        plan.append(((row, column), members, table))
+    return tuple(plan)

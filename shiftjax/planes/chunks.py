@@ -1,0 +1,130 @@
+"""Work on a few images at a time, in chunks that stay in a core's second-level cache.
+
+A function of a chunk is applied in a loop, forward and again in the backward pass, so
+that what it computes on the way exists for one chunk at a time.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+IMAGES = 4  # in a chunk at most: a row of 8 pixels is then two AVX-512 registers
+CACHE = 2**20  # bytes that the widest tensor of a group of chunks may take
+
+Function = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
+
+
+def group_size(chunks: int, chunk_bytes: int) -> int:
+    """Returns how many chunks are computed at once.
+
+    Args:
+      chunks: how many there are.
+      chunk_bytes: size of the widest tensor of one.
+
+    Returns:
+      The largest divisor of `chunks` whose tensor is not larger than `CACHE`, or 1.
+    """
+    limit = max(CACHE // chunk_bytes, 1)
+    return max(n for n in range(1, min(limit, chunks) + 1) if chunks % n == 0)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def map_chunks(
+    function: Function, group: int, weights: Any, x: Any, scratch: Any
+) -> tuple[Any, Any]:
+    """Applies a function to each group of chunks of arrays `[C, chunks, ...]`.
+
+    A loop carries the scratch from group to group: other memory would be allocated, and
+    filled with zeros, for each of them.
+
+    Args:
+      function: maps weights, `[C, group, ...]` of each array and the scratch to the
+        outputs `[C, group, ...]`, other values, and the scratch to go on with.
+      group: how many chunks are computed at once, a divisor of their number.
+      weights: a tree of arrays, the same for all groups.
+      x: a tree of arrays `[C, chunks, ...]`.
+      scratch: two trees of arrays, one for each pass. The function returns the first
+        of them; the second is what it gives as the derivative by the second.
+
+    Returns:
+      The outputs, `[C, chunks, ...]`, and the other values, `[groups, ...]`.
+    """
+    forward, back = scratch
+
+    def step(i: jax.Array, carry: tuple) -> tuple:
+        out, values, forward = carry
+        y, value, forward = function(weights, _read(x, i, group), (forward, back))
+        values = jax.tree.map(lambda all_, one: all_.at[i].set(one), values, value)
+        return _write(out, i, y), values, forward
+
+    y, value, _ = jax.eval_shape(function, weights, _read(x, 0, group), scratch)
+    groups = jax.tree.leaves(x)[0].shape[1] // group
+    values = jax.tree.map(lambda v: jnp.zeros((groups, *v.shape), v.dtype), value)
+    carry = (_buffers(y, groups, x), values, forward)
+    return lax.fori_loop(0, groups, step, carry)[:2]
+
+
+def _forward(function: Function, group: int, *inputs: Any) -> tuple:
+    return map_chunks(function, group, *inputs), inputs
+
+
+def _backward(function: Function, group: int, inputs: tuple, g: tuple) -> tuple:
+    weights, x, scratch = inputs
+
+    def step(i: jax.Array, carry: tuple) -> tuple:
+        total, dx, (forward, back) = carry
+
+        def run(weights: Any, x: Any, back: Any) -> tuple:
+            y, value, after = function(weights, x, (forward, back))
+            return (y, value), after
+
+        arguments = weights, _read(x, i, group), back
+        _, pull, forward = jax.vjp(run, *arguments, has_aux=True)
+        d_value = jax.tree.map(lambda all_: all_[i], g[1])
+        d_weights, d_chunk, back = pull((_read(g[0], i, group), d_value))
+        total = jax.tree.map(jnp.add, total, d_weights)
+        return total, _write(dx, i, d_chunk), (forward, back)
+
+    groups = jax.tree.leaves(x)[0].shape[1] // group
+    zeros = jax.tree.map(jnp.zeros_like, weights)
+    carry = (zeros, _buffers(_read(x, 0, group), groups, g[0]), scratch)
+    d_weights, dx, _ = lax.fori_loop(0, groups, step, carry)
+    return d_weights, dx, None
+
+
+map_chunks.defvjp(_forward, _backward)
+
+
+def _read(x: Any, i: jax.Array | int, group: int) -> Any:
+    def read(array: jax.Array) -> jax.Array:
+        return lax.dynamic_slice_in_dim(array, i * group, group, 1)
+
+    return jax.tree.map(read, x)
+
+
+def _write(buffers: Any, i: jax.Array, chunks: Any) -> Any:
+    def write(buffer: jax.Array, chunk: jax.Array) -> jax.Array:
+        start = i * chunk.shape[1]
+        return lax.dynamic_update_slice_in_dim(buffer, chunk, start, 1)
+
+    return jax.tree.map(write, buffers, chunks)
+
+
+def _buffers(chunks: Any, groups: int, source: Any) -> Any:
+    """Arrays for as many groups of chunks, to be filled.
+
+    They hold a value of what the loop reads, and so begin to exist with it: of equal
+    constants XLA makes one, which it then copies for each loop, on one thread.
+    """
+    value = jax.tree.leaves(source)[0].ravel()[0]
+
+    def buffer(chunk: jax.ShapeDtypeStruct) -> jax.Array:
+        channels, group, *rest = chunk.shape
+        shape = (channels, groups * group, *rest)
+        return jnp.full(shape, value.astype(chunk.dtype))
+
+    return jax.tree.map(buffer, chunks)
