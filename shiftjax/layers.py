@@ -88,14 +88,14 @@ class ConvNorm(Unit):
         strides = positive("strides", self.strides)
         if positive("kernel_size", self.kernel_size) % 2 == 0:
             raise InputError(f"kernel_size={self.kernel_size}: it must be odd")
-        if self.depthwise and (self.kernel_size == 1 or isinstance(x, Planes)):
+        if self.depthwise and self.kernel_size == 1:
             raise InputError(
-                f"depthwise=True: a depthwise convolution needs NHWC arrays and a "
-                f"kernel_size above 1, not {self.kernel_size} on {type(x).__name__}"
+                "kernel_size=1: a depthwise convolution needs a kernel_size above 1"
             )
-        if self.form_of(x) == "planes" and not self.depthwise:
-            return self.on_planes(planes.conv_norm, x, train, strides=strides)
-        assert not isinstance(x, Planes)  # which was refused, or has returned
+        if self.form_of(x) == "planes":
+            options = {"strides": strides, "depthwise": self.depthwise}
+            return self.on_planes(planes.conv_norm, x, train, **options)
+        assert not isinstance(x, Planes)  # whose form is planes
         positive("features", self.features)
         if self.kernel_size == 1:
             kept = x[..., ::strides, ::strides, :]

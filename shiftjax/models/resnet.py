@@ -86,16 +86,16 @@ class DepthwiseBlock(Unit):
     reduction: float = 1.0
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Applies the block to `[batch, height, width, channels]`."""
+    def __call__(self, x: Activations, train: bool = False) -> Activations:
+        """Applies the block to `[batch, height, width, channels]`, or planes."""
         unit = functools.partial(self.unit, ConvNorm)
         inner = reduced(self.features, self.reduction)
-        y = nn.relu(unit(inner, name="expand")(x, train))
+        y = relu(unit(inner, name="expand")(x, train))
         y = unit(inner, 3, depthwise=True, name="depthwise")(y, train)
         y = unit(self.features, 1, self.strides, name="project")(y, train)
         if x.shape != y.shape:
             x = unit(self.features, 1, self.strides, name="shortcut")(x, train)
-        return nn.relu(y + x)
+        return relu(add(y, x))
 
 
 class CifarResNet(Network):
@@ -217,7 +217,6 @@ class DepthwiseResNet(CifarResNet):
     """
 
     reduction: float = 1.0
-    forms: ClassVar[tuple[str, ...]] = ("plain",)
 
     def make_block(self, features: int, strides: int, **options: Any) -> Unit:
         """Returns a depthwise block."""

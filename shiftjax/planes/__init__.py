@@ -9,7 +9,8 @@ Everything here is a pure function of arrays, named after what it computes in
 `shiftjax.layers`, which is its specification and the oracle of its tests.
 
 Files, in the order of their floors: `layout` (the container), `products` (matrix
-products and convolutions), `statistics` (BatchNorm), `block` (the ShiftResNet block).
+products and convolutions), `depthwise` (convolutions of single channels), `statistics`
+(BatchNorm), `block` (the ShiftResNet block).
 """
 
 from shiftjax.planes.block import shift_block

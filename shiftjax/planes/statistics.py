@@ -15,6 +15,7 @@ from shiftjax.batchnorm import (
     differentiable,
     whole_batch,
 )
+from shiftjax.planes.depthwise import depthwise_conv
 from shiftjax.planes.layout import Planes, rows
 from shiftjax.planes.products import conv, dot
 
@@ -64,7 +65,7 @@ def batch_norm(
 
 
 @functools.partial(
-    jax.jit, static_argnames=("strides", "dtype", "epsilon", "axis_name")
+    jax.jit, static_argnames=("strides", "depthwise", "dtype", "epsilon", "axis_name")
 )
 def conv_norm(
     params: Params,
@@ -72,6 +73,7 @@ def conv_norm(
     x: Planes,
     *,
     strides: int,
+    depthwise: bool,
     dtype: jnp.dtype | None,
     epsilon: float,
     axis_name: str | None,
@@ -83,6 +85,7 @@ def conv_norm(
       stats: running statistics of "norm" to use, or None to use those of the batch.
       x: the input.
       strides: distance between the rows and columns kept, in pixels.
+      depthwise: whether each channel has its own kernel and sees no other.
       dtype: what to multiply in, or None for the promoted dtype of `x` and kernel.
       epsilon: added to the variance.
       axis_name: the axis of the replicas, or None.
@@ -95,7 +98,8 @@ def conv_norm(
         gain, offset = affine(params["norm"], stats["norm"], epsilon)
         kernel = kernel * gain.reshape((1,) * (kernel.ndim - 1) + (-1,))
     dtype = dtype or jnp.promote_types(x.parts[0].dtype, kernel.dtype)
-    y = [conv(kernel, part.astype(dtype), strides=strides) for part in x.parts]
+    convolve = depthwise_conv if depthwise else conv
+    y = [convolve(kernel, part.astype(dtype), strides=strides) for part in x.parts]
     batch = {}
     if offset is not None:
         y = [part + per_channel(offset) for part in y]

@@ -32,11 +32,8 @@ def test_auto_is_the_default_of_the_platform(monkeypatch, platform):
     expected = {"cpu": "planes", "tpu": "kernel", "gpu": "plain"}[platform]
     assert resolve("auto", BATCH) == expected
     assert summarize("shiftresnet20_e3").form == expected
-    depthwise = summarize("depthwise_resnet20").form
-    assert (depthwise, summarize("resnet20").form) == (
-        "plain",
-        "planes" if platform == "cpu" else "plain",
-    )
+    others = {summarize(name).form for name in ("depthwise_resnet20", "resnet20")}
+    assert others == {"planes" if platform == "cpu" else "plain"}
     assert set(DEFAULT_FORM) == {"cpu", "tpu"}
 
 
@@ -141,7 +138,8 @@ def test_every_form_of_a_module_is_its_definition(
 ):
     """NHWC arrays in every form; without a TPU, the kernel's block runs its formula."""
     make, shape = MODULES[name]
-    compare(make, shape, form, assert_trees_close, randomize, rng)
+    rtol = 10 * FLOAT32 if name == "DepthwiseResNet" else FLOAT32  # eight layers
+    compare(make, shape, form, assert_trees_close, randomize, rng, rtol)
 
 
 def test_forms_keep_planes_and_arrays_apart():

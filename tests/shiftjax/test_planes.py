@@ -79,6 +79,12 @@ CASES = {
     "conv 3x3, more channels than an image": (ConvNorm(5, 3), (4, 4, 5, 6), 2, 1),
     "conv 3x3, stride 2, odd": (ConvNorm(5, 3, 2), (4, 5, 7, 3), 2, 100),
     "conv 5x5, stride 3, small": (ConvNorm(5, 5, 3), (4, 2, 3, 3), 1, 100),
+    "depthwise": (ConvNorm(4, 3, depthwise=True), (6, 5, 7, 4), 2, 1),
+    "depthwise, one image": (ConvNorm(4, 3, depthwise=True), (1, 8, 9, 4), 2, 100),
+    "depthwise, more rows": (ConvNorm(4, 5, depthwise=True), (4, 17, 3, 4), 2, 100),
+    "depthwise, small": (ConvNorm(4, 5, depthwise=True), (4, 1, 2, 4), 1, 100),
+    "depthwise, stride 2": (ConvNorm(4, 3, 2, depthwise=True), (4, 5, 8, 4), 2, 100),
+    "depthwise, multiplier": (ConvNorm(6, 3, depthwise=True), (4, 5, 6, 3), 1, 100),
     "parts and chunks": (ShiftConv(9, expansion=2), (12, 5, 6, 9), 2, 3),
     "left-over channels": (ShiftConv(7, expansion=3), (3, 5, 6, 7), 1, 100),
     "stride 2, odd": (ShiftConv(10, strides=2, expansion=2), (6, 5, 7, 4), 2, 2),
@@ -88,7 +94,7 @@ CASES = {
     "5x5, stride 2, dilation 2": (ShiftConv(5, 5, 2, 2, 11), (4, 9, 7, 5), 1, 100),
     "even": (ShiftConv(8, 4, 2, expansion=3), (4, 5, 6, 8), 1, 100),
 }
-SOME = ["conv 3x3, stride 2, odd", "5x5, stride 2, dilation 2"]
+SOME = ["conv 3x3, stride 2, odd", "depthwise, stride 2", "5x5, stride 2, dilation 2"]
 
 
 @functools.partial(jax.jit, static_argnames=("module", "parts", "chunk"))
