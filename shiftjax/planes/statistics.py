@@ -13,6 +13,7 @@ from shiftjax.batchnorm import (
     Stats,
     affine,
     differentiable,
+    fold,
     whole_batch,
 )
 from shiftjax.planes.depthwise import depthwise_conv
@@ -93,16 +94,25 @@ def conv_norm(
     Returns:
       The output, and the batch's statistics (none where `stats` is given).
     """
-    kernel, offset = params["conv"]["kernel"], None
+    kernel, norm = params["conv"]["kernel"], params["norm"]
+    parts, offset, batch_stats = x.parts, None, {}
+    if kernel.ndim == 2:
+        parts = [part[:, :, ::strides, ::strides] for part in parts]
+        strides = 1
     if stats is not None:
-        gain, offset = affine(params["norm"], stats["norm"], epsilon)
+        gain, offset = affine(norm, stats["norm"], epsilon)
         kernel = kernel * gain.reshape((1,) * (kernel.ndim - 1) + (-1,))
-    dtype = dtype or jnp.promote_types(x.parts[0].dtype, kernel.dtype)
+    elif kernel.ndim == 2 and kernel.shape[0] < kernel.shape[1]:
+        wide = jnp.promote_types(parts[0].dtype, jnp.float32)
+        narrow = [part.astype(wide) for part in parts]
+        kernel, offset, batch_stats["norm"] = fold(
+            kernel, norm, whole_batch(covariance, narrow, axis_name), epsilon
+        )
+    dtype = dtype or jnp.promote_types(parts[0].dtype, kernel.dtype)
     convolve = depthwise_conv if depthwise else conv
-    y = [convolve(kernel, part.astype(dtype), strides=strides) for part in x.parts]
-    batch = {}
+    y = [convolve(kernel, part.astype(dtype), strides=strides) for part in parts]
     if offset is not None:
         y = [part + per_channel(offset) for part in y]
     else:
-        y, batch["norm"] = batch_norm(params["norm"], y, epsilon, axis_name)
-    return Planes(tuple(part.astype(dtype) for part in y)), batch
+        y, batch_stats["norm"] = batch_norm(norm, y, epsilon, axis_name)
+    return Planes(tuple(part.astype(dtype) for part in y)), batch_stats
