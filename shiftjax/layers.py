@@ -18,6 +18,7 @@ from shiftjax import gpu, planes, tpu
 from shiftjax.errors import InputError, unknown_name
 from shiftjax.forms import FORMS
 from shiftjax.planes import Planes
+from shiftjax.planes.chunks import chunk_size
 from shiftjax.shift import positive, shift
 from shiftjax.unit import Activations, Unit
 
@@ -93,7 +94,7 @@ class ConvNorm(Unit):
                 f"kernel_size above 1, not {self.kernel_size} on {type(x).__name__}"
             )
         if self.form_of(x) == "planes" and not self.depthwise:
-            return self.on_planes(planes.conv_norm, x, train, strides=strides)
+            return self.on_planes(planes.conv_norm, x, train, None, strides=strides)
         assert not isinstance(x, Planes)  # which was refused, or has returned
         positive("features", self.features)
         if self.kernel_size == 1:
@@ -155,11 +156,13 @@ class ShiftConv(Unit):
           InputError: if the expansion leaves no channel to shift.
         """
         kernel_size, strides, dilation = self.kernel_size, self.strides, self.dilation
-        wide = _expanded(self.expansion, self.features)
+        wide = expanded(self.expansion, self.features)
         window = {"kernel_size": kernel_size, "strides": strides, "dilation": dilation}
         form = self.form_of(x)
         if form == "planes":
-            return self.on_planes(planes.shift_block, x, train, **window)
+            pixels = math.prod(x.shape[1:3])
+            chunk = chunk_size(4 * wide * pixels // strides**2)
+            return self.on_planes(planes.shift_block, x, train, chunk, **window)
         assert not isinstance(x, Planes)  # whose form is planes
         kernels = gpu if jax.default_backend() == "gpu" else tpu
         if form == "kernel" and kernels.is_faster(
@@ -241,7 +244,7 @@ class CSC(Unit):
         if self.shift_first:
             y = Shift(kernel_size, 1, dilation, name="first_shift")(y)
         y = nn.relu(self.norm("expand_norm", train)(y))
-        y = self.pointwise(_expanded(self.expansion, branch), "expand")(y)
+        y = self.pointwise(expanded(self.expansion, branch), "expand")(y)
         y = Shift(kernel_size, 1, dilation, name="shift")(y)
         y = nn.relu(self.norm("project_norm", train)(y))  # of the full resolution
         y = self.pointwise(branch, "project")(y[..., ::strides, ::strides, :])
@@ -274,7 +277,7 @@ class SC2(CSC):
     shift_first: ClassVar[bool] = True
 
 
-def _expanded(expansion: float, features: int) -> int:
+def expanded(expansion: float, features: int) -> int:
     """Returns the width of the shifted tensor, or raises if there is none."""
     positive("features", features)
     width = int(expansion * features) if math.isfinite(expansion) else 0
