@@ -178,7 +178,7 @@ def block(
         module = ShiftConv(form=middle, **common)
     variables = jax.jit(module.init)(jax.random.key(0), x)
     if middle == "planes":  # as within a network: entered once, narrow ones in float32
-        x = Planes.from_nhwc(x.astype("float32"))
+        x = Planes.from_nhwc(x.astype("float32"), chunk=8)
     if not backward:
         return make(module.apply, variables, x)
 

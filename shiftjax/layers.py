@@ -19,6 +19,7 @@ from shiftjax import planes
 from shiftjax.errors import InputError, unknown_name
 from shiftjax.forms import FORMS
 from shiftjax.planes import Planes
+from shiftjax.planes.chunks import chunk_size
 from shiftjax.shift import positive, shift
 from shiftjax.unit import Activations, Unit
 
@@ -94,7 +95,7 @@ class ConvNorm(Unit):
             )
         if self.form_of(x) == "planes":
             options = {"strides": strides, "depthwise": self.depthwise}
-            return self.on_planes(planes.conv_norm, x, train, **options)
+            return self.on_planes(planes.conv_norm, x, train, None, **options)
         assert not isinstance(x, Planes)  # whose form is planes
         positive("features", self.features)
         if self.kernel_size == 1:
@@ -156,11 +157,13 @@ class ShiftConv(Unit):
           InputError: if the expansion leaves no channel to shift.
         """
         kernel_size, strides, dilation = self.kernel_size, self.strides, self.dilation
-        wide = _expanded(self.expansion, self.features)
+        wide = expanded(self.expansion, self.features)
         window = {"kernel_size": kernel_size, "strides": strides, "dilation": dilation}
         form = self.form_of(x)
         if form == "planes":
-            return self.on_planes(planes.shift_block, x, train, **window)
+            pixels = math.prod(x.shape[1:3])
+            chunk = chunk_size(4 * wide * pixels // strides**2)
+            return self.on_planes(planes.shift_block, x, train, chunk, **window)
         assert not isinstance(x, Planes)  # whose form is planes
         if form == "kernel":
             kernels = _kernels()
@@ -242,7 +245,7 @@ class CSC(Unit):
         if self.shift_first:
             y = Shift(kernel_size, 1, dilation, name="first_shift")(y)
         y = nn.relu(self.norm("expand_norm", train)(y))
-        y = self.pointwise(_expanded(self.expansion, branch), "expand")(y)
+        y = self.pointwise(expanded(self.expansion, branch), "expand")(y)
         y = Shift(kernel_size, 1, dilation, name="shift")(y)
         y = nn.relu(self.norm("project_norm", train)(y))  # of the full resolution
         y = self.pointwise(branch, "project")(y[..., ::strides, ::strides, :])
@@ -281,7 +284,7 @@ def _kernels() -> Any:
     return importlib.import_module(f"shiftjax.{name}")
 
 
-def _expanded(expansion: float, features: int) -> int:
+def expanded(expansion: float, features: int) -> int:
     """Returns the width of the shifted tensor, or raises if there is none."""
     positive("features", features)
     width = int(expansion * features) if math.isfinite(expansion) else 0

@@ -17,6 +17,7 @@ from rich.table import Table
 from shiftjax.errors import InputError
 from shiftjax.forms import FORMS, resolve
 from shiftjax.layers import Shift
+from shiftjax.models.resnet import CifarResNet
 from shiftjax.registry import create_model
 from shiftjax.shift import positive
 
@@ -52,12 +53,14 @@ class Summary:
       image: shape of the image, `(height, width, channels)`.
       form: how the network is computed on this machine (see `shiftjax.forms`).
       layers: one row for each module that computes, in order.
+      chunk: how many images at a time it is computed for at most; None for all.
     """
 
     name: str
     image: tuple[int, int, int]
     form: str
     layers: tuple[Layer, ...]
+    chunk: int | None = None
 
     @property
     def params(self) -> int:
@@ -78,6 +81,8 @@ class Summary:
         """Renders the summary, with rich, as a table."""
         size = " x ".join(map(str, self.image))
         title = f"{self.name}, one image of {size}, form on this machine: {self.form}"
+        if self.chunk is not None:
+            title += f", {self.chunk} images at a time"
         table = Table(title=title)
         for column in ("layer", "kind", "output"):
             table.add_column(column, overflow="fold")
@@ -127,7 +132,10 @@ def summarize(
     shape = (size, size, positive("channels", channels))
     options = getattr(model, "form", "plain"), (1, *shape)
     form = resolve(*options, getattr(model, "forms", FORMS))
-    return Summary(name, shape, form, tuple(_layers(model, shape)))
+    chunk = None
+    if form == "planes" and isinstance(model, CifarResNet):
+        chunk = model.chunk(jax.ShapeDtypeStruct((1, *shape), jnp.float32))
+    return Summary(name, shape, form, tuple(_layers(model, shape)), chunk)
 
 
 def _layers(model: nn.Module, image: tuple[int, int, int]) -> list[Layer]:

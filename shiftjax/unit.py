@@ -111,12 +111,19 @@ class Unit(nn.Module, kw_only=True):
         )
 
     def on_planes(
-        self, function: Callable[..., Any], x: Activations, train: bool, **options: int
+        self,
+        function: Callable[..., Any],
+        x: Activations,
+        train: bool,
+        chunk: int | None,
+        **options: int,
     ) -> Activations:
-        """Runs the form on planes; an NHWC array enters and leaves them."""
+        """Runs the form on planes; an NHWC array enters, in chunks, and leaves them."""
         if isinstance(x, Planes):
             return self.run(function, x, train, **options)
-        return self.run(function, Planes.from_nhwc(x), train, **options).to_nhwc()
+        return self.run(
+            function, Planes.from_nhwc(x, chunk=chunk), train, **options
+        ).to_nhwc()
 
     def run(
         self, function: Callable[..., Any], x: Any, train: bool, **options: int

@@ -63,12 +63,15 @@ class Network(Unit, kw_only=True):
         """Returns the class of a block, rematerialised if asked for."""
         return nn.remat(kind, static_argnums=(2,)) if self.remat else kind
 
-    def enter(self, images: jax.Array, train: bool) -> tuple[Activations, str]:
+    def enter(
+        self, images: jax.Array, train: bool, chunk: int | None = None
+    ) -> tuple[Activations, str]:
         """Checks the images, and takes them to the form to compute in.
 
         Args:
           images: `[batch, height, width, channels]` floats.
           train: whether they are to be trained on.
+          chunk: of `Planes.from_nhwc`, where that is the form.
 
         Returns:
           The images in that form, and its name.
@@ -82,7 +85,7 @@ class Network(Unit, kw_only=True):
         if self.form == "auto" and self.plain_inference and not train:
             form = "plain"
         if form == "planes":
-            return Planes.from_nhwc(images), form
+            return Planes.from_nhwc(images, chunk=chunk), form
         return images, form
 
     def leave(

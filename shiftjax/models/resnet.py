@@ -27,9 +27,10 @@ from jax import lax
 
 from shiftjax.errors import InputError
 from shiftjax.forms import FORMS
-from shiftjax.layers import ConvNorm, ShiftConv
+from shiftjax.layers import ConvNorm, ShiftConv, expanded
 from shiftjax.models.network import Features, Network
 from shiftjax.planes import Planes
+from shiftjax.planes.chunks import chunk_size
 from shiftjax.unit import Activations, Unit
 
 
@@ -117,6 +118,11 @@ class CifarResNet(Network):
         """Returns the features of the three stages; the stem has those of the first."""
         return 16, 32, 64
 
+    def chunk(self, images: jax.Array | jax.ShapeDtypeStruct) -> int | None:
+        """Returns how many images a chunk of planes has at most; None for all."""
+        del images
+        return None
+
     def make_block(self, features: int, strides: int, **options: Any) -> Unit:
         """Returns a block, to be called as `block(x, train)`."""
         raise NotImplementedError(f"{type(self).__name__} is the base of the networks")
@@ -124,7 +130,7 @@ class CifarResNet(Network):
     def trunk(self, images: jax.Array, train: bool) -> tuple[Activations, Features]:
         """Computes stem and stages, and their features."""
         features: Features = {}
-        x, form = self.enter(images, train)
+        x, form = self.enter(images, train, self.chunk(images))
         widths = self.widths()
         x = relu(self.unit(ConvNorm, widths[0], 3, name="stem", form=form)(x, train))
         features["stem"] = x
@@ -246,6 +252,12 @@ class ShiftResNet(CifarResNet):
     kernel_size: int = 3
     dilation: int = 1
     forms: ClassVar[tuple[str, ...]] = FORMS
+
+    def chunk(self, images: jax.Array | jax.ShapeDtypeStruct) -> int | None:
+        """Returns the images of a chunk, from the shifts of the first stage."""
+        _, height, width, _ = images.shape
+        channels = expanded(self.expansion, self.widths()[0])
+        return chunk_size(4 * channels * height * width)
 
     def make_block(self, features: int, strides: int, **options: Any) -> Unit:
         """Returns a shift block."""

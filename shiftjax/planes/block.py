@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from shiftjax.batchnorm import Pair, Params, Stats, affine, fold, merge, whole_batch
-from shiftjax.planes.chunks import Function, group_size, map_chunks
+from shiftjax.planes.chunks import Function, group_count, map_chunks
 from shiftjax.planes.layout import Planes, rows
 from shiftjax.planes.products import pointwise
 from shiftjax.planes.shift import Phase, Window, phases, relu_shift, with_firsts
@@ -59,7 +59,7 @@ class Middle(NamedTuple):
         return -(-x.shape[2] // strides), -(-x.shape[3] // strides)
 
     def memory(self, weights: Weights, x: jax.Array) -> tuple[int, tuple]:
-        """How many chunks are computed at once, and the memory of their wide tensors.
+        """In how many groups chunks are computed, and the memory of wide tensors.
 
         Returns:
           The number, and zeros for what is shifted and for its gradient.
@@ -67,33 +67,49 @@ class Middle(NamedTuple):
         channels, n = len(weights["project"]), x.shape[4]
         height, width = self.out_size(x)
         size = channels * height * width * n * self.dtype.itemsize
-        group = group_size(x.shape[1], size)
+        groups = group_count(x.shape[1], size)
+        group, n = self.cut(x.shape[1] // groups, n)
         forward = jnp.zeros((channels, group, height, width * n), self.dtype)
         back = [
             jnp.zeros((len(p.channels), group, p.size[0], p.size[1] * n), self.dtype)
             for p in self.plan(weights, x)
         ]
-        return group, (forward, back)
+        return groups, (forward, back)
+
+    def cut(self, group: int, n: int) -> tuple[int, int]:
+        """Chunks and their images in the result of a group of chunks.
+
+        A stride leaves few pixels of an image, and makes one chunk of a group.
+        """
+        return (group, n) if self.window.strides == 1 else (1, group * n)
+
+    def kept(self, x: jax.Array, start: Size) -> jax.Array:
+        """Every strides-th row and column of a group, in the dtype to multiply in."""
+        strides, (row, column) = self.window.strides, start
+        x = x[:, :, row::strides, column::strides].astype(self.dtype)
+        if strides == 1:
+            return x
+        channels, group, height, width, n = x.shape
+        return x.transpose(0, 2, 3, 1, 4).reshape(channels, 1, height, width, group * n)
 
     def branches(
         self, weights: Weights, x: jax.Array, scratch: tuple
     ) -> tuple[Weights, jax.Array]:
         """Both branches of `[C, group, H, W, n]`, and the scratch."""
-        strides, (height, width) = self.window.strides, self.out_size(x)
         plan, wide = self.plan(weights, x), []
         for first, phase in with_firsts(plan):
             channels = slice(first, first + len(phase.channels))
-            row, column = phase.start
-            own = x[:, :, row::strides, column::strides].astype(self.dtype)
+            own = self.kept(x, phase.start)
             y = pointwise(weights["expand"][:, channels], rows(own))
             y = (y + weights["expand_bias"][channels, None]).astype(self.dtype)
             wide.append(y.reshape(len(y), *own.shape[1:3], own.shape[3] * own.shape[4]))
         shifted: Any = relu_shift(plan, wide, *scratch)
         out = {"project": pointwise(weights["project"], rows(shifted))}
         if "shortcut" in weights:
-            kept = rows(x[:, :, ::strides, ::strides].astype(self.dtype))
+            kept = rows(self.kept(x, (0, 0)))
             out["shortcut"] = pointwise(weights["shortcut"], kept)
-        shape = (-1, x.shape[1], height, width, x.shape[4])
+        group, n = self.cut(x.shape[1], x.shape[4])
+        shape = (-1, group, *self.out_size(x), n)
         return {name: y.reshape(shape) for name, y in out.items()}, shifted
 
     def train(
@@ -112,8 +128,9 @@ class Middle(NamedTuple):
             gain, offset = weights[name]
             return x[name] * per_channel(gain) + per_channel(offset)
 
+        y = norm("project")
         skip = norm("shortcut") if "shortcut" in weights else x["shortcut"]
-        y = (jax.nn.relu(norm("project")) + skip).astype(self.dtype)
+        y = (jax.nn.relu(y) + skip.reshape(y.shape)).astype(self.dtype)
         wide = y.astype(jnp.promote_types(y.dtype, jnp.float32))
         return y, covariance(wide), scratch[0]
 
@@ -126,7 +143,8 @@ class Middle(NamedTuple):
         skip = x
         if "shortcut" in out:
             skip = out["shortcut"] + per_channel(weights["shortcut_bias"])
-        return (jax.nn.relu(y) + skip).astype(self.dtype), (), shifted
+        y = (jax.nn.relu(y) + skip.reshape(y.shape)).astype(self.dtype)
+        return y, (), shifted
 
 
 def input_statistics(x: Planes, axis_name: str | None) -> Pair:
@@ -197,10 +215,10 @@ def shift_block(
         )
         batch["expand"] = {"norm": own}
     weights = middle.prepare(kernels, x.parts[0])
-    group, scratch = middle.memory(weights, x.parts[0])
+    groups, scratch = middle.memory(weights, x.parts[0])
 
     def run(function: Function, part: jax.Array) -> Any:
-        return map_chunks(function, group, weights, part, scratch)
+        return map_chunks(function, groups, weights, part, scratch)
 
     if stats is not None:
         return Planes(tuple(run(middle.infer, part)[0] for part in x.parts)), batch
@@ -212,7 +230,7 @@ def shift_block(
         batch[name] = {"norm": own}
         affines[name] = affine(norms[name], own, epsilon)
     outs: list[Any] = [
-        map_chunks(middle.finish, group, affines, {"shortcut": part} | out, ((), ()))
+        map_chunks(middle.finish, groups, affines, {"shortcut": part} | out, ((), ()))
         for part, (out, _) in zip(x.parts, branches, strict=True)
     ]
     return Planes(*zip(*outs, strict=True)), batch

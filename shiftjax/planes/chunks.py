@@ -12,29 +12,43 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-IMAGES = 4  # in a chunk at most: a row of 8 pixels is then two AVX-512 registers
-CACHE = 2**20  # bytes that the widest tensor of a group of chunks may take
+CACHE = 2**20  # bytes that the widest tensor of what is computed at once may take
+FEWEST, MOST = 4, 16  # images in a chunk: rows of 8 pixels are then two registers long
 
 Function = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
 
 
-def group_size(chunks: int, chunk_bytes: int) -> int:
-    """Returns how many chunks are computed at once.
+def chunk_size(image_bytes: int) -> int:
+    """Returns how many images a chunk should have.
+
+    Args:
+      image_bytes: size of the widest tensor of one image.
+
+    Returns:
+      As many as `CACHE` holds, but `FEWEST` to `MOST`.
+    """
+    return min(max(CACHE // max(image_bytes, 1), FEWEST), MOST)
+
+
+def group_count(chunks: int, chunk_bytes: int) -> int:
+    """Returns in how many groups chunks are computed, each at once.
 
     Args:
       chunks: how many there are.
       chunk_bytes: size of the widest tensor of one.
 
     Returns:
-      The largest divisor of `chunks` whose tensor is not larger than `CACHE`, or 1.
+      The smallest divisor of `chunks` with which a group's tensor is not larger than
+      `CACHE`; all of them where there is none.
     """
-    limit = max(CACHE // chunk_bytes, 1)
-    return max(n for n in range(1, min(limit, chunks) + 1) if chunks % n == 0)
+    fitting = (n for n in range(1, chunks) if chunks % n == 0)
+    sizes = ((n, chunk_bytes * (chunks // n)) for n in fitting)
+    return next((n for n, size in sizes if size <= CACHE), chunks)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def map_chunks(
-    function: Function, group: int, weights: Any, x: Any, scratch: Any
+    function: Function, groups: int, weights: Any, x: Any, scratch: Any
 ) -> tuple[Any, Any]:
     """Applies a function to each group of chunks of arrays `[C, chunks, ...]`.
 
@@ -42,9 +56,9 @@ def map_chunks(
     filled with zeros, for each of them.
 
     Args:
-      function: maps weights, `[C, group, ...]` of each array and the scratch to the
-        outputs `[C, group, ...]`, other values, and the scratch to go on with.
-      group: how many chunks are computed at once, a divisor of their number.
+      function: maps weights, `[C, chunks / groups, ...]` of each array and the scratch
+        to outputs `[C, chunks, ...]`, other values, and the scratch to go on with.
+      groups: in how many groups the chunks are computed, a divisor of their number.
       weights: a tree of arrays, the same for all groups.
       x: a tree of arrays `[C, chunks, ...]`.
       scratch: two trees of arrays, one for each pass. The function returns the first
@@ -57,22 +71,21 @@ def map_chunks(
 
     def step(i: jax.Array, carry: tuple) -> tuple:
         out, values, forward = carry
-        y, value, forward = function(weights, _read(x, i, group), (forward, back))
+        y, value, forward = function(weights, _read(x, i, groups), (forward, back))
         values = jax.tree.map(lambda all_, one: all_.at[i].set(one), values, value)
         return _write(out, i, y), values, forward
 
-    y, value, _ = jax.eval_shape(function, weights, _read(x, 0, group), scratch)
-    groups = jax.tree.leaves(x)[0].shape[1] // group
+    y, value, _ = jax.eval_shape(function, weights, _read(x, 0, groups), scratch)
     values = jax.tree.map(lambda v: jnp.zeros((groups, *v.shape), v.dtype), value)
     carry = (_buffers(y, groups, x), values, forward)
     return lax.fori_loop(0, groups, step, carry)[:2]
 
 
-def _forward(function: Function, group: int, *inputs: Any) -> tuple:
-    return map_chunks(function, group, *inputs), inputs
+def _forward(function: Function, groups: int, *inputs: Any) -> tuple:
+    return map_chunks(function, groups, *inputs), inputs
 
 
-def _backward(function: Function, group: int, inputs: tuple, g: tuple) -> tuple:
+def _backward(function: Function, groups: int, inputs: tuple, g: tuple) -> tuple:
     weights, x, scratch = inputs
 
     def step(i: jax.Array, carry: tuple) -> tuple:
@@ -82,16 +95,15 @@ def _backward(function: Function, group: int, inputs: tuple, g: tuple) -> tuple:
             y, value, after = function(weights, x, (forward, back))
             return (y, value), after
 
-        arguments = weights, _read(x, i, group), back
+        arguments = weights, _read(x, i, groups), back
         _, pull, forward = jax.vjp(run, *arguments, has_aux=True)
         d_value = jax.tree.map(lambda all_: all_[i], g[1])
-        d_weights, d_chunk, back = pull((_read(g[0], i, group), d_value))
+        d_weights, d_chunk, back = pull((_read(g[0], i, groups), d_value))
         total = jax.tree.map(jnp.add, total, d_weights)
         return total, _write(dx, i, d_chunk), (forward, back)
 
-    groups = jax.tree.leaves(x)[0].shape[1] // group
     zeros = jax.tree.map(jnp.zeros_like, weights)
-    carry = (zeros, _buffers(_read(x, 0, group), groups, g[0]), scratch)
+    carry = (zeros, _buffers(_read(x, 0, groups), groups, g[0]), scratch)
     d_weights, dx, _ = lax.fori_loop(0, groups, step, carry)
     return d_weights, dx, None
 
@@ -99,8 +111,9 @@ def _backward(function: Function, group: int, inputs: tuple, g: tuple) -> tuple:
 map_chunks.defvjp(_forward, _backward)
 
 
-def _read(x: Any, i: jax.Array | int, group: int) -> Any:
+def _read(x: Any, i: jax.Array | int, groups: int) -> Any:
     def read(array: jax.Array) -> jax.Array:
+        group = array.shape[1] // groups
         return lax.dynamic_slice_in_dim(array, i * group, group, 1)
 
     return jax.tree.map(read, x)

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 
 from shiftjax.batchnorm import Pair
-from shiftjax.planes.chunks import IMAGES
 from shiftjax.shift import positive
 
 
@@ -39,20 +38,20 @@ class Planes:
 
     @classmethod
     def from_nhwc(
-        cls, x: jax.Array, *, parts: int = 2, chunk: int = IMAGES
+        cls, x: jax.Array, *, parts: int = 2, chunk: int | None = None
     ) -> "Planes":
         """Cuts an NHWC batch into parts of one size, and these into chunks.
 
         Args:
           x: `[batch, height, width, channels]`.
           parts: how many parts at most; fewer where that does not divide the batch.
-          chunk: images in a chunk at most.
+          chunk: images in a chunk at most; None for one chunk a part.
 
         Returns:
           The same values in this layout.
         """
         size = len(x) // math.gcd(positive("parts", parts), len(x))
-        limit = min(positive("chunk", chunk), size)
+        limit = size if chunk is None else min(positive("chunk", chunk), size)
         n = max((n for n in range(1, limit + 1) if size % n == 0), default=1)
         chunked = x.reshape(-1, size // n, n, *x.shape[1:])
         return cls(tuple(chunked.transpose(0, 5, 1, 3, 4, 2)))

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.errors import ScopeCollectionNotFound
 
 from shiftjax import CSC, ConvNorm, InputError, ShiftConv, create_model, summarize, tpu
 from shiftjax.forms import DEFAULT_FORM, FORMS, resolve
@@ -192,3 +193,69 @@ def test_a_network_through_the_interpreted_kernel(
     make = functools.partial(ShiftResNet, 14, expansion=2)
     shape = (128, 6, 5, 3)
     compare(make, shape, "kernel", assert_trees_close, randomize, rng, 10 * FLOAT32)
+
+
+# The dtype of the output, and refusals, are the same in every form of these.
+FORMLESS = {
+    "conv 1x1": (functools.partial(ConvNorm, 8), (2, 4, 4, 8)),
+    "conv 3x3": (functools.partial(ConvNorm, 8, 3), (2, 4, 4, 8)),
+    "block": (functools.partial(ShiftConv, 8, expansion=2), (2, 4, 4, 8)),
+    "strided block": (functools.partial(ShiftConv, 8, 3, 2), (2, 5, 4, 8)),
+    "network": (functools.partial(ShiftResNet, 8, expansion=2), (2, 8, 8, 3)),
+}
+DTYPES = [None, "bfloat16", "float16", "float32"]
+
+
+@pytest.mark.parametrize("name", FORMLESS)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("given", ["float32", "bfloat16"])
+def test_the_dtype_is_the_same_in_every_form(name, form, dtype, given):
+    """That asked for; else the wider of the input's and the params', float32."""
+    make, shape = FORMLESS[name]
+    x = jnp.zeros(shape, given)
+    module = make(dtype=dtype, form=form)
+    expected = jnp.dtype("float32" if name == "network" or dtype is None else dtype)
+    with jax.numpy_rank_promotion("raise"):
+        variables = jax.eval_shape(module.init, jax.random.key(0), x)
+        for train in (False, True):
+            apply = functools.partial(module.apply, train=train, mutable="batch_stats")
+            y, updates = jax.eval_shape(apply, variables, x)
+            assert y.dtype == expected
+            stats = jax.tree.leaves(updates["batch_stats"])
+            assert {leaf.dtype for leaf in stats} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_features_have_the_dtype_in_every_form(form):
+    model = ShiftResNet(8, dtype=jnp.bfloat16, form=form)
+    images = jnp.zeros(BATCH)
+    variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    apply = functools.partial(model.apply, capture_features=True)
+    logits, features = jax.eval_shape(apply, variables, images)
+    assert logits.dtype == jnp.float32
+    assert {value.dtype for value in features.values()} == {jnp.dtype("bfloat16")}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_block_of_low_precision_can_be_scanned(form):
+    """Its output is its next input, and so of the same dtype."""
+    block, x = ShiftConv(8, expansion=2, dtype=jnp.bfloat16, form=form), (2, 4, 4, 8)
+    x = jnp.zeros(x, jnp.bfloat16)
+    variables = jax.eval_shape(block.init, jax.random.key(0), x)
+
+    def repeat(variables, x):
+        return jax.lax.scan(lambda x, _: (block.apply(variables, x), None), x, length=3)
+
+    y, _ = jax.eval_shape(repeat, variables, x)
+    assert y.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("form", FORMS)
+def test_missing_statistics_are_refused_by_flax(form, scan):
+    model = ShiftResNet(14, form=form, scan=scan)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(BATCH))
+    params = {"params": variables["params"]}
+    with pytest.raises(ScopeCollectionNotFound, match="batch_stats"):
+        jax.eval_shape(model.apply, params, jnp.zeros(BATCH))

@@ -16,7 +16,7 @@ from shiftjax import InputError
 from shiftjax.layers import ConvNorm, ShiftConv
 from shiftjax.models.resnet import ResNet, ShiftResNet
 from shiftjax.planes import Planes, chunks
-from shiftjax.planes.chunks import group_size
+from shiftjax.planes.chunks import chunk_size, group_count
 from shiftjax.planes.products import dot, pointwise
 from shiftjax.planes.shift import Window, phases, place, place_back
 from shiftjax.planes.statistics import covariance, moments, whole_batch
@@ -246,8 +246,14 @@ def test_phases_are_the_shift(reference, rng, case):
 def test_chunks_are_grouped_up_to_the_cache():
     """As many as fit into 1 MiB and divide their number; one where none fits."""
     sizes = [(16, 2**19), (16, 2**18), (16, 2**18 + 1), (9, 2**18), (7, 2**17), (5, 1)]
-    assert [group_size(*size) for size in sizes] == [2, 4, 2, 3, 7, 5]
-    assert group_size(12, 2**21) == 1
+    assert [group_count(*size) for size in sizes] == [8, 4, 8, 3, 1, 1]
+    assert group_count(12, 2**21) == 12
+    assert group_count(1, 2**21) == 1
+
+
+def test_chunks_have_the_images_that_the_cache_holds():
+    """4 at least, 16 at most."""
+    assert [chunk_size(2**n) for n in (0, 14, 17, 18, 22)] == [16, 16, 8, 4, 4]
 
 
 def shifted_numbers(rng, *means):
