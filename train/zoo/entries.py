@@ -40,6 +40,7 @@ def paper(config: Config) -> Config:
 
 RECIPES: Mapping[str, Callable[[Config], Config]] = {"fast": fast, "paper": paper}
 DATASETS = ("cifar10", "cifar100")
+SEEDS = (0, 1, 2)  # of the networks whose spread is reported
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,11 +97,13 @@ class Entry:
         return root / self.name / f"seed{seed}"
 
 
-def _shift(depth: int, *expansions: int) -> Iterator[Entry]:
+def _shift(
+    depth: int, *expansions: int, seeds: tuple[int, ...] = (0,)
+) -> Iterator[Entry]:
     """Shift networks of one depth on both data sets."""
     for expansion in expansions:
         for dataset in DATASETS:
-            yield Entry(f"shiftresnet{depth}_e{expansion}", dataset)
+            yield Entry(f"shiftresnet{depth}_e{expansion}", dataset, seeds=seeds)
 
 
 def _plain(depth: int) -> Iterator[Entry]:
@@ -123,9 +126,9 @@ def _depthwise(depth: int) -> Iterator[Entry]:
 
 
 ENTRIES: tuple[Entry, ...] = (  # in the order of training
-    *_shift(20, 1, 3, 6, 9),
+    *_shift(20, 1, 3, 6, 9, seeds=SEEDS),
     *_plain(20),
-    Entry("shiftresnet20_e1", "cifar10", "paper", seeds=(0, 1, 2)),
+    Entry("shiftresnet20_e1", "cifar10", "paper", seeds=SEEDS),
     *(Entry("shiftresnet20_e3", dataset, "paper") for dataset in DATASETS),
     *_shift(56, 1, 3, 6, 9),
     *_shift(110, 1, 3, 6, 9),
