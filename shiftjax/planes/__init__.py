@@ -8,9 +8,10 @@ for both, and compute the same function; a network enters and leaves this layout
 Everything here is a pure function of arrays, named after what it computes in
 `shiftjax.layers`, which is its specification and the oracle of its tests.
 
-Files, in the order of their floors: `layout` (the container), `products` (matrix
-products and convolutions), `depthwise` (convolutions of single channels), `statistics`
-(BatchNorm), `block` (the ShiftResNet block).
+Files, in the order of their floors: `chunks` (loops over a few images at a time),
+`layout` (the container), `products` (matrix products and convolutions), `depthwise`
+(convolutions of single channels), `statistics` (BatchNorm), `shift` (ReLU and shift),
+`block` (the ShiftResNet block).
 """
 
 from shiftjax.planes.block import shift_block

@@ -16,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from shiftjax.batchnorm import Pair, Params, Stats, affine, fold, merge, whole_batch
-from shiftjax.planes.chunks import Function, group_count, map_chunks
+from shiftjax.planes.chunks import Function, Moment, group_count, map_chunks
 from shiftjax.planes.layout import Planes, rows
 from shiftjax.planes.products import pointwise
 from shiftjax.planes.shift import Phase, Window, phases, relu_shift, with_firsts
-from shiftjax.planes.statistics import covariance, moments, per_channel
+from shiftjax.planes.statistics import COVARIANCE, MOMENTS, covariance, per_channel
 from shiftjax.shift import Size
 
 Weights = dict[str, jax.Array]
@@ -112,17 +112,10 @@ class Middle(NamedTuple):
         shape = (-1, group, *self.out_size(x), n)
         return {name: y.reshape(shape) for name, y in out.items()}, shifted
 
-    def train(
-        self, weights: Weights, x: jax.Array, scratch: tuple
-    ) -> tuple[Weights, dict[str, Pair], jax.Array]:
-        """Both branches, not normalized, and their mean and variance."""
-        out, shifted = self.branches(weights, x, scratch)
-        return out, {name: moments(y) for name, y in out.items()}, shifted
-
     def finish(
         self, weights: Weights, x: dict[str, jax.Array], scratch: tuple
-    ) -> tuple[jax.Array, Pair, tuple]:
-        """Normalizes and adds both branches, and takes the result's covariance."""
+    ) -> tuple[jax.Array, tuple]:
+        """Normalizes and adds both branches."""
 
         def norm(name: str) -> jax.Array:
             gain, offset = weights[name]
@@ -131,12 +124,11 @@ class Middle(NamedTuple):
         y = norm("project")
         skip = norm("shortcut") if "shortcut" in weights else x["shortcut"]
         y = (jax.nn.relu(y) + skip.reshape(y.shape)).astype(self.dtype)
-        wide = y.astype(jnp.promote_types(y.dtype, jnp.float32))
-        return y, covariance(wide), scratch[0]
+        return y, scratch[0]
 
     def infer(
         self, weights: Weights, x: jax.Array, scratch: tuple
-    ) -> tuple[jax.Array, tuple, jax.Array]:
+    ) -> tuple[jax.Array, jax.Array]:
         """The whole block, all its BatchNorms folded."""
         out, shifted = self.branches(weights, x, scratch)
         y = out["project"] + per_channel(weights["project_bias"])
@@ -144,7 +136,7 @@ class Middle(NamedTuple):
         if "shortcut" in out:
             skip = out["shortcut"] + per_channel(weights["shortcut_bias"])
         y = (jax.nn.relu(y) + skip.reshape(y.shape)).astype(self.dtype)
-        return y, (), shifted
+        return y, shifted
 
 
 def input_statistics(x: Planes, axis_name: str | None) -> Pair:
@@ -217,20 +209,24 @@ def shift_block(
     weights = middle.prepare(kernels, x.parts[0])
     groups, scratch = middle.memory(weights, x.parts[0])
 
-    def run(function: Function, part: jax.Array) -> Any:
-        return map_chunks(function, groups, weights, part, scratch)
+    def run(function: Function, moment: Moment | None, part: jax.Array) -> Any:
+        return map_chunks(function, moment, groups, weights, part, scratch)
 
     if stats is not None:
-        return Planes(tuple(run(middle.infer, part)[0] for part in x.parts)), batch
-    branches = [run(middle.train, part) for part in x.parts]
+        outs = [run(middle.infer, None, part)[0] for part in x.parts]
+        return Planes(tuple(outs)), batch
+    branches = [run(middle.branches, MOMENTS, part) for part in x.parts]
     affines = {}
     for name in branches[0][0]:
         mean, var = merge([values[name] for _, values in branches], axis_name)
         own = {"mean": mean, "var": var}
         batch[name] = {"norm": own}
         affines[name] = affine(norms[name], own, epsilon)
-    outs: list[Any] = [
-        map_chunks(middle.finish, groups, affines, {"shortcut": part} | out, ((), ()))
-        for part, (out, _) in zip(x.parts, branches, strict=True)
+    results: list[Any] = [
+        map_chunks(middle.finish, COVARIANCE, groups, affines, inputs, ((), ()))
+        for inputs in (
+            {"shortcut": part} | out
+            for part, (out, _) in zip(x.parts, branches, strict=True)
+        )
     ]
-    return Planes(*zip(*outs, strict=True)), batch
+    return Planes(*zip(*results, strict=True)), batch

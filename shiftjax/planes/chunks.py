@@ -6,16 +6,30 @@ that what it computes on the way exists for one chunk at a time.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from shiftjax.batchnorm import Pair
+
 CACHE = 2**20  # bytes that the widest tensor of what is computed at once may take
 FEWEST, MOST = 4, 16  # images in a chunk: rows of 8 pixels are then two registers long
 
-Function = Callable[[Any, Any, Any], tuple[Any, Any, Any]]
+Function = Callable[[Any, Any, Any], tuple[Any, Any]]
+
+
+class Moment(NamedTuple):
+    """A mean and a second moment of an array, and their derivative.
+
+    Attributes:
+      value: maps x to both.
+      backward: maps x, its mean and the gradients of both to that of x.
+    """
+
+    value: Callable[[jax.Array], Pair]
+    backward: Callable[[jax.Array, jax.Array, Pair], jax.Array]
 
 
 def chunk_size(image_bytes: int) -> int:
@@ -46,9 +60,14 @@ def group_count(chunks: int, chunk_bytes: int) -> int:
     return next((n for n, size in sizes if size <= CACHE), chunks)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def map_chunks(
-    function: Function, groups: int, weights: Any, x: Any, scratch: Any
+    function: Function,
+    moment: Moment | None,
+    groups: int,
+    weights: Any,
+    x: Any,
+    scratch: Any,
 ) -> tuple[Any, Any]:
     """Applies a function to each group of chunks of arrays `[C, chunks, ...]`.
 
@@ -57,7 +76,9 @@ def map_chunks(
 
     Args:
       function: maps weights, `[C, chunks / groups, ...]` of each array and the scratch
-        to outputs `[C, chunks, ...]`, other values, and the scratch to go on with.
+        to outputs `[C, chunks, ...]`, and the scratch to go on with.
+      moment: what is taken of each output while it is in the cache, if anything. Its
+        derivative needs the output only, which is not computed again for it.
       groups: in how many groups the chunks are computed, a divisor of their number.
       weights: a tree of arrays, the same for all groups.
       x: a tree of arrays `[C, chunks, ...]`.
@@ -65,40 +86,58 @@ def map_chunks(
         of them; the second is what it gives as the derivative by the second.
 
     Returns:
-      The outputs, `[C, chunks, ...]`, and the other values, `[groups, ...]`.
+      The outputs, `[C, chunks, ...]`, and their moments, `[groups, ...]`.
     """
     forward, back = scratch
 
+    def take(y: jax.Array) -> Pair | None:
+        return moment and moment.value(_accumulated(y))
+
     def step(i: jax.Array, carry: tuple) -> tuple:
         out, values, forward = carry
-        y, value, forward = function(weights, _read(x, i, groups), (forward, back))
+        y, forward = function(weights, _read(x, i, groups), (forward, back))
+        value = jax.tree.map(take, y)
         values = jax.tree.map(lambda all_, one: all_.at[i].set(one), values, value)
         return _write(out, i, y), values, forward
 
-    y, value, _ = jax.eval_shape(function, weights, _read(x, 0, groups), scratch)
+    y, _ = jax.eval_shape(function, weights, _read(x, 0, groups), scratch)
+    value = jax.eval_shape(lambda y: jax.tree.map(take, y), y)
     values = jax.tree.map(lambda v: jnp.zeros((groups, *v.shape), v.dtype), value)
     carry = (_buffers(y, groups, x), values, forward)
     return lax.fori_loop(0, groups, step, carry)[:2]
 
 
-def _forward(function: Function, groups: int, *inputs: Any) -> tuple:
-    return map_chunks(function, groups, *inputs), inputs
+def _forward(
+    function: Function, moment: Moment | None, groups: int, *inputs: Any
+) -> tuple:
+    results = map_chunks(function, moment, groups, *inputs)
+    return results, (inputs, results)
 
 
-def _backward(function: Function, groups: int, inputs: tuple, g: tuple) -> tuple:
-    weights, x, scratch = inputs
+def _backward(
+    function: Function, moment: Moment | None, groups: int, known: tuple, g: tuple
+) -> tuple:
+    (weights, x, scratch), (y, values) = known
+
+    def whole(g: jax.Array, y: jax.Array, value: Pair, g_value: Pair) -> jax.Array:
+        assert moment is not None
+        return g + moment.backward(_accumulated(y), value[0], g_value).astype(g.dtype)
 
     def step(i: jax.Array, carry: tuple) -> tuple:
         total, dx, (forward, back) = carry
 
         def run(weights: Any, x: Any, back: Any) -> tuple:
-            y, value, after = function(weights, x, (forward, back))
-            return (y, value), after
+            return function(weights, x, (forward, back))
 
         arguments = weights, _read(x, i, groups), back
         _, pull, forward = jax.vjp(run, *arguments, has_aux=True)
-        d_value = jax.tree.map(lambda all_: all_[i], g[1])
-        d_weights, d_chunk, back = pull((_read(g[0], i, groups), d_value))
+        gradient = _read(g[0], i, groups)
+        if moment is not None:
+            value, g_value = jax.tree.map(lambda all_: all_[i], (values, g[1]))
+            gradient = jax.tree.map(
+                whole, gradient, _read(y, i, groups), value, g_value
+            )
+        d_weights, d_chunk, back = pull(gradient)
         total = jax.tree.map(jnp.add, total, d_weights)
         return total, _write(dx, i, d_chunk), (forward, back)
 
@@ -109,6 +148,10 @@ def _backward(function: Function, groups: int, inputs: tuple, g: tuple) -> tuple
 
 
 map_chunks.defvjp(_forward, _backward)
+
+
+def _accumulated(x: jax.Array) -> jax.Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _read(x: Any, i: jax.Array | int, groups: int) -> Any:

@@ -16,6 +16,7 @@ from shiftjax.batchnorm import (
     fold,
     whole_batch,
 )
+from shiftjax.planes.chunks import Moment
 from shiftjax.planes.depthwise import depthwise_conv
 from shiftjax.planes.layout import Planes, rows
 from shiftjax.planes.products import conv, dot
@@ -46,8 +47,10 @@ def _covariance_backward(x: jax.Array, mean: jax.Array, g: Pair) -> jax.Array:
     return (dx * (len(x) / x.size)).reshape(x.shape)
 
 
-moments = differentiable(_moments, _moments_backward)
-covariance = differentiable(_covariance, _covariance_backward)
+MOMENTS = Moment(_moments, _moments_backward)
+COVARIANCE = Moment(_covariance, _covariance_backward)
+moments = differentiable(*MOMENTS)
+covariance = differentiable(*COVARIANCE)
 
 
 def per_channel(v: jax.Array) -> jax.Array:
