@@ -3,8 +3,9 @@
     python -m train prepare cifar10
     python -m train cifar10
 
-All 50,000 training examples; docs/recipe.md says how the options were chosen, on a
-validation split, and docs/results.md what this reaches on the test set.
+90.16% test top-1 (seed 0, one run, all 50,000 training examples), in 45 minutes on one
+core of an AMD EPYC. docs/recipe.md says how the options were chosen, on a validation
+split; the record is in checkpoints/logs.
 
 The paper's own recipe takes four times as long:
 
