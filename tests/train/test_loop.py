@@ -309,6 +309,15 @@ def test_two_runs_in_one_workdir_are_refused(finished, run, tmp_path):
 # --- interrupted runs ---------------------------------------------------------------
 
 
+@pytest.fixture
+def _interruptible():
+    """SIGINT as in a terminal: a shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 def test_a_signal_is_noted_and_a_second_one_is_not_held_up():
     before = signal.getsignal(signal.SIGINT)
     with StopRequest() as stop:
