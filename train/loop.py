@@ -38,7 +38,7 @@ from train.setup import (
 from train.state import TrainState
 from train.steps import NEVER
 from train.stopping import StopRequest
-from train.window import Moment, Window
+from train.window import Instant, Window
 from train.workdir import CHECKPOINTS, open_workdir
 
 CURVES = "curves.png"
@@ -90,9 +90,9 @@ class _Dispatch:
 
     step: int
     sums: Any
-    end: Moment | None = None
+    end: Instant | None = None
 
-    def note(self, now: Moment) -> None:
+    def note(self, now: Instant) -> None:
         """Notes the end, if it has come: some backends compute within the dispatch."""
         if self.end is None and all(x.is_ready() for x in jax.tree.leaves(self.sums)):
             self.end = now
@@ -148,8 +148,8 @@ class Loop:
 
         prefetch = Prefetch(make, self._dispatches(step))
 
-        def now() -> Moment:
-            return Moment(time.perf_counter(), prefetch.waited)
+        def now() -> Instant:
+            return Instant(time.perf_counter(), prefetch.waited)
 
         in_flight: collections.deque[_Dispatch] = collections.deque()
         try:
@@ -197,7 +197,7 @@ class Loop:
         self.setup.train_steps.lower(*arguments).compile()
         self._compiled = {"compile_seconds": time.perf_counter() - began}
 
-    def _collect(self, dispatch: "_Dispatch", now: Callable[[], Moment]) -> None:
+    def _collect(self, dispatch: "_Dispatch", now: Callable[[], Instant]) -> None:
         """Fetches the sums of a dispatch, and writes a line when one is due."""
         step, sums = dispatch.step, jax.device_get(dispatch.sums)
         end = dispatch.end or now()

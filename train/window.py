@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
-class Moment(NamedTuple):
+class Instant(NamedTuple):
     """A point in a run.
 
     Attributes:
@@ -34,25 +34,25 @@ class Window:
 
     Example:
       >>> window = Window()
-      >>> window.start(Moment(10.0, 0.0))
-      >>> window.add({"loss": 6.0, "examples": 4}, end=Moment(12.0, 0.5))
+      >>> window.start(Instant(10.0, 0.0))
+      >>> window.add({"loss": 6.0, "examples": 4}, end=Instant(12.0, 0.5))
       >>> window.means()
       {'loss': 1.5, 'images_per_second': 2.0, 'input_wait': 0.25}
     """
 
     def __init__(
-        self, sums: Mapping[str, float] | None = None, began: Moment | None = None
+        self, sums: Mapping[str, float] | None = None, began: Instant | None = None
     ) -> None:
         self.sums = dict(sums or {})
         self._before = self.sums.get("examples", 0.0)
         self._began = self._end = began
         self._seconds = self._waited = 0.0
 
-    def start(self, now: Moment) -> None:
+    def start(self, now: Instant) -> None:
         """Starts the clock, unless it is running, before a dispatch."""
         self._began = self._began or now
 
-    def add(self, sums: Mapping[str, Any], end: Moment) -> None:
+    def add(self, sums: Mapping[str, Any], end: Instant) -> None:
         """Adds the sums of a dispatch, whose last step has ended."""
         self._end = end
         for name in sums.keys() - {"bad_step"}:

@@ -27,7 +27,7 @@ Weights = dict[str, jax.Array]
 
 
 class Middle(NamedTuple):
-    """What lies between the narrow tensors of a block, for a group of chunks.
+    """The computation between the narrow tensors of a block, for a group of chunks.
 
     Attributes:
       window: the shift.
@@ -59,7 +59,7 @@ class Middle(NamedTuple):
         return -(-x.shape[2] // strides), -(-x.shape[3] // strides)
 
     def memory(self, weights: Weights, x: jax.Array) -> tuple[int, tuple]:
-        """In how many groups chunks are computed, and the memory of wide tensors.
+        """Returns the number of groups of chunks, and the memory of wide tensors.
 
         Returns:
           The number, and zeros for what is shifted and for its gradient.

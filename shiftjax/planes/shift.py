@@ -26,7 +26,7 @@ class Window(NamedTuple):
 
 
 class Box(NamedTuple):
-    """What a group of channels that move alike reads and writes.
+    """The pixels that a group of channels with one displacement reads and writes.
 
     Attributes:
       channels: the first and one past the last, of those of the phase.

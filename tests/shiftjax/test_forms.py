@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from flax.errors import ScopeCollectionNotFound
 
@@ -18,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 # In float32, normalisations and their derivatives lose some 2,000 units of 6e-8.
 FLOAT32 = 1e-4
+FLOAT64 = 1e-11
 
 BATCH = (2, 8, 8, 3)
 
@@ -106,10 +106,10 @@ def step(module, variables, x, g):
 def compare(make, shape, form, assert_trees_close, randomize, rng, rtol=FLOAT32):
     """One step in a form, and in the plain form."""
     module = make(form="plain")
-    x = rng.normal(size=shape).astype(np.float32)
+    x = rng.normal(size=shape).astype(jnp.result_type(float))
     variables = randomize(module, x)
     y = jax.eval_shape(module.apply, variables, x)
-    g = rng.normal(size=y.shape).astype(np.float32)
+    g = rng.normal(size=y.shape).astype(y.dtype)
     actual, expected = (
         jax.jit(functools.partial(step, make(form=form)))(variables, x, g)
         for form in (form, "plain")
@@ -137,10 +137,16 @@ MODULES = {
 def test_every_form_of_a_module_is_its_definition(
     rng, randomize, assert_trees_close, name, form
 ):
-    """NHWC arrays in every form; without a TPU, the kernel's block runs its formula."""
+    """NHWC arrays in every form; without a TPU, the kernel's block runs its formula.
+
+    The network in float64: in float32 the gradient of an offset that a later BatchNorm
+    takes away is rounding alone.
+    """
     make, shape = MODULES[name]
-    rtol = 10 * FLOAT32 if name == "DepthwiseResNet" else FLOAT32  # eight layers
-    compare(make, shape, form, assert_trees_close, randomize, rng, rtol)
+    precise = name == "DepthwiseResNet"
+    rtol = FLOAT64 if precise else FLOAT32
+    with jax.enable_x64(precise):
+        compare(make, shape, form, assert_trees_close, randomize, rng, rtol)
 
 
 def test_forms_keep_planes_and_arrays_apart():

@@ -10,7 +10,7 @@ import pytest
 from train import loop, release
 from train.config import Config
 from train.parallel import Replicas
-from train.window import Moment, Window
+from train.window import Instant, Window
 
 BATCH, EXAMPLES = 32, 160  # an epoch is five steps
 STEPS, LOG = 11, 5  # lines at 5, 10, and at 11 of a single step
@@ -170,8 +170,8 @@ def test_input_is_waited_for_while_the_device_computes(monkeypatch):
 def test_examples_of_another_process_are_in_the_means_alone():
     """Mean loss of 30 examples; the rate of the 20 that were done here, in 4 s."""
     window = Window({"loss": 10.0, "examples": 10.0})
-    window.start(Moment(100.0, 7.0))
-    window.add({"loss": 50.0, "examples": 20.0, "bad_step": 3}, Moment(104.0, 8.0))
+    window.start(Instant(100.0, 7.0))
+    window.add({"loss": 50.0, "examples": 20.0, "bad_step": 3}, Instant(104.0, 8.0))
     assert window.means() == {
         "loss": 2.0,
         "images_per_second": 5.0,

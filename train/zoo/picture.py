@@ -50,7 +50,7 @@ class Point:
 
     @property
     def architecture(self) -> str:
-        """What is drawn in one colour and size, with its options."""
+        """The name of the network, without its options and data set."""
         return self.name.partition(".")[0]
 
 

@@ -1,4 +1,4 @@
-"""What others report, to stand beside our results: the paper, and a public zoo.
+"""Published results to stand beside ours: the paper's, and a public zoo's.
 
 Test top-1 in percent, of one run each, at its best epoch on the test set: the paper's
 tables, and the authors' own later runs of the shift networks

@@ -15,7 +15,7 @@ OURS = "shiftjax"  # the row of each table
 
 @dataclasses.dataclass(frozen=True)
 class Speeds:
-    """What a file of benchmarks says of the largest batch, in float32.
+    """Inference speeds of a benchmark file, of its largest batch in float32.
 
     Attributes:
       where: batch, type, machine and command, in words.
