@@ -9,8 +9,10 @@ torch_*.py   PyTorch's
 worker.py    a process that builds cases and times them
 turns.py     cases in turns, over such processes
 report.py    JSON, tables, the README's figures
+console.py   tables on the console
 picture.py   docs/speed.png
 tpu*.py      costs on a TPU, by its compiler
+gpu_costs.py costs on a GPU, by its compiler
 """
 
 from pathlib import Path

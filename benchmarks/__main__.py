@@ -8,23 +8,29 @@ memory: training steps of ShiftResNet-110.
 report: brings the README's tables and docs/speed.png up to date with the results.
 
 They run on whatever JAX runs on, with PyTorch's rows where that is installed and runs
-on the same. Each prints its tables and writes them, with the machine and the versions,
-as BENCHMARK-PLATFORM.json and .md; what is there is written after each table.
+on the same. On a GPU, cases of `shift` and `block` run on several inputs, so that no
+cache holds them, and the time of a block is also given over its floor: the larger of
+its bytes over the bandwidth of the copy, and of its products over `--tflops`.
+
+Each prints its tables and writes them, with the machine and the versions, as
+BENCHMARK-PLATFORM.json and .md; what is there is written after each table.
 """
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.table import Table as RichTable
 
 from benchmarks import RESULTS, ROOT, block, nets, shift
 from benchmarks.cases import Options, Table
+from benchmarks.console import show
 from benchmarks.report import Report, Result, cells, update
 from benchmarks.turns import Worker, WorkerError, Workers, measure
 from shiftjax.errors import InputError
@@ -51,21 +57,10 @@ def probe() -> dict[str, Any]:
     finally:
         worker.close()
     theirs = found.pop("torch", None)
-    facts = machine() | found
+    facts = machine() | {"date": f"{datetime.now(UTC):%Y-%m-%d}"} | found
     if theirs != found["platform"]:  # rows from elsewhere would compare machines
         facts.pop("torch", None)
     return facts
-
-
-def show(console: Console, result: Result) -> None:
-    """Prints one table."""
-    headings, rows = cells(result)
-    table = RichTable(title=result.title)
-    for i, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if i else "left", no_wrap=not i)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
 
 
 def run(options: Options, arguments: Sequence[str], console: Console) -> None:
@@ -79,7 +74,7 @@ def run(options: Options, arguments: Sequence[str], console: Console) -> None:
         if name in BENCHMARKS
     }
     left = sum(map(len, plans.values()))
-    command = " ".join(["python -m benchmarks", *arguments])
+    command = shlex.join(["python", "-m", "benchmarks", *arguments])
     jobs = 1 if platform == "cpu" else min(8, os.cpu_count() or 1)
     for name, tables in plans.items():
         results: list[Result] = []
@@ -101,7 +96,7 @@ def run(options: Options, arguments: Sequence[str], console: Console) -> None:
                     say=console.log,
                 )
                 results.append(Result.of(table, measured))
-                show(console, results[-1])
+                show(console, table.title, *cells(results[-1]))
                 report = Report(name, command, facts, tuple(results))
                 report.save(folder(options))
         console.log(f"wrote {name}-{platform}.json and .md in {folder(options)}")

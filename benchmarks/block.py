@@ -1,106 +1,238 @@
 """The block around the shift: 1x1, BatchNorm, ReLU, shift, 1x1, BatchNorm, ReLU."""
 
 import dataclasses
+import fnmatch
+from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.cases import Case, Options, Table
+from benchmarks.cases import Case, Options, Table, copies
+from shiftjax.errors import unknown_name
 from shiftjax.shift import LOWERINGS
 
-JAX, TORCH = "benchmarks.jax_operations:block", "benchmarks.torch_programs:block"
+JAX, TORCH = "benchmarks.jax_blocks:block", "benchmarks.torch_programs:block"
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """The shape of a block; the batch is `images` on a CPU, more elsewhere."""
+    """The shape of a block, and the least that it has to do.
+
+    Attributes:
+      images: in a batch.
+      side: height and width of an image.
+      channels: of the input.
+      expansion: E.
+      kernel_size: K.
+      strides: of the shift; the output has `strides * channels` features.
+    """
 
     images: int
     side: int
     channels: int
     expansion: int
-    kernel_size: int
+    kernel_size: int = 3
+    strides: int = 1
 
     def __str__(self) -> str:
-        size = f"{self.side} x {self.side} x {self.channels}"
-        return f"{size}, E = {self.expansion}, K = {self.kernel_size}"
+        size = f"{self.images} x {self.side} x {self.side} x {self.channels}"
+        stride = f", stride {self.strides}" if self.strides > 1 else ""
+        return f"{size}, E = {self.expansion}, K = {self.kernel_size}{stride}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of a case."""
+        return {
+            "shape": [self.images, self.side, self.side, self.channels],
+            "expansion": self.expansion,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+        }
+
+    @property
+    def narrow_sizes(self) -> tuple[int, int]:
+        """Numbers in the input and in the output."""
+        x = self.images * self.side**2 * self.channels
+        return x, x // self.strides
+
+    def floor_numbers(self, *, train: bool, backward: bool) -> int:
+        """Numbers that must move where the wide tensor never does.
+
+        Evaluated: x to the output. BatchNorm in training needs a statistic of all
+        before it can give any, so forward: x for its covariance; x to y; y and x (the
+        skip) to the output. Backward: the gradient g and y for their sums; g, y and x
+        to dx; then dx, x and g (the skip) to the sum, once the weights' gradients are
+        known.
+        """
+        x, y = self.narrow_sizes
+        if not train:
+            return x + y
+        forward = 3 * x + 3 * y if self.strides == 1 else 3 * x + 5 * y
+        if not backward:
+            return forward
+        return forward + (6 * x + 4 * y if self.strides == 1 else 6 * x + 8 * y)
+
+    def flops(self, *, backward: bool) -> int:
+        """Of the two pointwise products; backward runs the first one again."""
+        rows = self.images * self.side**2 // self.strides**2
+        features = self.channels * self.strides
+        wide = self.expansion * features
+        first, second = self.channels * wide, wide * features
+        once = 2 * rows * (first + second)
+        return once + (2 * rows * first + 2 * once if backward else 0)
 
 
-SHAPES = (
-    Shape(128, 32, 16, 3, 3),  # ShiftResNet-20
-    Shape(128, 32, 16, 9, 3),
-    Shape(128, 16, 32, 6, 7),
-    Shape(8, 56, 64, 4, 5),  # ShiftNet-A
-    Shape(16, 14, 256, 2, 3),
+GPU_SHAPES = (
+    Shape(1024, 32, 16, 3),
+    Shape(128, 32, 16, 3),
+    Shape(128, 56, 64, 4, 5),
+    Shape(128, 16, 32, 3),
+    Shape(128, 8, 64, 3),
+    Shape(1024, 16, 32, 3),
+    Shape(1024, 8, 64, 3),
+    Shape(1024, 32, 16, 9),
+    Shape(128, 28, 128, 3, 5),
+    Shape(128, 14, 256, 2),
+    Shape(1024, 32, 16, 3, 3, 2),
 )
-TIMES_IMAGES = 8  # where memory is fast, and calls must not be too short
+SHAPES = {
+    "cpu": (
+        Shape(128, 32, 16, 3),  # ShiftResNet-20
+        Shape(128, 32, 16, 9),
+        Shape(128, 16, 32, 6, 7),
+        Shape(8, 56, 64, 4, 5),  # ShiftNet-A
+        Shape(16, 14, 256, 2),
+    ),
+    "gpu": GPU_SHAPES,
+    "tpu": (
+        Shape(1024, 32, 16, 3),
+        Shape(1024, 32, 16, 9),
+        Shape(1024, 16, 32, 6, 7),
+        Shape(64, 56, 64, 4, 5),
+        Shape(128, 14, 256, 2),
+    ),
+}
+DEFAULTS = {"gpu": 3}  # the first; each takes minutes, most of them the compilers'
+MEMORY = [1, 1, 1, 2**29]  # of the copy that measures the bandwidth
+
+# How the GPU kernel's work may be cut, beside its default.
+SIZES: Mapping[str, dict[str, Any]] = {
+    "8 warps": {"pixels": 256, "warps": 8, "back_pixels": 128, "back_warps": 8},
+    "2 stages": {"back_stages": 2},
+    "132 programs": {"programs": 132},
+    "two passes, small sums": {"fused": False, "sums": 2**15},
+    "large sums": {"sums": 2**19},
+    "tiles of 32": {"width": 32},
+}
 
 
 def tables(options: Options, machine: dict[str, Any]) -> list[Table]:
     """One table for each shape and dtype: evaluated, and trained."""
-    shapes = SHAPES[:1] if options.quick else SHAPES
-    found = []
-    for shape in shapes:
-        images = shape.images * (1 if machine["platform"] == "cpu" else TIMES_IMAGES)
-        images = 4 if options.quick else options.batch_size or images
-        for dtype in options.dtypes or ("float32", "bfloat16"):
-            for passes in ("forward", "forward + backward"):
-                size = [images, shape.side, shape.side, shape.channels]
-                common = {
-                    "shape": size,
-                    "expansion": shape.expansion,
-                    "kernel_size": shape.kernel_size,
-                    "dtype": dtype,
-                    "backward": passes != "forward",
-                }
-                found.append(
-                    Table(
-                        title=f"block of {images} x {shape}, {dtype}, {passes}",
-                        base="without its shift",
-                        cases=tuple(cases(common, options, machine)),
-                        facts={
-                            "shape": str(shape),
-                            "images": images,
-                            "dtype": dtype,
-                            "passes": passes,
-                        },
-                    )
-                )
-    return found
+    platform = machine["platform"]
+    both = ("float32", "bfloat16")
+    return [
+        table(shape, dtype, passes, options, machine)
+        for shape in shapes(options, platform)
+        for dtype in options.dtypes or (both if platform == "cpu" else both[1:])
+        for passes in ("forward", "forward + backward")
+    ]
+
+
+def shapes(options: Options, platform: str) -> list[Shape]:
+    """Returns the shapes asked for, or the platform's default ones.
+
+    Raises:
+      UnknownNameError: if nothing has the name of one of the patterns.
+    """
+    known = {str(shape): shape for shape in SHAPES[platform]}
+    names = list(known)[: DEFAULTS.get(platform)]
+    if options.blocks:
+        names = []
+    for pattern in options.blocks:
+        found = fnmatch.filter(known, pattern)
+        if not found:
+            raise unknown_name("block", pattern, known)
+        names += [name for name in found if name not in names]
+    found = [known[name] for name in names]
+    if options.quick:
+        return [dataclasses.replace(found[0], images=2, side=8)]
+    changes = {"images": options.batch_size} if options.batch_size else {}
+    return [dataclasses.replace(shape, **changes) for shape in found]
+
+
+def table(
+    shape: Shape, dtype: str, passes: str, options: Options, machine: dict[str, Any]
+) -> Table:
+    """The block with and without its shift, its forms, and its competitors."""
+    backward = passes != "forward"
+    facts = {"shape": str(shape), "dtype": dtype, "passes": passes}
+    common = shape.options | {"dtype": dtype, "backward": backward}
+    size = 4 if dtype == "float32" else 2
+    if machine["platform"] == "gpu":
+        moved = shape.floor_numbers(train=backward, backward=backward)
+        facts |= {
+            "floor_bytes": size * moved,
+            "flops": shape.flops(backward=backward),
+            "tflops": options.tflops,
+        }
+        inputs = 2 if options.quick else copies(size * sum(shape.narrow_sizes))
+        common["copies"] = inputs
+    return Table(
+        title=f"block of {shape}, {dtype}, {passes}",
+        base="without its shift",
+        cases=tuple(cases(common, options, machine)),
+        facts=facts,
+    )
 
 
 def cases(
     common: dict[str, Any], options: Options, machine: dict[str, Any]
 ) -> list[Case]:
-    """The block with and without its shift, its forms, and its competitors."""
+    """The cases of a table, with the options that all have."""
+    platform = machine["platform"]
 
-    def jax(name: str, middle: str, **own: Any) -> Case:
-        return Case(name, "jax", JAX, common | own | {"middle": middle})
+    def case(name: str, middle: str, build: str = JAX, **own: Any) -> Case:
+        library = "jax" if build == JAX else "torch"
+        return Case(name, library, build, common | own | {"middle": middle})
 
     def torch(name: str, middle: str, **own: Any) -> Case:
-        return Case(
-            f"{name}, PyTorch", "torch", TORCH, common | own | {"middle": middle}
-        )
+        return case(f"{name}, PyTorch", middle, TORCH, **own)
 
-    found = [jax("copy of the input", "copy"), jax("without its shift", "nothing")]
-    found += [jax(f"shift by {name}", "shift", lowering=name) for name in LOWERINGS]
-    found += [
-        jax(f"shiftjax, form {name}", name)
-        for name in FORMS.get(machine["platform"], ())
-    ]
-    found += [
-        jax("depthwise 3x3 convolution", "depthwise", kernel_size=3),
-        jax("one dense 3x3 convolution", "dense", kernel_size=3),
-    ]
+    convolutions = {
+        "depthwise 3x3 convolution": "depthwise",
+        "one dense 3x3 convolution": "dense",
+    }
+    found = [case("copy of the input", "copy"), case("without its shift", "nothing")]
+    if platform == "gpu" and not options.quick:
+        own = {"shape": MEMORY, "dtype": "bfloat16", "copies": 1}
+        found.append(case("copy of memory", "copy", **own))
+    found += [case(f"shift by {name}", "shift", lowering=name) for name in LOWERINGS]
+    found += [case(f"form {name}", **own) for name, own in forms(platform).items()]
+    found += [case(name, kind, kernel_size=3) for name, kind in convolutions.items()]
     if machine.get("torch"):
+        shifts = {"shift": "shift"}
+        if platform == "gpu":
+            shifts["shift by slices"] = "slices"
+        found.append(torch("without its shift", "nothing"))
+        found += [torch(name, kind) for name, kind in shifts.items()]
         found += [
-            torch("without its shift", "nothing"),
-            torch("shift", "shift"),
-            torch("depthwise 3x3 convolution", "depthwise", kernel_size=3),
-            torch("one dense 3x3 convolution", "dense", kernel_size=3),
+            torch(name, kind, kernel_size=3) for name, kind in convolutions.items()
         ]
         if options.compile_torch:
-            found.append(torch("shift, compiled", "shift", compile=True))
+            found += [
+                torch(f"{name}, compiled", kind, compile=True)
+                for name, kind in shifts.items()
+            ]
     return found
 
 
-# The forms of the library's own block that may be fast, by platform.
-FORMS = {"cpu": ("planes",), "gpu": ("kernel",), "tpu": ("kernel",)}
+def forms(platform: str) -> dict[str, dict[str, Any]]:
+    """The forms of the library's own block that may be fast, as options of a case."""
+    if platform != "gpu":
+        form = {"cpu": "planes"}.get(platform, "kernel")
+        return {form: {"middle": form}}
+    found: dict[str, dict[str, Any]] = {"plain": {"middle": "plain"}}
+    for name in (*LOWERINGS, "folded"):
+        found[f"narrow, {name}"] = {"middle": "narrow", "lowering": name}
+    found["kernel"] = {"middle": "gpu"}
+    for name, sizes in SIZES.items():
+        found[f"kernel, {name}"] = {"middle": "gpu", "sizes": sizes}
+    return found

@@ -1,6 +1,7 @@
 """What is measured, as data: tables of cases, and the options that choose them."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -22,15 +23,20 @@ class Options:
     expansions: tuple[int, ...] = (1, 3, 6, 9)
     """Expansions E of the shift nets."""
     dtypes: tuple[Dtype, ...] = ()
-    """By default both; of whole nets float32 on a CPU, else bfloat16."""
+    """By default float32 on a CPU, else bfloat16; `shift`, and `block` on a CPU, have
+    both."""
     batch_size: int | None = None
     """Images in a step; by default 128, of 224 x 224 on a CPU 8."""
     rounds: int = 7
     """Turns that each case has."""
     minutes: float | None = None
     """Time for everything: rounds are dropped, cases never, to keep to it."""
-    compile_torch: bool = False
-    """Also time torch.compile (needs a C++ compiler)."""
+    compile_torch: bool = shutil.which("c++") is not None
+    """Also time torch.compile; by default where there is a C++ compiler, c++."""
+    blocks: tuple[str, ...] = ()
+    """Shapes of `block`, by wildcards, as "1024*E = 3*"; by default a few."""
+    tflops: float = 790
+    """Of a large bfloat16 product on the GPU: what the floor of a block counts with."""
     quick: bool = False
     """Tiny shapes and two rounds, to see that everything runs."""
     results: Path | None = None
@@ -97,3 +103,17 @@ class Program:
     memory_bytes: int | None = None
     peak_bytes: Callable[[], int | None] = lambda: None
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+COLD = 200_000_000  # bytes that no cache of a GPU holds
+MOST_COPIES = 4  # each of which is compiled
+
+
+def copies(size: int) -> int:
+    """Returns how many inputs of so many bytes are more than the caches of a GPU.
+
+    Example:
+      >>> copies(8_000_000), copies(80_000_000), copies(800_000_000)
+      (4, 2, 2)
+    """
+    return min(max(COLD // size, 2), MOST_COPIES)

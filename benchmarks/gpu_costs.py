@@ -9,16 +9,17 @@ products' tiles by trying; the number of kernels is that of its defaults. Prints
 and writes benchmarks/results/gpu_costs.json.
 """
 
-import argparse
 import dataclasses
 import json
+import math
+import shlex
 import sys
 import time
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
+import tyro
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.tpu_costs import operations  # first: sets the platform to CPU
 
@@ -32,11 +33,16 @@ from jax.sharding import (
     use_abstract_mesh,
 )
 
-from benchmarks.gpu_cases import BLOCKS, LOWERINGS, SIZES, Block, block, middles, shift
+from benchmarks import RESULTS, block, jax_blocks, jax_operations
+from benchmarks.cases import Options as Cases
+from benchmarks.console import show
+from benchmarks.jax_programs import Traced
+from shiftjax.shift import LOWERINGS
+from train.machine import machine
 
-RESULTS = Path(__file__).parent / "results" / "gpu_costs.json"
 BANDWIDTH = 4.3e12  # bytes a second of a copy, measured on an H200
 CHIP = "NVIDIA H200"
+HEADINGS = ["form", "kernels", "MB", "over floor", "us of traffic", "temporary, MB"]
 
 # Of the chip, as the CUDA driver reports them.
 DESCRIPTION = {
@@ -127,59 +133,75 @@ def compile_for_gpu(function: Any, *shapes: Any) -> Cost:
     return Cost(kernels, moved, compiled.memory_analysis().temp_size_in_bytes)
 
 
-def show(console: Console, title: str, floor: int, costs: dict[str, Cost]) -> None:
-    """Prints one table."""
-    table = Table(title=f"{title}: floor {floor / 1e6:.0f} MB")
-    table.add_column("form")
-    for heading in ("kernels", "MB", "over floor", "us of traffic", "temporary, MB"):
-        table.add_column(heading, justify="right")
-    for name, cost in costs.items():
-        table.add_row(
+def cells(floor: int, costs: dict[str, Cost]) -> list[list[str]]:
+    """Returns the rows of a table."""
+    return [
+        [
             name,
             str(cost.kernels),
             f"{cost.bytes / 1e6:.0f}",
             f"{cost.bytes / floor:.2f}",
             f"{1e6 * cost.seconds:.0f}",
             f"{cost.temporary_bytes / 1e6:.0f}",
-        )
-    console.print(table)
+        ]
+        for name, cost in costs.items()
+    ]
 
 
-def cases(names: list[str]) -> Any:
-    """Lists (title, floor in bytes, (function, shapes) by form)."""
+def cases(patterns: tuple[str, ...]) -> Iterator[tuple[str, int, dict[str, Traced]]]:
+    """Lists (title, floor in bytes, function and arguments by form)."""
     shape = (128, 32, 32, 48)
     for backward in (False, True):
-        floor = (2 + 2 * backward) * 2 * 128 * 32 * 32 * 48
-        title = f"shift {shape}, forward{' and backward' * backward}"
-        forms = {name: shift(name, shape, 3, backward) for name in ("copy", *LOWERINGS)}
-        yield title, floor, forms
-    for name in names:
-        shapes = Block(*BLOCKS[name])
+        title = f"shift {shape}, {passes(backward)}"
+        common = {"shape": shape, "dtype": "bfloat16", "backward": backward}
+        forms = {"copy": jax_operations.traced("copy", **common)} | {
+            name: jax_operations.traced("shift", lowering=name, **common)
+            for name in LOWERINGS
+        }
+        yield title, (2 + 2 * backward) * 2 * math.prod(shape), forms
+    for shape in block.shapes(Cases((), blocks=patterns), "gpu"):
         for backward in (False, True):
-            title = f"block {name}, forward{' and backward' * backward}"
+            common = shape.options | {"dtype": "bfloat16", "backward": backward}
             forms = {
-                form: block(shapes, middle, backward)
-                for form, middle in middles({"": SIZES[""]}).items()
+                name: jax_blocks.traced(**common, **own, train=True)
+                for name, own in block.forms("gpu").items()
+                if not own.get("sizes")
             }
-            yield title, shapes.floor_bytes(backward), forms
+            floor = 2 * shape.floor_numbers(train=True, backward=backward)
+            yield f"block {shape}, {passes(backward)}", floor, forms
+
+
+def passes(backward: bool) -> str:
+    """Names what of a training step is computed."""
+    return f"forward{' and backward' * backward}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Cost the forms of the shift and its block on a GPU, by its compiler."""
+
+    blocks: tuple[str, ...] = ("*",)
+    """Shapes of the block, by wildcards."""
 
 
 def main() -> int:
     """Costs every case in every form."""
-    parser = argparse.ArgumentParser("python -m benchmarks.gpu_costs", None, __doc__)
-    parser.add_argument("--blocks", nargs="*", default=[*BLOCKS], help="which")
-    options, console, tables = parser.parse_args(), Console(), []
+    prog = "python -m benchmarks.gpu_costs"
+    options = tyro.cli(Options, prog=prog, description=__doc__)
+    console, tables = Console(), []
     for title, floor, forms in cases(options.blocks):
         costs, start = {}, time.perf_counter()
-        for form, (function, shapes) in forms.items():
-            costs[form] = compile_for_gpu(function, *shapes)
+        for form, (function, arguments) in forms.items():
+            costs[form] = compile_for_gpu(function, *jax.eval_shape(arguments))
         console.log(f"{title}: {time.perf_counter() - start:.0f} s")
-        show(console, title, floor, costs)
+        heading = f"{title}: floor {floor / 1e6:.0f} MB"
+        show(console, heading, HEADINGS, cells(floor, costs))
         rows = [{"form": form, **dataclasses.asdict(costs[form])} for form in costs]
         tables.append({"title": title, "floor_bytes": floor, "rows": rows})
-    command = " ".join(["python -m benchmarks.gpu_costs", *sys.argv[1:]])
-    report = {"command": command, "compiled for": CHIP, "jax": jax.__version__}
-    RESULTS.write_text(json.dumps(report | {"tables": tables}, indent=1) + "\n")
+    command = shlex.join([*prog.split(), *sys.argv[1:]])
+    report = {"command": command, "compiled for": CHIP, "machine": machine()}
+    path = RESULTS / "gpu_costs.json"
+    path.write_text(json.dumps(report | {"tables": tables}, indent=1) + "\n")
     return 0
 
 

@@ -4,13 +4,45 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
+
+from benchmarks.cases import Program
+
+# A pure function, and what makes its arguments: it is run to time the function, and
+# only traced (`jax.eval_shape`) to compile it for a device that is not there.
+Traced = tuple[Callable[..., Any], Callable[[], tuple]]
 
 
 def random(shape: tuple[int, ...], dtype: str) -> jax.Array:
     """Returns normally distributed numbers, always the same."""
-    return jnp.asarray(np.random.default_rng(0).standard_normal(shape), dtype)
+    return jax.random.normal(jax.random.key(0), shape, "float32").astype(dtype)
+
+
+def make(traced: Traced, copies: int = 1, **facts: int) -> Program:
+    """Makes a program of a function.
+
+    Args:
+      traced: the function, and what makes its arguments.
+      copies: of the arguments, which together fit into no cache: a call dispatches the
+        function once, for all of them.
+      **facts: for its row.
+    """
+    function, arguments = traced
+    filled = jax.jit(arguments)
+    groups = [filled() for _ in range(copies)]
+
+    def on_all(groups: list[tuple]) -> list[Any]:
+        return [function(*group) for group in groups]
+
+    program, memory = compiled(on_all, groups)
+    return Program(
+        lambda: program(groups),
+        jax.block_until_ready,
+        steps=copies,
+        queued=is_queue(),
+        memory_bytes=memory if copies == 1 else None,
+        peak_bytes=peak_bytes,
+        facts=facts,
+    )
 
 
 def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:

@@ -235,10 +235,11 @@ def cifar_group(
             torch(f"{resnet} in PyTorch", **cifar, kind="dense"),
             torch(f"{depthwise} in PyTorch", **narrow),
         ]
+        if machine["platform"] == "gpu":  # which torch.compile fuses
+            slices = shift | {"kind": "slices"}
+            found.append(torch("the same in PyTorch, by slices", **slices))
         if options.compile_torch:
-            found.append(torch("the same in PyTorch, compiled", **shift, compile=True))
-            dense = cifar | {"kind": "dense", "compile": True}
-            found.append(torch(f"{resnet} in PyTorch, compiled", **dense))
+            found += compiled(found)
     return Group(
         f"ShiftResNet-{depth}, E = {expansion}",
         tuple(found),
@@ -267,7 +268,7 @@ def shiftnet_group(model: str, options: Options, machine: dict[str, Any]) -> Gro
             ),
         ]
         if options.compile_torch:
-            found.append(torch("the same in PyTorch, compiled", **shift, compile=True))
+            found += compiled(found)
     batch_size = 8 if machine["platform"] == "cpu" else 128
     return Group(
         model.replace("shiftnet_", "ShiftNet-").upper().replace("SHIFTNET", "ShiftNet"),
@@ -276,6 +277,15 @@ def shiftnet_group(model: str, options: Options, machine: dict[str, Any]) -> Gro
         32 if options.quick else 224,
         2 if options.quick else options.batch_size or batch_size,
     )
+
+
+def compiled(nets: list[Net]) -> list[Net]:
+    """PyTorch's networks, by torch.compile."""
+    return [
+        Net(f"{net.name}, compiled", net.library, net.options | {"compile": True})
+        for net in nets
+        if net.library == "torch"
+    ]
 
 
 def adders() -> tuple[Callable[..., Net], Callable[..., Net]]:

@@ -124,10 +124,10 @@ def draw_training(axes: Axes, report: Report) -> None:
 
 def draw_operation(axes: Axes, report: Report) -> None:
     """Draws the time of each lowering over that of a memory copy."""
-    dtype = report.tables[0].facts["dtype"]
+    first = {name: report.tables[0].facts[name] for name in ("shape", "dtype")}
     lanes: dict[str, list[tuple[int | None, bool, float]]] = {}
     for passes in ("forward", "forward + backward"):
-        for table in report.find(dtype=dtype, passes=passes):
+        for table in report.find(**first, passes=passes):
             for name, compared in table.ratios().items():
                 label, kernel_size = lane(name)
                 if name != table.base:
@@ -154,7 +154,7 @@ def draw_operation(axes: Axes, report: Report) -> None:
     axes.set_ylim(len(order) - 0.5, -0.6)
     axes.tick_params(axis="y", length=0)
     logarithmic(axes, "x")
-    axes.set_xlabel(operation_label(report.find(dtype=dtype)))
+    axes.set_xlabel(operation_label(report.find(**first)))
     dot = {"linestyle": "", "marker": "o", "markersize": 7}
     handles = [Line2D([], [], color=colour, **dot) for colour in SHADES.values()]
     handles += [

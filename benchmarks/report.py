@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,19 @@ class Result:
             row.name: ratio(row, (bases or self.rows)[0], in_turns=self.in_turns)
             for row in self.rows
         }
+
+    def floor(self) -> float | None:
+        """Returns the least seconds that the table's bytes and products take.
+
+        Bytes move as fast as in the fastest copy of the table, products are computed at
+        the "tflops" of its facts; None for a table without these facts, or a copy.
+        """
+        copies = [row for row in self.rows if "bytes" in row.facts]
+        if "floor_bytes" not in self.facts or not copies:
+            return None
+        bandwidth = max(row.facts["bytes"] / row.seconds for row in copies)
+        products = self.facts["flops"] / (1e12 * self.facts["tflops"])
+        return max(self.facts["floor_bytes"] / bandwidth, products)
 
     def row(self, name: str) -> Row | None:
         """Returns the row of that name, if there is one."""
@@ -129,7 +142,7 @@ def cells(result: Result) -> tuple[list[str], list[list[str]]]:
     headings = ["case", "ms", f"over {result.base}", "quartiles", "first call, s"]
     headings.append("memory, MB")
     peaks = any(row.peak_bytes is not None for row in result.rows)
-    ratios, rows = result.ratios(), []
+    floor, ratios, rows = result.floor(), result.ratios(), []
     for row in result.rows:
         compared = ratios[row.name]
         quartiles = ""
@@ -146,7 +159,10 @@ def cells(result: Result) -> tuple[list[str], list[list[str]]]:
             ]
         )
         rows[-1] += [megabytes(row.peak_bytes)] if peaks else []
-    return headings + ["peak of the device, MB"] * peaks, rows
+        rows[-1] += [f"{row.seconds / floor:.2f}"] if floor else []
+    headings += ["peak of the device, MB"] * peaks
+    headings += [f"over the floor, {1e3 * floor:.4g} ms"] if floor else []
+    return headings, rows
 
 
 def megabytes(count: int | None) -> str:
@@ -167,7 +183,7 @@ def markdown(report: Report) -> str:
     machine = report.machine
     versions = [
         f"{name} {machine[name]}"
-        for name in ("commit", "python", "jax", "flax", "torch")
+        for name in ("commit", "date", "python", "jax", "flax", "torch")
         if machine.get(name)
     ]
     parts = [
@@ -191,24 +207,44 @@ def update(readme: str, folder: Path) -> str:
       readme: the text.
       folder: of the results; without any the text stays as it is.
     """
-    parts = []
-    for platform in PLATFORMS:
-        for benchmark, what in (
-            ("training", "Training step"),
-            ("inference", "Inference"),
-        ):
-            report = load(folder, benchmark, platform)
-            parts += [] if report is None else comparison(report, what)
-    if not parts:
+    reports = [
+        (report, what)
+        for platform in PLATFORMS
+        for name, what in (("training", "Training step"), ("inference", "Inference"))
+        if (report := load(folder, name, platform)) is not None
+    ]
+    if not reports:
         return readme
-    if any(load(folder, "training", platform) for platform in PLATFORMS):
+    origins = list(zip(*(origin(report) for report, _ in reports), strict=True))
+    same = [len(set(each)) == 1 for each in origins]
+    shared = ", ".join(each[0] for each, one in zip(origins, same, strict=True) if one)
+    intro = "The time of others over that of shiftjax"
+    parts = [f"{intro}; {shared}." if shared else f"{intro}."]
+    for report, what in reports:
+        own = [part for part, one in zip(origin(report), same, strict=True) if not one]
+        parts += comparison(report, what, own)
+    if any(report.benchmark == "training" for report, _ in reports):
         parts.append(PICTURE)
-    body = "\n\n".join(parts)
+    body = "\n\n".join(
+        part if "|" in part or part == PICTURE else "\n".join(wrap(part))
+        for part in parts
+    )
     return SECTION.sub(lambda found: f"{found[1]}\n{body}\n\n{found[2]}", readme)
 
 
-def comparison(report: Report, what: str) -> list[str]:
-    """Returns the README's words and tables on one benchmark: ratios only."""
+def origin(report: Report) -> tuple[str, str]:
+    """Returns the machine and the commit of a report, in words."""
+    return place(report), f"commit {report.machine.get('commit') or 'unknown'}"
+
+
+def comparison(report: Report, what: str, own: Sequence[str]) -> list[str]:
+    """Returns the README's captions and tables of one benchmark.
+
+    Args:
+      report: of the benchmark.
+      what: it times.
+      own: machine or commit, where other benchmarks have others.
+    """
     parts = []
     kinds = {
         (table.facts["dtype"], table.facts["batch_size"]): None
@@ -218,13 +254,10 @@ def comparison(report: Report, what: str) -> list[str]:
         found = report.find(depth=DEPTH, dtype=dtype, batch_size=batch_size)
         table, spread = pivot(found)
         images = "1 image" if batch_size == 1 else f"{batch_size} images"
-        parts.append(
-            f"{what} of ShiftResNet-{DEPTH}, {images}, {dtype}, {place(report)}: the "
-            f"time of others over ours (`{report.command}`; quartiles within "
-            f"{spread:.0%}):"
-        )
-        parts.append(table)
-    return ["\n".join(wrap(part)) if "|" not in part else part for part in parts]
+        facts = [f"`{report.command}`", *own, f"quartiles within {spread:.0%}"]
+        caption = f"{what} of ShiftResNet-{DEPTH}, {images}, {dtype}"
+        parts += [f"{caption} ({'; '.join(facts)}):", table]
+    return parts
 
 
 def pivot(tables: list[Result]) -> tuple[str, float]:

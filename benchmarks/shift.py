@@ -6,6 +6,11 @@ from benchmarks.cases import Case, Options, Table
 from shiftjax.shift import DEFAULT_LOWERING, LOWERINGS
 
 KERNEL_SIZES = (3, 5, 7)
+SHAPES = {
+    "cpu": [(48, 32, 32, 144)],  # 28 MB in float32
+    "gpu": [(1024, 32, 32, 144), (1024, 32, 32, 48), (128, 56, 56, 256)],
+    "tpu": [(512, 32, 32, 144)],  # 302 MB
+}
 TORCH_LOWERINGS = ("one-hot", "slices")
 BUILD = {
     "jax": "benchmarks.jax_operations:operation",
@@ -14,11 +19,13 @@ BUILD = {
 
 
 def tables(options: Options, machine: dict[str, Any]) -> list[Table]:
-    """One table for each dtype, forward and with the gradient."""
-    images = 48 if machine["platform"] == "cpu" else 512  # 28 or 302 MB in float32
-    shape = [options.batch_size or images, 32, 32, 144]
+    """One table for each shape and dtype, forward and with the gradient."""
+    shapes = [
+        [options.batch_size or images, *shape]
+        for images, *shape in SHAPES[machine["platform"]]
+    ]
     if options.quick:
-        shape = [2, 8, 8, 144]
+        shapes = [[2, 8, 8, 144]]
     return [
         Table(
             title=f"shift of {' x '.join(map(str, shape))}, {dtype}, {passes}",
@@ -26,6 +33,7 @@ def tables(options: Options, machine: dict[str, Any]) -> list[Table]:
             cases=tuple(cases(shape, dtype, passes != "forward", machine)),
             facts={"shape": shape, "dtype": dtype, "passes": passes},
         )
+        for shape in shapes
         for dtype in options.dtypes or ("float32", "bfloat16")
         for passes in ("forward", "forward + backward")
     ]
@@ -36,6 +44,7 @@ def cases(
 ) -> list[Case]:
     """A copy, every lowering for each K, and convolutions, in each library."""
     default = DEFAULT_LOWERING.get(machine["platform"], "select")
+    many = {"copies": 2} if machine["platform"] == "gpu" else {}  # that no cache holds
     found = []
     for library in ("jax", "torch") if machine.get("torch") else ("jax",):
         of_torch = ", PyTorch" if library == "torch" else ""
@@ -43,7 +52,7 @@ def cases(
         def case(
             name: str, library: str = library, end: str = of_torch, **own: Any
         ) -> Case:
-            own |= {"shape": shape, "dtype": dtype, "backward": backward}
+            own |= many | {"shape": shape, "dtype": dtype, "backward": backward}
             return Case(name + end, library, BUILD[library], own)
 
         found.append(case("copy", kind="copy"))

@@ -35,10 +35,12 @@ NETS: Mapping[str, Callable[..., nn.Module]] = {
 }
 
 
-def make(call: Callable[[], Any], *, queued: bool = True, **facts: int) -> Program:
+def make(
+    call: Callable[[], Any], *, queued: bool = True, steps: int = 1, **facts: int
+) -> Program:
     """Makes a program, and on a GPU counts the memory of a call."""
     if not CUDA:
-        return Program(call, lambda _: None, facts=facts)
+        return Program(call, lambda _: None, steps=steps, facts=facts)
     call()  # in which cuDNN tries its algorithms, and gradients are made
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
@@ -48,11 +50,35 @@ def make(call: Callable[[], Any], *, queued: bool = True, **facts: int) -> Progr
     return Program(
         call,
         lambda _: torch.cuda.synchronize(),
+        steps=steps,
         queued=queued,
-        memory_bytes=torch.cuda.max_memory_allocated() - before,
+        memory_bytes=torch.cuda.max_memory_allocated() - before if steps == 1 else None,
         peak_bytes=torch.cuda.max_memory_allocated,
         facts=facts,
     )
+
+
+def on_copies(call: Callable[..., Any], inputs: Sequence, copies: int) -> Program:
+    """Makes a program of a call on each of some copies of its inputs.
+
+    On a GPU the launches of all are recorded as one graph, without those from Python.
+    """
+    groups = [[x.clone() for x in inputs] for _ in range(copies)]
+
+    def run() -> list[Any]:
+        return [call(*group) for group in groups]
+
+    if not CUDA:
+        return make(run, steps=copies)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph, stream=stream):
+        run()
+    return make(graph.replay, steps=copies)
 
 
 def images(*shape: int, dtype: str = "float32") -> torch.Tensor:
@@ -158,6 +184,7 @@ def operation(
     backward: bool,
     kernel_size: int = 3,
     lowering: str = "one-hot",
+    copies: int = 1,
 ) -> Program:
     """Makes an operation on one tensor, as `benchmarks.jax_operations.operation`.
 
@@ -169,6 +196,7 @@ def operation(
       kernel_size: side of the window.
       lowering: of the shift: "one-hot", a depthwise convolution; or "slices", copies of
         them, for which tensors are not channels_last.
+      copies: inputs of a call.
     """
     batch, height, width, channels = shape
     x = images(batch, channels, height, width, dtype=dtype)
@@ -176,7 +204,8 @@ def operation(
     inputs = [x]
     if kind == "copy":
         tensors = [x, x.clone()] if backward else [x]
-        return make(of(lambda *each: [t.clone() for t in each], tensors))
+        clone = of(lambda *each: [t.clone() for t in each])
+        return on_copies(clone, tensors, copies)
     if kind == "shift" and lowering == "slices":
         inputs = [x.contiguous(memory_format=torch.contiguous_format)]
         function: Callable = functools.partial(slices, kernel_size=kernel_size)
@@ -188,28 +217,23 @@ def operation(
         kernel = torch.randn(channels, channels // groups, kernel_size, kernel_size)
         inputs.append(kernel.to(x))
         function = functools.partial(conv, groups=groups)
-    return make(differentiated(function, inputs) if backward else of(function, inputs))
+    call = differentiated(function) if backward else of(function)
+    return on_copies(call, inputs, copies)
 
 
-def of(function: Callable, inputs: Sequence[torch.Tensor]) -> Callable[[], Any]:
-    """Returns a call of a function without gradients."""
-
-    @torch.inference_mode()
-    def call() -> Any:
-        return function(*inputs)
-
-    return call
+def of(function: Callable) -> Callable[..., Any]:
+    """Returns a function without gradients."""
+    return torch.inference_mode()(function)
 
 
 def differentiated(
-    function: Callable, inputs: Sequence[torch.Tensor], params: Sequence[Any] = ()
-) -> Callable[[], Any]:
-    """Returns a call of a function with the gradients of inputs and parameters."""
-    inputs = [x.requires_grad_() for x in inputs]
-    g = torch.ones_like(inputs[0])
+    function: Callable, params: Sequence[Any] = ()
+) -> Callable[..., Any]:
+    """Returns a function with the gradients of inputs and parameters."""
 
-    def call() -> Any:
-        return torch.autograd.grad(function(*inputs), [*inputs, *params], g)
+    def call(*inputs: torch.Tensor) -> Any:
+        y = function(*[x.requires_grad_() for x in inputs])
+        return torch.autograd.grad(y, [*inputs, *params], torch.ones_like(y))
 
     return call
 
@@ -221,31 +245,40 @@ def block(
     kernel_size: int,
     dtype: str,
     backward: bool,
+    strides: int = 1,
+    copies: int = 1,
     compile: bool = False,  # noqa: A002 (as torch has it)
 ) -> Program:
-    """Makes a block, as `benchmarks.jax_operations.block`.
+    """Makes a block, as `benchmarks.jax_blocks.block`.
 
     Args:
-      middle: "shift", "depthwise", "dense" or "nothing".
-      shape: `[batch, height, width, channels]` of input and output.
+      middle: "shift", "slices", "depthwise", "dense" or "nothing".
+      shape: `[batch, height, width, channels]` of the input.
       expansion: E.
       kernel_size: side of the window.
       dtype: what is computed in.
       backward: whether it is trained, else it is evaluated, folded.
+      strides: of the block; the output has `strides * channels` features.
+      copies: inputs of a call.
       compile: whether by torch.compile.
     """
     batch, height, width, channels = shape
+    features = strides * channels
     if middle == "dense":
-        net: nn.Module = DenseBlock(channels, channels, kernel_size)
+        net: nn.Module = DenseBlock(channels, features, kernel_size, strides)
     else:
-        net = Block(middle, channels, channels, 1, expansion, kernel_size)
+        net = Block(middle, channels, features, strides, expansion, kernel_size)
+    net = place(net if backward else fold(net))
     if not backward:
-        net = place(fold(net)).to(getattr(torch, dtype))
-        x = images(batch, channels, height, width, dtype=dtype)
-        return make(of(compiled(net) if compile else net, [x]))
-    net = place(net)
-    forward = compiled(net) if compile else net
-    autocast = torch.autocast(DEVICE, torch.bfloat16, enabled=dtype == "bfloat16")
+        net = net.to(getattr(torch, dtype))
+    # Launches are recorded by `on_copies`.
+    forward = torch.compile(net) if compile else net
     x = images(batch, channels, height, width, dtype=dtype)
+    if not backward:
+        return on_copies(of(forward), [x], copies)
+    # A graph may not keep the casts of another call.
+    cast = torch.autocast(
+        DEVICE, torch.bfloat16, enabled=dtype == "bfloat16", cache_enabled=False
+    )
     params = [p for p in net.parameters() if p.requires_grad]
-    return make(differentiated(autocast(forward), [x], params))
+    return on_copies(differentiated(cast(forward), params), [x], copies)

@@ -18,7 +18,6 @@ from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.tpu_costs import CHIP, Cost, compile_for_tpu, cores  # first: for jax
 
@@ -28,6 +27,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import RESULTS
+from benchmarks.console import show
+from benchmarks.jax_blocks import applied, trained
 from shiftjax.layers import ShiftConv
 from shiftjax.models.resnet import ShiftResNet
 from train import experiments
@@ -40,6 +41,7 @@ from train.steps import Trainer
 from train.tasks.classification import Classification
 
 EXAMPLES = 50_000
+HEADINGS = ["form", "us", "over no shift", "HBM, MB", "cycles, us", "temporary, MB"]
 
 # images, side, channels of the input; stages of blocks: features, expansion,
 # kernel_size, strides of the first, number of blocks
@@ -122,15 +124,7 @@ def stages(form: str, name: str) -> Cost:
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
     y = jax.eval_shape(module.apply, variables, x)
 
-    def both(variables: Any, x: jax.Array, g: jax.Array) -> Any:
-        def apply(params: Any, x: jax.Array) -> Any:
-            now = variables | {"params": params}
-            return module.apply(now, x, train=True, mutable=["batch_stats"])
-
-        y, pull, updates = jax.vjp(apply, variables["params"], x, has_aux=True)
-        return y, updates, pull(g)
-
-    core = cores(1)
+    both, core = trained(applied(module)), cores(1)
     return compile_for_tpu(
         jax.jit(both, in_shardings=core, out_shardings=core), variables, x, y
     )
@@ -172,23 +166,20 @@ def training_step(form: str, batch_size: int) -> Cost:
     )
 
 
-def show(console: Console, title: str, costs: dict[str, Cost]) -> None:
-    """Prints one table."""
-    table = Table(title=title)
-    table.add_column("form")
-    for heading in ("us", "over no shift", "HBM, MB", "cycles, us", "temporary, MB"):
-        table.add_column(heading, justify="right")
+def cells(costs: dict[str, Cost]) -> list[list[str]]:
+    """Returns the rows of a table."""
     base = costs["no shift"]
-    for name, cost in costs.items():
-        table.add_row(
+    return [
+        [
             name,
             f"{1e6 * cost.seconds:.0f}",
             f"{cost.seconds / base.seconds:.2f}",
             f"{cost.hbm_bytes / 1e6:.0f}",
             f"{1e6 * cost.cycle_seconds:.0f}",
             f"{cost.temporary_bytes / 1e6:.0f}",
-        )
-    console.print(table)
+        ]
+        for name, cost in costs.items()
+    ]
 
 
 def write(table: dict[str, Any]) -> None:
@@ -214,7 +205,7 @@ def main() -> int:
             start = time.perf_counter()
             costs[form] = function(form, argument)
             console.log(f"{title}, {form}: {time.perf_counter() - start:.0f} s")
-        show(console, title, costs)
+        show(console, title, HEADINGS, cells(costs))
         rows = [{"form": form, **dataclasses.asdict(costs[form])} for form in costs]
         write({"title": title, "machine": facts, "rows": rows})
     return 0

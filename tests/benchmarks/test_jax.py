@@ -5,8 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks import block as blocks
+from benchmarks.block import Shape
+from benchmarks.cases import Options
+from benchmarks.jax_blocks import Block, block, traced
 from benchmarks.jax_nets import inference, training_step
-from benchmarks.jax_operations import Block, block, operation
+from benchmarks.jax_operations import operation
 from shiftjax import ShiftConv
 from shiftjax.shift import LOWERINGS
 from train.setup import Setup
@@ -31,9 +35,11 @@ def moved(x, sign):
 @pytest.mark.parametrize("lowering", LOWERINGS)
 def test_a_shift_and_its_gradient(lowering):
     """The gradient of a shift is the opposite one of what comes back: 2 x."""
-    program = operation("shift", SHAPE, "float32", True, 3, lowering)
-    y, (gradient,) = program.call()
-    x = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
+    program = operation(
+        kind="shift", shape=SHAPE, dtype="float32", backward=True, lowering=lowering
+    )
+    ((y, (gradient,)),) = program.call()
+    x = np.asarray(jax.random.normal(jax.random.key(0), SHAPE))
     np.testing.assert_array_equal(y, moved(x, 1))
     np.testing.assert_array_equal(gradient, moved(2 * x, -1))
 
@@ -42,7 +48,7 @@ def test_a_shift_and_its_gradient(lowering):
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("kind", ["copy", "depthwise", "dense"])
 def test_what_the_shift_is_compared_with(kind, backward, dtype):
-    program = operation(kind, SHAPE, dtype, backward)
+    program = operation(kind=kind, shape=SHAPE, dtype=dtype, backward=backward)
     results = jax.tree.leaves(program.wait(program.call()))
     kernels = kind != "copy"
     assert len(results) == (2 + kernels if backward else 1)
@@ -65,8 +71,53 @@ def test_the_block_is_that_of_the_library(rng):
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("middle", ["copy", "nothing", "depthwise", "dense", "planes"])
 def test_blocks_run(middle, backward, dtype):
-    program = block(middle, (2, 4, 4, 16), 3, 3, dtype, backward)
+    options = Shape(2, 4, 16, 3).options | {"dtype": dtype, "backward": backward}
+    program = block(middle=middle, **options)
     assert program.wait(program.call()) is not None
+
+
+GPU_FORMS = {
+    name: own for name, own in blocks.forms("gpu").items() if not own.get("sizes")
+}
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("form", GPU_FORMS)
+def test_all_forms_for_a_gpu_are_the_same(form, strides):
+    """Output and gradients; normalisations lose up to 2,000 units of 6e-8."""
+    shape = Shape(2, 6, 8, 3, 3, strides)
+    options = shape.options | {"dtype": "float32", "backward": True}
+
+    def compute(own):
+        function, arguments = traced(**options, **own)
+        with jax.default_matmul_precision("highest"):
+            y, _, gradients = jax.jit(function)(*arguments())
+        return jax.tree.leaves([y, gradients])
+
+    expected, actual = compute({"middle": "plain"}), compute(GPU_FORMS[form])
+    largest = max(float(jnp.abs(leaf).max()) for leaf in expected)
+    for a, b in zip(actual, expected, strict=True):
+        scale = max(float(jnp.abs(b).max()), largest / 1000)
+        np.testing.assert_allclose(a / scale, b / scale, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("passes", ["forward", "forward + backward"])
+def test_cases_of_a_gpu_run_on_several_inputs(passes):
+    """Every JAX case of a quick table, its kernels interpreted, in one dispatch."""
+    machine = {"platform": "gpu", "torch": "gpu"}
+    tables = blocks.tables(Options(("block",), quick=True), machine)
+    (table,) = (table for table in tables if table.facts["passes"] == passes)
+    cases = [case for case in table.cases if case.library == "jax"]
+    assert "form kernel, tiles of 32" in [case.name for case in cases]
+    if passes != "forward":  # of which the interpreter takes minutes
+        cases = [case for case in cases if "sizes" not in case.options]
+    for case in cases:
+        inputs = 2 if passes == "forward" else 1
+        assert case.options["copies"] == 2
+        program = block(**case.options | {"copies": inputs})
+        results = program.wait(program.call())
+        assert len(results) == program.steps == inputs
+        assert np.isfinite(jax.tree.leaves(results)[0]).all()
 
 
 def test_steps_of_one_dispatch(monkeypatch):

@@ -19,7 +19,7 @@ def tables(options, machine):
 
 def test_a_benchmark_is_run_shown_and_written(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(command.BENCHMARKS, "shift", tables)
-    options = ["--quick", "--rounds", "3", "--minutes", "1"]
+    options = ["--quick", "--rounds", "3", "--minutes", "1", "--models", "shiftnet_*"]
     assert command.main(["shift", *options, "--results", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "naps 0" in printed
@@ -28,7 +28,10 @@ def test_a_benchmark_is_run_shown_and_written(monkeypatch, tmp_path, capsys):
     report = load(tmp_path, "shift", path.stem.removeprefix("shift-"))
     assert report is not None
     assert report.command.startswith("python -m benchmarks shift --quick")
-    assert {"commit", "platform", "device", "jax", "cores"} <= set(report.machine)
+    assert "--models 'shiftnet_*' --results" in report.command
+    assert {"commit", "date", "platform", "device", "jax", "cores"} <= set(
+        report.machine
+    )
     assert [table.facts["number"] for table in report.tables] == [0, 1]
     assert [len(row.times) for row in report.tables[0].rows] == [2, 2]
     assert path.with_suffix(".md").exists()

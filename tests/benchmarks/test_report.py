@@ -9,6 +9,7 @@ from benchmarks.picture import draw
 from benchmarks.report import (
     Report,
     Result,
+    cells,
     load,
     markdown,
     pivot,
@@ -126,6 +127,41 @@ def test_update_writes_between_the_markers(report, tmp_path):
     assert "`python -m benchmarks training`" in text
     assert update(text, tmp_path) == text
     assert max(map(len, text.splitlines())) <= 88
+
+
+def test_machine_and_commit_are_said_once_where_they_are_the_same(report, tmp_path):
+    report.save(tmp_path)
+    tables = dataclasses.replace(report, benchmark="inference")
+    tables.save(tmp_path)
+    text = " ".join(update(README, tmp_path).split())
+    assert text.count("2 cores of Abacus, commit 0123456789ab") == 1
+    assert text.count("Abacus") == text.count("The time of others over") == 1
+    assert "128 images, float32 (`python -m benchmarks training`; quartiles" in text
+    other = dict(MACHINE, commit="ba9876543210")
+    dataclasses.replace(tables, machine=other).save(tmp_path)
+    text = " ".join(update(README, tmp_path).split())
+    assert text.count("Abacus") == 1
+    assert "training`; commit 0123456789ab; quartiles within" in text
+    assert "training`; commit ba9876543210; quartiles within" in text
+
+
+def test_floor_of_a_table():
+    """A copy of 8e6 bytes in 1 ms: 16e6 bytes take 2 ms, 1e9 products of 1e12/s 1."""
+    rows = (
+        Row("copy", (1e-3,), 0.0, None, None, {"bytes": 8_000_000}),
+        Row("slow copy", (4e-3,), 0.0, None, None, {"bytes": 8_000_000}),
+        Row("block", (6e-3,), 0.0, None, None, {}),
+    )
+    facts = {"floor_bytes": 16_000_000, "flops": 10**9, "tflops": 1}
+    table = Result("block", "block", facts, True, rows, {})
+    assert table.floor() == pytest.approx(2e-3)
+    headings, shown = cells(table)
+    assert headings[-1] == "over the floor, 2 ms"
+    assert [row[-1] for row in shown] == ["0.50", "2.00", "3.00"]
+    products = dataclasses.replace(table, facts=facts | {"flops": 5 * 10**9})
+    assert products.floor() == pytest.approx(5e-3)
+    assert dataclasses.replace(table, rows=rows[2:]).floor() is None
+    assert dataclasses.replace(table, facts={}).floor() is None
 
 
 def test_update_without_results_changes_nothing(tmp_path):

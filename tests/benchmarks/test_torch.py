@@ -36,13 +36,15 @@ def test_sizes_of_the_shiftnets(name, params):
 
 
 @pytest.mark.parametrize("kernel_size", [3, 5])
-@pytest.mark.parametrize("lowering", ["one-hot", "slices"])
+@pytest.mark.parametrize("lowering", ["one-hot", "slices", "fused"])
 def test_shifts_are_the_shift(rng, kernel_size, lowering):
     """Both move numbers, so nothing is rounded."""
     x = rng.standard_normal((2, 7, 6, 55)).astype(np.float32)
     images = torch.from_numpy(x).permute(0, 3, 1, 2)
     if lowering == "slices":
         y = torch_programs.slices(images, kernel_size)
+    elif lowering == "fused":
+        y = torch_modules.Slices(55, kernel_size)(images)
     else:
         kernel = torch_modules.one_hot(55, kernel_size)
         y = torch.nn.functional.conv2d(
@@ -81,3 +83,16 @@ def test_programs_run(kind, dtype):
             "shift", (2, 4, 4, 18), dtype=dtype, backward=True, **more
         )
     program.wait(program.call())
+
+
+@pytest.mark.parametrize("middle", ["shift", "slices", "depthwise", "dense", "nothing"])
+@pytest.mark.parametrize("backward", [False, True])
+def test_blocks_run_on_several_inputs(middle, backward):
+    """With stride 2 the output has half the side and twice the channels."""
+    program = torch_programs.block(
+        middle, (2, 6, 6, 16), 3, 3, "float32", backward, strides=2, copies=3
+    )
+    results = program.call()
+    assert program.steps == len(results) == 3
+    shapes = {tuple((each[0] if backward else each).shape) for each in results}
+    assert shapes == {(2, 16, 6, 6) if backward else (2, 32, 3, 3)}
