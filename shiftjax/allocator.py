@@ -76,6 +76,9 @@ def _ask_for_huge_pages(libc: Any) -> None:
         ctypes.c_void_p(first), ctypes.c_size_t(length), ctypes.c_int(_MADV_HUGEPAGE)
     )
     libc.free(ctypes.c_void_p(block))
+    # A page beyond the heap, which then cannot be made shorter: protobuf calls
+    # malloc_trim whenever it frees a message, and what grew again had small pages.
+    libc.sbrk(ctypes.c_ssize_t(page))
 
 
 def _is_cpu_alone() -> bool:

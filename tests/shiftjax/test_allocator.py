@@ -44,20 +44,25 @@ glibc = pytest.mark.skipif(
 )
 
 
-def faults(*words: str) -> int:
-    """Page faults of filling four blocks of 40 MiB, one after the other, again."""
+def run(program: str, *words: str) -> str:
+    """What a program prints in a process with the allocator of the system."""
     clean = {
         k: v for k, v in os.environ.items() if not k.startswith(("MALLOC", "GLIB"))
     }
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, *words],
+        [sys.executable, "-c", program, *words],
         env=clean | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         check=True,
         timeout=120,
     )
-    return int(done.stdout)
+    return done.stdout
+
+
+def faults(*words: str) -> int:
+    """Page faults of filling four blocks of 40 MiB, one after the other, again."""
+    return int(run(MEASURE, *words))
 
 
 @glibc
@@ -65,6 +70,31 @@ def test_freed_memory_is_taken_again_without_a_page_fault():
     """Even of huge pages, of 2 MiB, four blocks have 80."""
     assert faults("keep") < 80
     assert faults() >= 80  # by default a block above 32 MiB is mapped anew each time
+
+
+TRIM = """
+import ctypes
+from shiftjax.allocator import keep_freed_memory
+
+def heap():
+    with open("/proc/self/maps") as maps:
+        ranges = [line.split()[0].split("-") for line in maps if "[heap]" in line]
+    return sum(int(end, 16) - int(start, 16) for start, end in ranges)
+
+assert keep_freed_memory("cpu") is True
+before = heap()
+ctypes.CDLL(None).malloc_trim(0)
+print(before, heap())
+"""
+
+
+@glibc
+def test_a_library_that_trims_the_heap_leaves_it_as_long():
+    """What grows anew has small pages: protobuf trims whenever it frees a message."""
+    before, after = map(int, run(TRIM).split())
+    half = os.sysconf("SC_PHYS_PAGES") // 2 * os.sysconf("SC_PAGE_SIZE")
+    assert before == after
+    assert after >= half
 
 
 class Malloc:
@@ -88,6 +118,7 @@ class Libc:
         self.options = {}
         self.advised = []
         self.held = set()
+        self.beyond = 0
         self.malloc = Malloc(self)
 
     def mallopt(self, name: int, value: int) -> int:
@@ -100,6 +131,10 @@ class Libc:
 
     def free(self, block) -> None:
         self.held.remove(block.value)
+
+    def sbrk(self, increment) -> None:
+        assert not self.held  # else the page would not lie beyond what is free
+        self.beyond += increment.value
 
 
 @pytest.fixture
@@ -125,6 +160,7 @@ def test_huge_pages_are_asked_for_on_whole_pages_of_half_the_memory(libc, monkey
     assert libc.malloc.size == 500 * 4096
     assert libc.advised == [(0x10001000, 499 * 4096, 14)]
     assert not libc.held
+    assert libc.beyond == 4096
 
 
 def test_a_limit_of_address_space_leaves_pages_as_they_are(libc):
