@@ -1,11 +1,11 @@
 """BatchNorm as numbers: statistics merged over all that share them, applied or folded.
 
 What the fast forms have in common, whatever their layout. Every statistic is centred on
-the mean of its own part, and those of parts and replicas are merged without loss, so
+the mean of its own pixels, and those of chunks and replicas are merged without loss, so
 that a large mean costs no accuracy.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -37,11 +37,11 @@ def differentiable(
     return function
 
 
-def merge(pairs: Sequence[Pair], axis_name: str | None) -> Pair:
+def merge(groups: Pair, axis_name: str | None) -> Pair:
     """Merges statistics of equally many pixels each (Chan, Golub, LeVeque 1979).
 
     Args:
-      pairs: means `[n, C]`, with variances `[n, C]` or covariances `[n, C, C]`.
+      groups: means `[n, C]`, with variances `[n, C]` or covariances `[n, C, C]`.
       axis_name: the axis of the replicas, or None for this replica alone.
 
     Returns:
@@ -51,28 +51,26 @@ def merge(pairs: Sequence[Pair], axis_name: str | None) -> Pair:
     def over_replicas(x: jax.Array) -> jax.Array:
         return lax.pmean(x, axis_name) if axis_name else x
 
-    means, within = (jnp.concatenate(v) for v in zip(*pairs, strict=True))
+    means, within = groups
     mean = over_replicas(means.mean(0))
     offset = means - mean[None]
     between = offset**2 if within.ndim == 2 else offset[:, :, None] * offset[:, None]
     return mean, over_replicas((within + between).mean(0))
 
 
-def whole_batch(
-    statistic: Statistic, parts: Sequence[jax.Array], axis_name: str | None
-) -> Pair:
-    """Merges a statistic of all parts on all replicas.
+def whole_batch(statistic: Statistic, x: jax.Array, axis_name: str | None) -> Pair:
+    """Merges a statistic of all replicas.
 
     Args:
       statistic: `moments` or `covariance`.
-      parts: arrays of one shape, as `statistic` takes them.
+      x: an array as `statistic` takes it.
       axis_name: the axis of the replicas, or None for this replica alone.
 
     Returns:
       The mean `[C]` and the variance `[C]` or covariance `[C, C]` of them all.
     """
-    pairs = (statistic(part) for part in parts)
-    return merge([(mean[None], second[None]) for mean, second in pairs], axis_name)
+    mean, second = statistic(x)
+    return merge((mean[None], second[None]), axis_name)
 
 
 def affine(norm: Norm, stats: Norm, epsilon: float) -> tuple[jax.Array, jax.Array]:

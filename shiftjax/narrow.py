@@ -73,7 +73,7 @@ def batch_norm(
 ) -> tuple[jax.Array, Norm]:
     """Normalises an NHWC array, with its own statistics where none are given."""
     if stats is None:
-        mean, var = whole_batch(moments, [x], axis_name)
+        mean, var = whole_batch(moments, x, axis_name)
         stats = {"mean": mean, "var": var}
     gain, offset = map(per_channel, affine(norm, stats, epsilon))
     return (x * gain + offset).astype(x.dtype), stats
@@ -144,7 +144,7 @@ def shift_block(
         expand, bias, used["expand"] = fold(
             kernels["expand"],
             norms["expand"],
-            whole_batch(covariance, [inputs], axis_name),
+            whole_batch(covariance, inputs, axis_name),
             epsilon,
         )
     else:

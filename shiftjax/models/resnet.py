@@ -42,7 +42,7 @@ def relu(x: Activations) -> Activations:
 def add(x: Activations, y: Activations) -> Activations:
     """Adds what has one shape and layout."""
     if isinstance(x, Planes) and isinstance(y, Planes):
-        return Planes(tuple(map(jnp.add, x.parts, y.parts)))
+        return Planes(x.array + y.array)
     assert not isinstance(x, Planes)
     assert not isinstance(y, Planes)
     return x + y

@@ -140,12 +140,11 @@ class Middle(NamedTuple):
 
 
 def input_statistics(x: Planes, axis_name: str | None) -> Pair:
-    """Returns the mean and covariance of all parts on all replicas."""
+    """Returns the mean and covariance over all replicas."""
     if x.statistics is not None:
         return merge(x.statistics, axis_name)
-    dtype = jnp.promote_types(x.parts[0].dtype, jnp.float32)
-    parts = [part.astype(dtype) for part in x.parts]
-    return whole_batch(covariance, parts, axis_name)
+    dtype = jnp.promote_types(x.array.dtype, jnp.float32)
+    return whole_batch(covariance, x.array.astype(dtype), axis_name)
 
 
 @functools.partial(
@@ -189,7 +188,7 @@ def shift_block(
     """
     kernels = {name: unit["conv"]["kernel"] for name, unit in params.items()}
     norms = {name: unit["norm"] for name, unit in params.items()}
-    promoted = jnp.promote_types(x.parts[0].dtype, kernels["expand"].dtype)
+    promoted = jnp.promote_types(x.array.dtype, kernels["expand"].dtype)
     middle = Middle(
         Window(kernel_size, dilation, strides), jnp.dtype(dtype or promoted)
     )
@@ -206,27 +205,21 @@ def shift_block(
             kernels["expand"], norms["expand"], narrow, epsilon
         )
         batch["expand"] = {"norm": own}
-    weights = middle.prepare(kernels, x.parts[0])
-    groups, scratch = middle.memory(weights, x.parts[0])
+    weights = middle.prepare(kernels, x.array)
+    groups, scratch = middle.memory(weights, x.array)
 
-    def run(function: Function, moment: Moment | None, part: jax.Array) -> Any:
-        return map_chunks(function, moment, groups, weights, part, scratch)
+    def run(function: Function, moment: Moment | None) -> Any:
+        return map_chunks(function, moment, groups, weights, x.array, scratch)
 
     if stats is not None:
-        outs = [run(middle.infer, None, part)[0] for part in x.parts]
-        return Planes(tuple(outs)), batch
-    branches = [run(middle.branches, MOMENTS, part) for part in x.parts]
+        return Planes(run(middle.infer, None)[0]), batch
+    branches, moments = run(middle.branches, MOMENTS)
     affines = {}
-    for name in branches[0][0]:
-        mean, var = merge([values[name] for _, values in branches], axis_name)
+    for name in branches:
+        mean, var = merge(moments[name], axis_name)
         own = {"mean": mean, "var": var}
         batch[name] = {"norm": own}
         affines[name] = affine(norms[name], own, epsilon)
-    results: list[Any] = [
-        map_chunks(middle.finish, COVARIANCE, groups, affines, inputs, ((), ()))
-        for inputs in (
-            {"shortcut": part} | out
-            for part, (out, _) in zip(x.parts, branches, strict=True)
-        )
-    ]
-    return Planes(*zip(*results, strict=True)), batch
+    inputs = {"shortcut": x.array} | branches
+    y: Any = map_chunks(middle.finish, COVARIANCE, groups, affines, inputs, ((), ()))
+    return Planes(*y), batch

@@ -1,11 +1,9 @@
 """The container of the layout, and the ways in and out of it."""
 
 import dataclasses
-import math
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 
 from shiftjax.batchnorm import Pair
 from shiftjax.shift import positive
@@ -14,67 +12,60 @@ from shiftjax.shift import positive
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Planes:
-    """The activations of a batch: parts of one shape, `[channels, chunks, H, W, n]`.
+    """The activations of a batch, `[channels, chunks, H, W, n]`.
 
-    The parts are independent work, which XLA spreads over threads. Within a part, wide
-    tensors are made for one chunk of `n` images at a time.
+    Wide tensors are made for a few chunks of `n` images at a time.
 
     Attributes:
-      parts: at least one array `[channels, chunks, height, width, n]`.
-      statistics: of each part, means `[groups, C]` and covariances `[groups, C, C]` of
-        groups of as many images each; None where nobody has taken them.
+      array: `[channels, chunks, height, width, n]`.
+      statistics: means `[groups, C]` and covariances `[groups, C, C]` of groups of as
+        many images each; None where nobody has taken them.
 
     Example:
-      >>> images = jnp.zeros((6, 32, 32, 3))
-      >>> planes = Planes.from_nhwc(images, parts=2)
-      >>> [part.shape for part in planes.parts], planes.shape
-      ([(3, 1, 32, 32, 3), (3, 1, 32, 32, 3)], (6, 32, 32, 3))
+      >>> images = jax.numpy.zeros((6, 32, 32, 3))
+      >>> planes = Planes.from_nhwc(images, chunk=4)
+      >>> planes.array.shape, planes.shape
+      ((3, 2, 32, 32, 3), (6, 32, 32, 3))
       >>> planes.to_nhwc().shape
       (6, 32, 32, 3)
     """
 
-    parts: tuple[jax.Array, ...]
-    statistics: tuple[Pair, ...] | None = None
+    array: jax.Array
+    statistics: Pair | None = None
 
     @classmethod
-    def from_nhwc(
-        cls, x: jax.Array, *, parts: int = 2, chunk: int | None = None
-    ) -> "Planes":
-        """Cuts an NHWC batch into parts of one size, and these into chunks.
+    def from_nhwc(cls, x: jax.Array, *, chunk: int | None = None) -> "Planes":
+        """Cuts an NHWC batch into chunks of one size.
 
         Args:
           x: `[batch, height, width, channels]`.
-          parts: how many parts at most; fewer where that does not divide the batch.
-          chunk: images in a chunk at most; None for one chunk a part.
+          chunk: images in a chunk at most; None for one chunk.
 
         Returns:
           The same values in this layout.
         """
-        size = len(x) // math.gcd(positive("parts", parts), len(x))
-        limit = size if chunk is None else min(positive("chunk", chunk), size)
-        n = max((n for n in range(1, limit + 1) if size % n == 0), default=1)
-        chunked = x.reshape(-1, size // n, n, *x.shape[1:])
-        return cls(tuple(chunked.transpose(0, 5, 1, 3, 4, 2)))
+        limit = len(x) if chunk is None else min(positive("chunk", chunk), len(x))
+        n = max((n for n in range(1, limit + 1) if len(x) % n == 0), default=1)
+        return cls(x.reshape(-1, n, *x.shape[1:]).transpose(4, 0, 2, 3, 1))
 
     def to_nhwc(self) -> jax.Array:
         """Returns the values as `[batch, height, width, channels]`."""
-        channels_last = [x.transpose(1, 4, 2, 3, 0) for x in self.parts]
-        return jnp.concatenate([x.reshape(-1, *x.shape[2:]) for x in channels_last])
+        return self.array.transpose(1, 4, 2, 3, 0).reshape(self.shape)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """The shape of the NHWC batch that this holds."""
-        channels, chunks, height, width, n = self.parts[0].shape
-        return len(self.parts) * chunks * n, height, width, channels
+        channels, chunks, height, width, n = self.array.shape
+        return chunks * n, height, width, channels
 
     def map(self, function: Callable[[jax.Array], jax.Array]) -> "Planes":
-        """Applies a function to each part, whose statistics are lost."""
-        return Planes(tuple(map(function, self.parts)))
+        """Applies a function to the array, whose statistics are lost."""
+        return Planes(function(self.array))
 
     def global_average_pool(self) -> jax.Array:
         """Returns the mean over height and width, `[batch, channels]`."""
-        pooled = [x.mean((2, 3)).reshape(len(x), -1).T for x in self.parts]
-        return jnp.concatenate(pooled)
+        pooled = self.array.mean((2, 3))
+        return pooled.reshape(len(pooled), -1).T
 
 
 def rows(x: jax.Array) -> jax.Array:

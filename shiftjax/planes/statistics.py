@@ -1,7 +1,6 @@
-"""BatchNorm of planes: statistics of all parts and replicas, applied to them."""
+"""BatchNorm of planes: statistics of all replicas, applied to them."""
 
 import functools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -54,18 +53,18 @@ covariance = differentiable(*COVARIANCE)
 
 
 def per_channel(v: jax.Array) -> jax.Array:
-    """Turns `[C]` into `[C, 1, 1, 1, 1]`, which goes with a part."""
+    """Turns `[C]` into `[C, 1, 1, 1, 1]`, which goes with planes."""
     return v[:, None, None, None, None]
 
 
 def batch_norm(
-    norm: Norm, parts: Sequence[jax.Array], epsilon: float, axis_name: str | None
-) -> tuple[list[jax.Array], Norm]:
-    """Normalises parts `[C, ...]` with their own statistics, and returns these too."""
-    mean, var = whole_batch(moments, parts, axis_name)
+    norm: Norm, x: jax.Array, epsilon: float, axis_name: str | None
+) -> tuple[jax.Array, Norm]:
+    """Normalises `[C, ...]` with its own statistics, and returns these too."""
+    mean, var = whole_batch(moments, x, axis_name)
     stats = {"mean": mean, "var": var}
     gain, offset = map(per_channel, affine(norm, stats, epsilon))
-    return [x * gain + offset for x in parts], stats
+    return x * gain + offset, stats
 
 
 @functools.partial(
@@ -98,24 +97,23 @@ def conv_norm(
       The output, and the batch's statistics (none where `stats` is given).
     """
     kernel, norm = params["conv"]["kernel"], params["norm"]
-    parts, offset, batch_stats = x.parts, None, {}
+    array, offset, batch_stats = x.array, None, {}
     if kernel.ndim == 2:
-        parts = [part[:, :, ::strides, ::strides] for part in parts]
+        array = array[:, :, ::strides, ::strides]
         strides = 1
     if stats is not None:
         gain, offset = affine(norm, stats["norm"], epsilon)
         kernel = kernel * gain.reshape((1,) * (kernel.ndim - 1) + (-1,))
     elif kernel.ndim == 2 and kernel.shape[0] < kernel.shape[1]:
-        wide = jnp.promote_types(parts[0].dtype, jnp.float32)
-        narrow = [part.astype(wide) for part in parts]
+        narrow = array.astype(jnp.promote_types(array.dtype, jnp.float32))
         kernel, offset, batch_stats["norm"] = fold(
             kernel, norm, whole_batch(covariance, narrow, axis_name), epsilon
         )
-    dtype = dtype or jnp.promote_types(parts[0].dtype, kernel.dtype)
+    dtype = dtype or jnp.promote_types(array.dtype, kernel.dtype)
     convolve = depthwise_conv if depthwise else conv
-    y = [convolve(kernel, part.astype(dtype), strides=strides) for part in parts]
+    y = convolve(kernel, array.astype(dtype), strides=strides)
     if offset is not None:
-        y = [part + per_channel(offset) for part in y]
+        y = y + per_channel(offset)
     else:
         y, batch_stats["norm"] = batch_norm(norm, y, epsilon, axis_name)
-    return Planes(tuple(part.astype(dtype) for part in y)), batch_stats
+    return Planes(y.astype(dtype)), batch_stats

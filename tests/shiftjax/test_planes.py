@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 
 from shiftjax import InputError
+from shiftjax.batchnorm import merge
 from shiftjax.layers import ConvNorm, ShiftConv
 from shiftjax.models.resnet import ResNet, ShiftResNet
 from shiftjax.planes import Planes, chunks
 from shiftjax.planes.chunks import chunk_size, group_count
 from shiftjax.planes.products import dot, pointwise
 from shiftjax.planes.shift import Window, phases, place, place_back
-from shiftjax.planes.statistics import covariance, moments, whole_batch
+from shiftjax.planes.statistics import covariance, moments
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -30,26 +31,23 @@ FLOAT64 = 2e-12
 # In float32 the same is 2,000 units in the last place (6e-8).
 FLOAT32 = 1e-4
 
-# batch, parts, chunk: the shape of each part, as [channels, chunks, H, W, images]
+# batch, chunk: the shape [channels, chunks, H, W, images]
 CUTS = {
-    (6, 2, 3): [(3, 1, 4, 5, 3)] * 2,
-    (6, 4, 100): [(3, 1, 4, 5, 3)] * 2,  # 4 does not divide 6, 2 does
-    (7, 2, 8): [(3, 1, 4, 5, 7)],
-    (7, 2, 2): [(3, 7, 4, 5, 1)],
-    (9, 3, 2): [(3, 3, 4, 5, 1)] * 3,
-    (12, 2, 4): [(3, 2, 4, 5, 3)] * 2,  # of 6 images, at most 4 in a chunk: 3
-    (12, 3, 100): [(3, 1, 4, 5, 4)] * 3,
-    (1, 2, 4): [(3, 1, 4, 5, 1)],
-    (5, 1, 5): [(3, 1, 4, 5, 5)],
+    (6, 3): (3, 2, 4, 5, 3),
+    (7, 8): (3, 1, 4, 5, 7),
+    (7, 2): (3, 7, 4, 5, 1),
+    (12, 5): (3, 3, 4, 5, 4),  # of 12 images, at most 5 in a chunk: 4
+    (12, None): (3, 1, 4, 5, 12),
+    (1, 4): (3, 1, 4, 5, 1),
 }
 
 
 @pytest.mark.parametrize("cut", CUTS)
 def test_cutting_and_joining(rng, cut):
-    batch, parts, chunk = cut
+    batch, chunk = cut
     x = rng.normal(size=(batch, 4, 5, 3)).astype(np.float32)
-    planes = Planes.from_nhwc(x, parts=parts, chunk=chunk)
-    assert [part.shape for part in planes.parts] == CUTS[cut]
+    planes = Planes.from_nhwc(x, chunk=chunk)
+    assert planes.array.shape == CUTS[cut]
     assert planes.shape == x.shape
     np.testing.assert_array_equal(planes.to_nhwc(), x)
     pooled = planes.global_average_pool()
@@ -59,54 +57,54 @@ def test_cutting_and_joining(rng, cut):
 
 def test_planes_hold_each_image_whole(rng):
     x = rng.normal(size=(6, 4, 5, 3)).astype(np.float32)
-    first, second = Planes.from_nhwc(x, parts=2, chunk=1).parts
-    for i in range(3):
+    array = Planes.from_nhwc(x, chunk=2).array
+    for i in range(6):
         for c in range(3):
-            np.testing.assert_array_equal(first[c, i, :, :, 0], x[i, :, :, c])
-            np.testing.assert_array_equal(second[c, i, :, :, 0], x[3 + i, :, :, c])
+            plane = array[c, i // 2, :, :, i % 2]
+            np.testing.assert_array_equal(plane, x[i, :, :, c])
 
 
 def test_planes_are_a_tree_and_map(rng):
     x = rng.normal(size=(4, 2, 2, 3)).astype(np.float32)
-    doubled = jax.jit(lambda p: p.map(lambda part: 2 * part))(Planes.from_nhwc(x))
+    doubled = jax.jit(lambda p: p.map(lambda array: 2 * array))(Planes.from_nhwc(x))
     np.testing.assert_array_equal(doubled.to_nhwc(), 2 * x)
 
 
-# module, shape of the input, parts, chunk
+# module, shape of the input, chunk
 CASES = {
-    "conv 1x1, stride 3": (ConvNorm(7, strides=3), (6, 5, 7, 4), 2, 1),
-    "conv 3x3": (ConvNorm(5, 3), (5, 4, 5, 3), 2, 2),
-    "conv 3x3, more channels than an image": (ConvNorm(5, 3), (4, 4, 5, 6), 2, 1),
-    "conv 3x3, stride 2, odd": (ConvNorm(5, 3, 2), (4, 5, 7, 3), 2, 100),
-    "conv 5x5, stride 3, small": (ConvNorm(5, 5, 3), (4, 2, 3, 3), 1, 100),
-    "depthwise": (ConvNorm(4, 3, depthwise=True), (6, 5, 7, 4), 2, 1),
-    "depthwise, one image": (ConvNorm(4, 3, depthwise=True), (1, 8, 9, 4), 2, 100),
-    "depthwise, more rows": (ConvNorm(4, 5, depthwise=True), (4, 17, 3, 4), 2, 100),
-    "depthwise, small": (ConvNorm(4, 5, depthwise=True), (4, 1, 2, 4), 1, 100),
-    "depthwise, stride 2": (ConvNorm(4, 3, 2, depthwise=True), (4, 5, 8, 4), 2, 100),
-    "depthwise, multiplier": (ConvNorm(6, 3, depthwise=True), (4, 5, 6, 3), 1, 100),
-    "parts and chunks": (ShiftConv(9, expansion=2), (12, 5, 6, 9), 2, 3),
-    "left-over channels": (ShiftConv(7, expansion=3), (3, 5, 6, 7), 1, 100),
-    "stride 2, odd": (ShiftConv(10, strides=2, expansion=2), (6, 5, 7, 4), 2, 2),
-    "stride 2, one row": (ShiftConv(9, strides=2), (4, 1, 6, 9), 1, 100),
-    "stride 3, dilation 2": (ShiftConv(9, 3, 3, 2), (4, 8, 7, 9), 1, 100),
-    "dilation 3, small": (ShiftConv(9, dilation=3), (4, 2, 3, 9), 1, 100),
-    "5x5, stride 2, dilation 2": (ShiftConv(5, 5, 2, 2, 11), (4, 9, 7, 5), 1, 100),
-    "even": (ShiftConv(8, 4, 2, expansion=3), (4, 5, 6, 8), 1, 100),
+    "conv 1x1, stride 3": (ConvNorm(7, strides=3), (6, 5, 7, 4), 1),
+    "conv 3x3": (ConvNorm(5, 3), (5, 4, 5, 3), 2),
+    "conv 3x3, more channels than an image": (ConvNorm(5, 3), (4, 4, 5, 6), 1),
+    "conv 3x3, stride 2, odd": (ConvNorm(5, 3, 2), (4, 5, 7, 3), 100),
+    "conv 5x5, stride 3, small": (ConvNorm(5, 5, 3), (4, 2, 3, 3), 100),
+    "depthwise": (ConvNorm(4, 3, depthwise=True), (6, 5, 7, 4), 1),
+    "depthwise, one image": (ConvNorm(4, 3, depthwise=True), (1, 8, 9, 4), 100),
+    "depthwise, more rows": (ConvNorm(4, 5, depthwise=True), (4, 17, 3, 4), 100),
+    "depthwise, small": (ConvNorm(4, 5, depthwise=True), (4, 1, 2, 4), 100),
+    "depthwise, stride 2": (ConvNorm(4, 3, 2, depthwise=True), (4, 5, 8, 4), 100),
+    "depthwise, multiplier": (ConvNorm(6, 3, depthwise=True), (4, 5, 6, 3), 100),
+    "chunks": (ShiftConv(9, expansion=2), (12, 5, 6, 9), 3),
+    "left-over channels": (ShiftConv(7, expansion=3), (3, 5, 6, 7), 100),
+    "stride 2, odd": (ShiftConv(10, strides=2, expansion=2), (6, 5, 7, 4), 2),
+    "stride 2, one row": (ShiftConv(9, strides=2), (4, 1, 6, 9), 100),
+    "stride 3, dilation 2": (ShiftConv(9, 3, 3, 2), (4, 8, 7, 9), 100),
+    "dilation 3, small": (ShiftConv(9, dilation=3), (4, 2, 3, 9), 100),
+    "5x5, stride 2, dilation 2": (ShiftConv(5, 5, 2, 2, 11), (4, 9, 7, 5), 100),
+    "even": (ShiftConv(8, 4, 2, expansion=3), (4, 5, 6, 8), 100),
 }
 SOME = ["conv 3x3, stride 2, odd", "depthwise, stride 2", "5x5, stride 2, dilation 2"]
 
 
-@functools.partial(jax.jit, static_argnames=("module", "parts", "chunk"))
-def everything(module, variables, x, g, parts=None, chunk=4):
-    """All that training takes of a module, on planes where `parts` is given."""
+@functools.partial(jax.jit, static_argnames=("module", "chunk"))
+def everything(module, variables, x, g, chunk=None):
+    """All that training takes of a module, on planes where `chunk` is given."""
 
     def apply(params, x):
-        if parts is not None:
-            x = Planes.from_nhwc(x, parts=parts, chunk=chunk)
+        if chunk is not None:
+            x = Planes.from_nhwc(x, chunk=chunk)
         now = variables | {"params": params}
         y, updates = module.apply(now, x, train=True, mutable=["batch_stats"])
-        return (y if parts is None else y.to_nhwc()), updates
+        return (y if chunk is None else y.to_nhwc()), updates
 
     y, pull, updates = jax.vjp(apply, variables["params"], x, has_aux=True)
     return {"output": y, "updates": updates, "gradient": pull(g.astype(y.dtype))}
@@ -124,12 +122,12 @@ def one_chunk_at_a_time(monkeypatch):
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.usefixtures("float64", "one_chunk_at_a_time")
 def test_a_module_on_planes_equals_itself(rng, randomize, assert_trees_close, name):
-    module, shape, parts, chunk = CASES[name]
+    module, shape, chunk = CASES[name]
     x = rng.normal(size=shape)
     variables = randomize(module, x)
     g = rng.normal(size=jax.eval_shape(module.apply, variables, x).shape)
     expected = everything(module, variables, x, g)
-    actual = everything(module, variables, x, g, parts, chunk)
+    actual = everything(module, variables, x, g, chunk)
     assert_trees_close(actual, expected, FLOAT64)
 
 
@@ -137,7 +135,7 @@ def test_a_module_on_planes_equals_itself(rng, randomize, assert_trees_close, na
 @pytest.mark.usefixtures("float64")
 def test_with_running_statistics(rng, randomize, assert_trees_close, name):
     """They are folded into the kernels; also under a gradient, as in fine-tuning."""
-    module, shape, parts, chunk = CASES[name]
+    module, shape, chunk = CASES[name]
     x = rng.normal(size=shape)
     variables = randomize(module, x)
 
@@ -150,7 +148,7 @@ def test_with_running_statistics(rng, randomize, assert_trees_close, name):
 
         return jax.grad(loss, (0, 1), has_aux=True)(params, x)
 
-    enter = functools.partial(Planes.from_nhwc, parts=parts, chunk=chunk)
+    enter = functools.partial(Planes.from_nhwc, chunk=chunk)
     actual = gradient(enter, variables["params"], x)
     expected = gradient(jnp.asarray, variables["params"], x)
     assert_trees_close(actual, expected, FLOAT64)
@@ -158,20 +156,20 @@ def test_with_running_statistics(rng, randomize, assert_trees_close, name):
 
 @pytest.mark.parametrize("name", SOME)
 def test_in_float32(rng, randomize, assert_trees_close, name):
-    module, shape, parts, chunk = CASES[name]
+    module, shape, chunk = CASES[name]
     x = rng.normal(size=shape).astype(np.float32)
     variables = randomize(module, x)
     y = jax.eval_shape(module.apply, variables, x)
     g = rng.normal(size=y.shape).astype(np.float32)
     with jax.default_matmul_precision("highest"):  # elsewhere than on a CPU it is less
         expected = everything(module, variables, x, g)
-        actual = everything(module, variables, x, g, parts, chunk)
+        actual = everything(module, variables, x, g, chunk)
     assert_trees_close(actual, expected, FLOAT32)
 
 
 @pytest.mark.usefixtures("float64")
 def test_statistics_over_replicas(rng, randomize, assert_trees_close, devices):
-    """Four devices of two parts each, as one device with the whole batch."""
+    """Four devices of two chunks each, as one device with the whole batch."""
     module = ShiftConv(9, strides=2, expansion=2)
     x = rng.normal(size=(16, 5, 6, 5))
     variables = randomize(module, x)
@@ -263,18 +261,18 @@ def shifted_numbers(rng, *means):
 
 # A mean 1000 times the deviation. Centred sums of 8,000 squares in float32 are good to
 # 1e-5 however they are added up; mean(x^2) - mean(x)^2 would be off by 0.06.
-OFFSETS = {"equal parts": (1000, 1000), "far parts": (1000, -1000), "one": (1000,)}
+OFFSETS = {"equal": (1000, 1000), "far apart": (1000, -1000), "one": (1000,)}
 
 
 @pytest.mark.parametrize("name", OFFSETS)
 @pytest.mark.usefixtures("optimized")
 def test_variances_keep_their_accuracy_beside_large_means(rng, name):
-    parts = shifted_numbers(rng, *OFFSETS[name])
-    x = np.concatenate(parts, 1).astype(np.float64)
-    mean, var = whole_batch(moments, parts, None)
+    groups = shifted_numbers(rng, *OFFSETS[name])
+    x = np.concatenate(groups, 1).astype(np.float64)
+    mean, var = merge(jax.vmap(moments)(np.stack(groups)), None)
     np.testing.assert_allclose(mean, x.mean(1), rtol=1e-6, atol=1e-4)
     np.testing.assert_allclose(var, x.var(1), rtol=1e-5)
-    mean, cov = whole_batch(covariance, parts, None)
+    mean, cov = merge(jax.vmap(covariance)(np.stack(groups)), None)
     np.testing.assert_allclose(mean, x.mean(1), rtol=1e-6, atol=1e-4)
     expected = np.cov(x, bias=True)
     np.testing.assert_allclose(cov, expected, atol=1e-5 * expected.max())
@@ -368,7 +366,7 @@ def test_bfloat16_is_near_float32(rng, randomize, assert_trees_close, name):
     Gradients are compared as directions, since ReLU passes or stops a whole number
     where its input is within rounding of zero.
     """
-    module, shape, parts, chunk = CASES[name]
+    module, shape, chunk = CASES[name]
     x = rng.normal(size=shape).astype(np.float32)
     variables = randomize(module, x)
     y = jax.eval_shape(module.apply, variables, x)
@@ -376,7 +374,7 @@ def test_bfloat16_is_near_float32(rng, randomize, assert_trees_close, name):
     low = module.clone(dtype=jnp.bfloat16)
     with jax.default_matmul_precision("highest"):
         expected = everything(module, variables, x, g)
-        actual = everything(low, variables, x, g, parts, chunk)
+        actual = everything(low, variables, x, g, chunk)
     for key in ("output", "updates"):
         assert_trees_close(actual[key], expected[key], 8 * 2**-9)
     a, b = (
