@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
+from jax import lax
 
 import shiftjax
 from benchmarks.cases import Program
@@ -16,7 +17,7 @@ from shiftjax.unit import Unit
 from train import experiments
 from train.data.image_set import ImageSet
 from train.data.stream import items
-from train.parallel import AXIS
+from train.parallel import AXIS, Replicas, replica_count, split_cpu
 from train.setup import on_devices, set_up
 
 
@@ -65,7 +66,7 @@ def training_step(
     image_size: int = 32,
     overrides: Mapping[str, Any] | None = None,
 ) -> Program:
-    """Makes a step of `python -m train cifar10`, on one device.
+    """Makes a step of `python -m train cifar10`, on one device or all cores of a CPU.
 
     Args:
       model: a name of `shiftjax.list_models()`, or "shiftnet".
@@ -78,7 +79,9 @@ def training_step(
       The program; a call does as many steps as the trainer gives the device at once.
     """
     config = dataclasses.replace(
-        experiments.load("cifar10"), batch_size=batch_size, devices=1
+        experiments.load("cifar10"),
+        batch_size=batch_size,
+        devices=len(replicas_for(batch_size).devices),
     )
     rng = np.random.default_rng(0)
     shape = (4 * batch_size, image_size, image_size, 3)
@@ -114,7 +117,7 @@ def training_step(
         float,
         steps=steps,
         queued=is_queue(),
-        memory_bytes=memory,
+        memory_bytes=memory * replicas.count,
         peak_bytes=peak_bytes,
         facts={"params": params} | multiply_adds(net, image_size),
     )
@@ -130,8 +133,10 @@ def inference(
     """Makes `model.apply(variables, images, train=False)`; arguments as above.
 
     Returns:
-      The program; a single image is waited for before the next is begun.
+      The program, a large batch spread over the cores of a CPU; a single image is
+      waited for before the next is begun.
     """
+    replicas = replicas_for(batch_size)
     net = network(model, overrides or {}, dtype=dtype)
     images = random((batch_size, image_size, image_size, 3), dtype)
     variables = jax.jit(net.init)(jax.random.key(0), images)
@@ -139,15 +144,35 @@ def inference(
     def predict(variables: Any, images: jax.Array) -> Any:
         return net.apply(variables, images, train=False)
 
-    program, memory = compiled(predict, variables, images)
+    def share(variables: Any, data: None, images: jax.Array, count: None) -> Any:
+        del data, count
+        return lax.all_gather(predict(variables, images[0]), AXIS)
+
+    function, arguments = predict, (variables, images)
+    if replicas.count > 1:
+        function = replicas.parallelize(share)
+        split = replicas.split(images[None])
+        arguments = (replicas.replicate(variables), None, split, None)
+    program, memory = compiled(function, *arguments)
     return Program(
-        lambda: program(variables, images),
+        lambda: program(*arguments),
         jax.block_until_ready,
         queued=is_queue() and batch_size > 1,
-        memory_bytes=memory,
+        memory_bytes=memory * replicas.count,
         peak_bytes=peak_bytes,
         facts={"params": parameters(variables)} | multiply_adds(net, image_size),
     )
+
+
+def replicas_for(batch_size: int) -> Replicas:
+    """Returns one device, or of a CPU the cores that the trainer spreads a batch over.
+
+    Call it before the first array.
+    """
+    split_cpu(batch_size)
+    if jax.default_backend() != "cpu":
+        return Replicas.local(1)
+    return Replicas.local(replica_count(batch_size, jax.local_device_count()))
 
 
 def multiply_adds(net: Unit, image_size: int) -> dict[str, int]:

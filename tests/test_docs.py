@@ -98,7 +98,7 @@ def pictures(tmp_path, monkeypatch):
     for name in ("photo.jpg", "pictures/one.png"):
         Image.new("RGB", (40, 30), "teal").save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("train.commands.prepare_process", lambda: None)
+    monkeypatch.setattr("train.commands.prepare_process", lambda *_: None)
 
 
 def needs_a_checkpoint(line: str) -> bool:

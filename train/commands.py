@@ -32,11 +32,11 @@ class Evaluate:
     step: int | None = None
     """The checkpoint to take; by default the newest."""
     devices: int | None = None
-    """How many of this machine's devices to use; by default all."""
+    """How many devices to use; by default all, and the cores of a CPU as devices."""
 
     def run(self, console: Console) -> None:
         """Prints one line."""
-        prepare_process()
+        prepare_process(self.devices)
         from train.evaluation import evaluate_run
 
         result = evaluate_run(
@@ -60,11 +60,11 @@ class EvaluateWeights:
     directory: str | None = None
     """Folder of the weights, or hf:owner/name."""
     devices: int | None = None
-    """How many of this machine's devices to use; by default all."""
+    """How many devices to use; by default all, and the cores of a CPU as devices."""
 
     def run(self, console: Console) -> None:
         """Prints one line."""
-        prepare_process()
+        prepare_process(self.devices)
         from train.evaluation import evaluate_weights
 
         result = evaluate_weights(
@@ -209,7 +209,7 @@ def train_run(run: "Config", console: Console) -> None:
     from train import hosts
 
     hosts.join(run.hosts)
-    keeps_memory = prepare_process()
+    keeps_memory = prepare_process(run.devices, run.batch_size)
     from train.loop import CURVES, train
 
     if keeps_memory and hosts.is_first():
@@ -234,8 +234,12 @@ def train_run(run: "Config", console: Console) -> None:
     say(console, f"next: {PROGRAM} evaluate --workdir {run.workdir}")
 
 
-def prepare_process() -> bool:
+def prepare_process(devices: int | None = None, batch_size: int = 512) -> bool:
     """Settings that must come before the first array.
+
+    Args:
+      devices: how many devices a CPU is; by default what suits the batch.
+      batch_size: images in a step.
 
     Returns:
       True if the allocator now keeps freed memory.
@@ -243,11 +247,13 @@ def prepare_process() -> bool:
     import jax
 
     from shiftjax.allocator import keep_freed_memory
+    from train.parallel import split_cpu
 
     cache = os.environ.get("SHIFTJAX_CACHE", "~/.cache/shiftjax")
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = Path(cache).expanduser() / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))
+    split_cpu(batch_size, devices)
     return keep_freed_memory()
 
 

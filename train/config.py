@@ -177,7 +177,7 @@ class Config:
     steps_per_dispatch: int | None = None
     """Steps given to the device at once; by default 1 on a CPU, else 32."""
     devices: int | None = None
-    """How many of this machine's devices to use; by default all."""
+    """How many devices to use; by default all, and the cores of a CPU as devices."""
     backend: Literal["pmap", "shard_map"] = "pmap"
     """How a step is mapped over the devices."""
     tensorboard: bool = True

@@ -23,14 +23,20 @@ def machine() -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    count = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
     return {
         "commit": commit(),
         "cpu": processor(),
-        "cores": len(count(0)),
+        "cores": len(cores()),
         "python": platform.python_version(),
         **versions,
     }
+
+
+def cores() -> list[int]:
+    """Returns the numbers of the processor's cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
 
 
 def processor() -> str:

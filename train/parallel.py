@@ -9,7 +9,9 @@ and read as it is, on any number of devices.
 out and runs the same programs, so the wrapper can be changed in this file alone.
 """
 
+import contextlib
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -18,13 +20,57 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from shiftjax.errors import InputError
+from train.machine import cores
 
 AXIS = "batch"
+LEAST_SHARE = 64  # images: with fewer, cores of a CPU wait for each other too often
 
 Backend = Literal["pmap", "shard_map"]
 
 # function(state, data, items, count) -> results, on one device.
 Program = Callable[[Any, Any, Any, Any], Any]
+
+
+def replica_count(batch_size: int, most: int) -> int:
+    """Returns over how many cores of a CPU a batch is best spread.
+
+    Args:
+      batch_size: images in a step.
+      most: how many cores there are.
+
+    Returns:
+      The most that get an equal share of at least `LEAST_SHARE` images; else 1.
+
+    Example:
+      >>> replica_count(128, 16), replica_count(64, 2), replica_count(192, 2)
+      (2, 1, 2)
+    """
+    most = min(most, batch_size // LEAST_SHARE)
+    return max((n for n in range(1, most + 1) if batch_size % n == 0), default=1)
+
+
+def split_cpu(batch_size: int, count: int | None = None) -> None:
+    """Makes devices of the cores of a CPU; call it before the first array.
+
+    To XLA a CPU is one device, which shares out single operations over its cores and
+    leaves most of a step to one of them. Nothing is changed where JAX was given the
+    number of devices (`jax_num_cpu_devices`, or a flag of XLA), where the backend has
+    been started, and on several hosts.
+
+    Args:
+      batch_size: images in a step.
+      count: how many devices; by default `replica_count` of them.
+    """
+    flag = "--xla_force_host_platform_device_count"
+    given = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
+    if given >= 0 or flag in os.environ.get("XLA_FLAGS", ""):
+        return
+    if jax.distributed.is_initialized():
+        return
+    if count is None:
+        count = replica_count(batch_size, len(cores()))
+    with contextlib.suppress(RuntimeError):  # the backend has been started
+        jax.config.update("jax_num_cpu_devices", max(count, 1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,7 @@ TINY = ["--model.name", "resnet20", "--model.overrides", "depth", "8"]
 @pytest.fixture(autouse=True)
 def _own_settings(quick, monkeypatch):
     """Keeps the settings of this process, which hosts other tests."""
-    monkeypatch.setattr(commands, "prepare_process", lambda: None)
+    monkeypatch.setattr(commands, "prepare_process", lambda *_: None)
 
 
 def mistake(capsys, *words: object) -> str:

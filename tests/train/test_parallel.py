@@ -1,15 +1,22 @@
 """Replicas: every device sees its share, and all agree, under both backends."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from shiftjax.errors import InputError
-from train.parallel import AXIS, Replicas
+from train.machine import cores
+from train.parallel import AXIS, Replicas, replica_count
 
 BACKENDS = ["pmap", "shard_map"]
 DEVICES = 4
+ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -51,6 +58,46 @@ def test_a_batch_is_shared_evenly():
 def test_a_batch_that_cannot_be_shared_is_refused(batch_size):
     with pytest.raises(InputError, match=f"batch_size={batch_size}: .* multiple of 4"):
         Replicas.local().per_device(batch_size)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "cores", "count"),
+    [(128, 1, 1), (128, 2, 2), (127, 2, 1), (64, 8, 1), (512, 16, 8), (448, 6, 4)],
+)
+def test_cores_of_a_cpu_have_equal_shares_of_64_images(batch_size, cores, count):
+    assert replica_count(batch_size, cores) == count
+
+
+SPLIT = """
+import jax
+from train.parallel import cores, split_cpu
+{}
+print(len(jax.devices()))
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "flags", "count"),
+    [
+        ("split_cpu(128, 3)", "", 3),
+        ("split_cpu(64)", "", 1),
+        ("split_cpu(64 * len(cores()))", "", len(cores())),
+        ("split_cpu(128, 0)", "", 1),  # which is refused when the run is checked
+        ("split_cpu(128, 3)", "--xla_force_host_platform_device_count=2", 2),
+        ("jax.config.update('jax_num_cpu_devices', 2); split_cpu(128, 3)", "", 2),
+        ("jax.devices(); split_cpu(128, 3)", "", 1),
+    ],
+)
+def test_the_cores_of_a_cpu_become_devices_unless_it_is_said(code, flags, count):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SPLIT.format(code)],
+        env=os.environ
+        | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == (f"{count}\n", "")
 
 
 # --- what the devices get -----------------------------------------------------------

@@ -84,7 +84,7 @@ def test_a_release_evaluates_to_its_number(released, finished, devices):
 
 
 def test_the_command_evaluates(released, finished, capsys, monkeypatch):
-    monkeypatch.setattr("train.commands.prepare_process", lambda: None)
+    monkeypatch.setattr("train.commands.prepare_process", lambda *_: None)
     words = ["evaluate", NAME, "--directory", str(released)]
     assert shiftjax_main(words) == 0
     accuracy = f"test top-1 {100 * finished.outcome.test['top1']:.2f}%"

@@ -216,7 +216,7 @@ def test_families(name, kind):
 
 
 def test_the_command_writes_all(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(commands, "prepare_process", lambda: None)
+    monkeypatch.setattr(commands, "prepare_process", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     assert main(["results"]) == 2
     assert "manifest.json is not there" in capsys.readouterr().err
