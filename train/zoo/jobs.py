@@ -6,13 +6,14 @@ goes on where it was; what is finished is released at once. It ends with this pr
 whose pipe is its standard input: when that is closed, it saves its state and stops.
 """
 
+import contextlib
 import dataclasses
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ from rich.table import Table
 from shiftjax import manifest
 from shiftjax.errors import InputError
 from train import config as config_file
+from train.machine import cores
 from train.records import METRICS_FILE, read_metrics
 from train.stopping import StopRequest
 from train.workdir import CHECKPOINTS, LOCK, holder
@@ -122,6 +124,28 @@ def show(jobs: Sequence[Job], console: Console) -> None:
     console.print(", ".join(f"{n} {state}" for state, n in counts.items() if n))
 
 
+@contextlib.contextmanager
+def on_share(place: int, jobs: int) -> Iterator[None]:
+    """Starts processes on one run's share of the cores, where the system can.
+
+    Runs that share all cores wait for each other's threads.
+
+    Args:
+      place: of the run, from 0.
+      jobs: how many runs there are side by side.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    mine = cores()
+    first = place % len(mine)
+    os.sched_setaffinity(0, mine[first::jobs])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, mine)
+
+
 class Worker:
     """Trains what is missing.
 
@@ -139,6 +163,7 @@ class Worker:
         self.console = console
         self.failed: list[str] = []
         self._running: dict[Path, tuple[Job, subprocess.Popen]] = {}
+        self._places: dict[Path, int] = {}  # of runs, from 0
         self._awaited: set[Path] = set()  # runs of a worker that was killed
         self._tried: set[Path] = set()
         self._asked = False
@@ -228,7 +253,10 @@ class Worker:
         environment = dict(os.environ)
         if self.options.jobs > 1:  # else the first would take all of a GPU's memory
             environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-        with (workdir / LOG).open("a") as log:
+        taken = {self._places[other] for other in self._running}
+        place = min(set(range(self.options.jobs)) - taken)
+        self._places[workdir] = place
+        with (workdir / LOG).open("a") as log, on_share(place, self.options.jobs):
             return subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,

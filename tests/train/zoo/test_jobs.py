@@ -23,7 +23,7 @@ from train import config as config_file
 from train.records import read_metrics
 from train.workdir import LOCK
 from train.zoo.entries import Entry
-from train.zoo.jobs import Options, Worker, look, show
+from train.zoo.jobs import Options, Worker, look, on_share, show
 
 MODEL, SEEDS = "shiftresnet20_e1", (0, 1)
 PATIENCE = 120  # seconds for what takes ten on a quiet machine
@@ -183,6 +183,24 @@ def test_a_list_is_worked_off(make_entry, options, capsys):
         assert steps[-1] == 150
     show(look([entry], options), Console(width=100))
     assert "2 released" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="of Linux")
+@pytest.mark.parametrize("jobs", [1, 2, 3])
+def test_runs_side_by_side_have_cores_of_their_own(jobs):
+    """Of two cores the third run shares the first; of one, all share it."""
+    before = os.sched_getaffinity(0)
+    ask = "import os; print(*os.sched_getaffinity(0))"
+    shares = []
+    for place in range(jobs):
+        with on_share(place, jobs):
+            told = subprocess.check_output([sys.executable, "-c", ask], text=True)
+        shares.append(set(map(int, told.split())))
+        assert os.sched_getaffinity(0) == before
+    assert set.union(*shares) == before
+    assert max(map(len, shares)) == -(-len(before) // jobs)
+    if jobs <= len(before):
+        assert sum(map(len, shares)) == len(before)
 
 
 @pytest.fixture
