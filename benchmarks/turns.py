@@ -8,6 +8,7 @@ their median and quartiles are reported.
 import dataclasses
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -127,6 +128,8 @@ class Worker:
         code = self._process.wait()
         self._errors.seek(0)
         lines = self._errors.read().strip().splitlines()
+        if code < 0:  # as by the kernel, for want of memory
+            raise WorkerError(f"killed by {signal.Signals(-code).name}")
         raise WorkerError(lines[-1] if lines else f"ended with code {code}")
 
     def close(self) -> None:

@@ -1,6 +1,7 @@
 """Programs for the workers of the tests, which compute nothing."""
 
 import os
+import signal
 import time
 
 from benchmarks.cases import Program
@@ -33,3 +34,10 @@ def die() -> Program:
     """Takes its process with it."""
     os.write(2, b"killed by nobody\n")
     os._exit(3)
+
+
+def be_killed() -> Program:
+    """Ends as the kernel ends what needs too much memory, and says nothing of it."""
+    os.write(2, b"a warning of before\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError

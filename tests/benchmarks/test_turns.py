@@ -121,6 +121,12 @@ def test_a_process_that_ends_is_left_out_with_its_last_words(workers):
     assert [row.name for row in again.rows] == ["next"]  # in a new process
 
 
+def test_a_process_that_is_killed_is_left_out_with_the_signal(workers):
+    cases = case("good", seconds=0.0), case("big", "be_killed", library="torch")
+    measured = measure(table(*cases), workers, rounds=1, seconds=0.001)
+    assert measured.left_out == {"big": "killed by SIGKILL"}
+
+
 @pytest.mark.parametrize("processes", ["library", "alone"])
 def test_rounds_are_dropped_when_time_is_over_but_no_case(workers, processes):
     cases = case("one", seconds=0.01), case("other", seconds=0.01)
