@@ -62,7 +62,7 @@ def split_cpu(batch_size: int, count: int | None = None) -> None:
       count: how many devices; by default `replica_count` of them.
     """
     flag = "--xla_force_host_platform_device_count"
-    given = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
+    given = jax.config.values["jax_num_cpu_devices"]
     if given >= 0 or flag in os.environ.get("XLA_FLAGS", ""):
         return
     if jax.distributed.is_initialized():
