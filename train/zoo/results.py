@@ -32,6 +32,10 @@ FAMILIES = {
     "resnet": "ResNet",
     "depthwise_resnet": "depthwise ResNet",
 }
+HOURS = (
+    "Hours are by the clock, and too many where a run was suspended or shared its "
+    "cores: the log has the images per second of each line."
+)
 
 
 def dataset(release: Release) -> str:
@@ -174,7 +178,7 @@ def _origins(releases: Iterable[Release]) -> str:
         for release in releases
         for run in release.runs
     ]
-    return grid(heading, rows, WORDS)
+    return f"{HOURS}\n\n{grid(heading, rows, WORDS)}"
 
 
 def _sorted(releases: Mapping[str, Release]) -> list[Release]:
