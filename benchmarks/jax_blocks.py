@@ -13,11 +13,11 @@ import shiftjax
 from benchmarks.cases import Program
 from benchmarks.jax_operations import convolve, operation
 from benchmarks.jax_programs import Traced, make, random
-from shiftjax import gpu
-from shiftjax.forms import FORMS
+from shiftjax.fast import gpu
+from shiftjax.fast.cpu import Planes
+from shiftjax.fast.dispatch import FORMS
 from shiftjax.layers import ConvNorm, ShiftConv
-from shiftjax.planes import Planes
-from shiftjax.unit import Unit
+from shiftjax.module import Unit
 
 
 class Block(Unit):
@@ -90,7 +90,7 @@ def narrow(
     strides: int,
     dilation: int,
 ) -> jax.Array:
-    """What `shiftjax.gpu.shift_project` computes: expand and ReLU, shift, project.
+    """What `shiftjax.fast.gpu.shift_project` computes: expand and ReLU, shift, project.
 
     Args:
       lowering: of the shift; or "folded", one convolution for shift and projection.
@@ -199,7 +199,7 @@ def traced(
       backward: whether it is trained and gradients are taken, of input and parameters.
       strides: of the shift; the output has `strides * channels` features.
       lowering: of the shift.
-      sizes: fields of `shiftjax.gpu.Sizes`, other than its defaults.
+      sizes: fields of `shiftjax.fast.gpu.Sizes`, other than its defaults.
       train: whether BatchNorm takes the batch's statistics, also without `backward`.
 
     Returns:

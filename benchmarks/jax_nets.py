@@ -13,7 +13,7 @@ import shiftjax
 from benchmarks.cases import Program
 from benchmarks.jax_programs import compiled, is_queue, parameters, peak_bytes, random
 from shiftjax.layers import CSC
-from shiftjax.unit import Unit
+from shiftjax.module import Unit
 from train import experiments
 from train.data.image_set import ImageSet
 from train.data.stream import items

@@ -2,8 +2,9 @@
 
 Each works in any Linen network (in NNX through `flax.nnx.bridge`), takes NHWC arrays,
 and keeps flax's field names. What stands in a module's `__call__` is its definition;
-`form` names a faster one of the same function (see `shiftjax.forms`). Within the
-networks of this package, `ConvNorm` and `ShiftConv` also take `shiftjax.planes.Planes`.
+`form` names a faster one of the same function (see `shiftjax.fast.dispatch`). Within
+the networks of this package, `ConvNorm` and `ShiftConv` also take
+`shiftjax.fast.cpu.Planes`.
 """
 
 import functools
@@ -15,13 +16,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from shiftjax import planes
 from shiftjax.errors import InputError, unknown_name
-from shiftjax.forms import FORMS
-from shiftjax.planes import Planes
-from shiftjax.planes.chunks import chunk_size
+from shiftjax.fast import cpu
+from shiftjax.fast.cpu import Planes
+from shiftjax.fast.cpu.chunks import chunk_size
+from shiftjax.fast.dispatch import FORMS
+from shiftjax.module import Activations, Unit
 from shiftjax.shift import positive, shift
-from shiftjax.unit import Activations, Unit
 
 SHORTCUTS = ("concat", "add")
 
@@ -95,7 +96,7 @@ class ConvNorm(Unit):
             )
         if self.form_of(x) == "planes":
             options = {"strides": strides, "depthwise": self.depthwise}
-            return self.on_planes(planes.conv_norm, x, train, None, **options)
+            return self.on_planes(cpu.conv_norm, x, train, None, **options)
         assert not isinstance(x, Planes)  # whose form is planes
         positive("features", self.features)
         if self.kernel_size == 1:
@@ -163,7 +164,7 @@ class ShiftConv(Unit):
         if form == "planes":
             pixels = math.prod(x.shape[1:3])
             chunk = chunk_size(4 * wide * pixels // strides**2)
-            return self.on_planes(planes.shift_block, x, train, chunk, **window)
+            return self.on_planes(cpu.shift_block, x, train, chunk, **window)
         assert not isinstance(x, Planes)  # whose form is planes
         if form == "kernel":
             kernels = _kernels()
@@ -281,7 +282,7 @@ class SC2(CSC):
 def _kernels() -> Any:
     """Imports the kernels when they are first used: Pallas takes long to load."""
     name = "gpu" if jax.default_backend() == "gpu" else "tpu"
-    return importlib.import_module(f"shiftjax.{name}")
+    return importlib.import_module(f"shiftjax.fast.{name}")
 
 
 def expanded(expansion: float, features: int) -> int:

@@ -5,10 +5,10 @@ import fnmatch
 from collections.abc import Callable
 from typing import Any
 
-from shiftjax import manifest
 from shiftjax.errors import InputError, unknown_name
 from shiftjax.models import bottleneck, resnet, shiftnet, stylizer
-from shiftjax.unit import Unit
+from shiftjax.module import Unit
+from shiftjax.releases import manifest
 
 VARIANTS: dict[str, Callable[..., Unit]] = {
     **resnet.VARIANTS,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from rich.table import Table
 
 from shiftjax.errors import InputError
-from shiftjax.forms import FORMS, resolve
+from shiftjax.fast.dispatch import FORMS, resolve
 from shiftjax.layers import Shift
 from shiftjax.models.resnet import CifarResNet
 from shiftjax.registry import create_model
@@ -51,7 +51,7 @@ class Summary:
     Attributes:
       name: what was summarised.
       image: shape of the image, `(height, width, channels)`.
-      form: how the network is computed on this machine (see `shiftjax.forms`).
+      form: how the network is computed on this machine (see `shiftjax.fast.dispatch`).
       layers: one row for each module that computes, in order.
       chunk: how many images at a time it is computed for at most; None for all.
     """

@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from shiftjax import manifest
 from shiftjax.errors import InputError, MissingFileError
-from shiftjax.manifest import Release
 from shiftjax.registry import create_model
+from shiftjax.releases import manifest
+from shiftjax.releases.manifest import Release
 
 SUFFIX = ".safetensors"
 CARD = "card"

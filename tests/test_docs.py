@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from shiftjax import cli
+from shiftjax.cli.main import main
 from train.__main__ import parse
 
 ROOT = Path(__file__).parents[1]
@@ -109,7 +109,7 @@ def needs_a_checkpoint(line: str) -> bool:
 @pytest.mark.usefixtures("pictures")
 @pytest.mark.parametrize("line", commands("shiftjax "))
 def test_library_commands_run(line, capsys):
-    code = cli.main(shlex.split(line)[1:])
+    code = main.main(shlex.split(line)[1:])
     captured = capsys.readouterr()
     if needs_a_checkpoint(line):
         assert code == 2

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from shiftjax import arguments
+from shiftjax.cli import arguments
 from shiftjax.errors import InputError, unknown_name
 from train import commands, config, experiments
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from shiftjax.errors import InputError
 
 if TYPE_CHECKING:
-    from shiftjax.manifest import Release as Entry
+    from shiftjax.releases.manifest import Release as Entry
     from train.config import Config
 
 PROGRAM = "python -m train"
@@ -190,7 +190,7 @@ class Results:
 
     def run(self, console: Console) -> None:
         """Writes three files, and prints their names."""
-        from shiftjax import manifest
+        from shiftjax.releases import manifest
         from train.zoo import picture, results, speeds
 
         releases = manifest.read(self.directory)

@@ -11,10 +11,10 @@ from typing import Any
 
 import jax
 
-from shiftjax import manifest
+from shiftjax.apps.verify import sample_logits
 from shiftjax.errors import InputError
+from shiftjax.releases import manifest
 from shiftjax.summary import summarize
-from shiftjax.verify import sample_logits
 from shiftjax.weights import SUFFIX, Card, Pretrained, digest, open_pretrained, save
 from train import config as config_file
 from train import experiments, figures

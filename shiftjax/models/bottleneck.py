@@ -24,7 +24,7 @@ import jax
 from shiftjax.errors import InputError
 from shiftjax.layers import ConvNorm, Shift
 from shiftjax.models.network import Features, Network
-from shiftjax.unit import Activations, Unit
+from shiftjax.module import Activations, Unit
 
 GROWTH = 4  # features of a block over those inside it
 

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from shiftjax.errors import InputError
-from shiftjax.planes import Planes
+from shiftjax.fast.cpu import Planes
+from shiftjax.module import Activations, Unit
 from shiftjax.shift import positive
-from shiftjax.unit import Activations, Unit
 
 Features = dict[str, Activations]
 
@@ -21,8 +21,8 @@ class Network(Unit, kw_only=True):
       num_classes: number of logits.
       remat: whether to compute each block again in the backward pass, which keeps only
         the tensors between blocks.
-      form: how it is computed, one of `shiftjax.forms.FORMS`, or "auto" for the fastest
-        of the platform that it runs on. Forward-mode derivatives need "plain".
+      form: how it is computed, one of `shiftjax.fast.dispatch.FORMS`, or "auto" for the
+        fastest of the platform that it runs on. Forward-mode derivatives need "plain".
     """
 
     num_classes: int = 10

@@ -26,12 +26,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from shiftjax.errors import InputError
-from shiftjax.forms import FORMS
+from shiftjax.fast.cpu import Planes
+from shiftjax.fast.cpu.chunks import chunk_size
+from shiftjax.fast.dispatch import FORMS
 from shiftjax.layers import ConvNorm, ShiftConv, expanded
 from shiftjax.models.network import Features, Network
-from shiftjax.planes import Planes
-from shiftjax.planes.chunks import chunk_size
-from shiftjax.unit import Activations, Unit
+from shiftjax.module import Activations, Unit
 
 
 def relu(x: Activations) -> Activations:

@@ -24,7 +24,7 @@ import jax
 
 from shiftjax.layers import CSC, SC2
 from shiftjax.models.network import Features, Network
-from shiftjax.unit import Activations
+from shiftjax.module import Activations
 
 
 @dataclasses.dataclass(frozen=True)

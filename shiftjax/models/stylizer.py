@@ -39,8 +39,8 @@ from shiftjax.errors import InputError
 from shiftjax.instancenorm import InstanceNorm
 from shiftjax.layers import Shift
 from shiftjax.models.network import check_images
+from shiftjax.module import Unit
 from shiftjax.shift import positive
-from shiftjax.unit import Unit
 
 MULTIPLE = 4  # of the strides
 

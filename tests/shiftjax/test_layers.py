@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from shiftjax import CSC, SC2, ConvNorm, InputError, Shift, ShiftConv
-from shiftjax.unit import Unit
+from shiftjax.module import Unit
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -69,7 +69,7 @@ FORWARD = """
 import sys
 import shiftjax, jax.numpy as jnp, jax
 def kernels():
-    names = ("jax.experimental.pallas", "shiftjax.gpu", "shiftjax.tpu")
+    names = ("jax.experimental.pallas", "shiftjax.fast.gpu", "shiftjax.fast.tpu")
     return [name for name in sys.modules if name.startswith(names)]
 
 before = kernels()

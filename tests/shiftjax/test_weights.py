@@ -12,9 +12,10 @@ import pytest
 import safetensors.numpy
 
 import shiftjax
-from shiftjax import InputError, MissingFileError, UnknownNameError, manifest
-from shiftjax.manifest import Release, Run
-from shiftjax.verify import compare_logits, sample_logits, verify
+from shiftjax import InputError, MissingFileError, UnknownNameError
+from shiftjax.apps.verify import compare_logits, sample_logits, verify
+from shiftjax.releases import manifest
+from shiftjax.releases.manifest import Release, Run
 from shiftjax.weights import Card, digest, load_pretrained, open_pretrained, save
 
 pytestmark = pytest.mark.usefixtures("quick")

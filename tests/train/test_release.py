@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 
 import shiftjax
-from shiftjax import InputError, manifest
-from shiftjax.cli import main as shiftjax_main
-from shiftjax.verify import verify
+from shiftjax import InputError
+from shiftjax.apps.verify import verify
+from shiftjax.cli.main import main as shiftjax_main
+from shiftjax.releases import manifest
 from shiftjax.weights import save
 from train import config as config_file
 from train import experiments

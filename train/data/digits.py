@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from shiftjax import pictures
+from shiftjax import image_files
 from train.data import splits
 from train.data.image_set import ImageSet
 
@@ -41,6 +41,6 @@ def _read(image_size: int, channels: int) -> ImageSet:
 
     digits: Any = load_digits()  # its annotation does not know the attributes
     grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    images = [pictures.fit(Image.fromarray(g), image_size, channels) for g in grey]
+    images = [image_files.fit(Image.fromarray(g), image_size, channels) for g in grey]
     names = tuple(str(name) for name in digits.target_names)
     return ImageSet(np.stack(images), digits.target.astype(np.int32), names)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shiftjax import pictures
+from shiftjax import image_files
 from shiftjax.errors import InputError, MissingFileError, unknown_name
 from train.data import bulk, splits
 from train.data.image_set import ImageSet
@@ -112,7 +112,7 @@ def _files(root: Path, classes: list[str]) -> tuple[list[Path], np.ndarray]:
     files: list[Path] = []
     counts = []
     for name in classes:
-        found = pictures.find(root / name)
+        found = image_files.find(root / name)
         files += found
         counts.append(len(found))
     return files, np.repeat(np.arange(len(classes), dtype=np.int32), counts)
@@ -129,7 +129,7 @@ def _read(
     def work(chunk: range) -> None:
         for i in chunk:
             try:
-                images[i] = pictures.decode(
+                images[i] = image_files.decode(
                     files[i], image_size, channels, upright=True
                 )
             except InputError as e:

@@ -6,7 +6,7 @@
 `folder:PATH`: pictures in `PATH/train/CLASS/` and `PATH/test/CLASS/`, or `PATH/CLASS/`.
 """
 
-from shiftjax import pictures
+from shiftjax import image_files
 from shiftjax.errors import InputError, unknown_name
 from train.data import digits, folder, splits, tfds
 from train.data.image_set import ImageSet
@@ -65,7 +65,7 @@ def load(
       >>> digits.images.shape, digits.num_classes
       ((1300, 16, 16, 3), 10)
     """
-    pictures.check_shape(image_size, channels)
+    image_files.check_shape(image_size, channels)
     if split not in splits.SPLITS:
         raise unknown_name("split", split, splits.SPLITS)
     kind, _, name = source.partition(":")

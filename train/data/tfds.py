@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shiftjax import pictures
+from shiftjax import image_files
 from shiftjax.errors import InputError
 from train.data import bulk, cache, splits, tfds_directory
 from train.data.image_set import ImageSet
@@ -97,7 +97,7 @@ def _decode(
             ) from e
         for i, example in zip(chunk, examples, strict=True):
             try:
-                images[i] = pictures.decode(example[image_key], image_size, channels)
+                images[i] = image_files.decode(example[image_key], image_size, channels)
             except InputError as e:
                 raise InputError(f"{directory.path}: {split} example {i}: {e}") from e
             labels[i] = example[label_key]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shiftjax import torch_files
+from shiftjax.convert import torch_files
 from shiftjax.errors import InputError, MissingFileError
 
 Shape = tuple[int, int, int, int]

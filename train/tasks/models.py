@@ -4,7 +4,7 @@ from typing import Any
 
 import shiftjax
 from shiftjax.errors import InputError
-from shiftjax.unit import Unit
+from shiftjax.module import Unit
 from train.config import Config
 
 

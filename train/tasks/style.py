@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from shiftjax import pictures
+from shiftjax import image_files
 from shiftjax.errors import InputError
 from shiftjax.models import stylizer
 from shiftjax.models.stylizer import StyleNet
@@ -103,7 +103,7 @@ class Style:
         images = examples.images[:SHOWN]
         painted = np.asarray(self._painter(variables, images))
         painted = np.round(255 * painted.clip(0, 1)).astype(np.uint8)
-        painting = pictures.fit(Image.fromarray(self.painting), images.shape[1], 3)
+        painting = image_files.fit(Image.fromarray(self.painting), images.shape[1], 3)
         above = np.concatenate([painting, *images], 1)
         below = np.concatenate([np.full_like(painting, 255), *painted], 1)
         return Image.fromarray(np.concatenate([above, below]))
@@ -137,8 +137,8 @@ def make(config: Config, examples: ImageSet) -> Style:
     options = config.style
     if options.image is None:
         raise InputError("--style.image is missing: the painting to learn the style of")
-    pictures.check_shape(options.size, 3)
-    painting = pictures.decode(Path(options.image), options.size, 3, upright=True)
+    image_files.check_shape(options.size, 3)
+    painting = image_files.decode(Path(options.image), options.size, 3, upright=True)
     model = make_model(config)
     if not isinstance(model, StyleNet):
         names = " or ".join(stylizer.VARIANTS)

@@ -20,8 +20,8 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from shiftjax import manifest
 from shiftjax.errors import InputError
+from shiftjax.releases import manifest
 from train import config as config_file
 from train.machine import cores
 from train.records import METRICS_FILE, read_metrics

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shiftjax.manifest import Release
+from shiftjax.releases.manifest import Release
 from train.zoo.published import DOUBTFUL, PUBLIC_ZOO, PUBLISHED, TITLES
 from train.zoo.results import FAMILIES, dataset, depth, family
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from shiftjax.manifest import Release
+from shiftjax.releases.manifest import Release
 from train.markdown import grid
 from train.zoo.published import PUBLIC_URL, PUBLIC_ZOO, TITLES, find
 from train.zoo.speeds import Speeds
@@ -68,7 +68,7 @@ def top1(release: Release) -> str:
     """Returns mean and spread of the test top-1 in percent.
 
     Example:
-      >>> from shiftjax.manifest import Run
+      >>> from shiftjax.releases.manifest import Run
       >>> runs = (Run(0, {"top1": 0.9}), Run(1, {"top1": 0.91}))
       >>> top1(Release("a.b", "f", 1, "", 1, 1, "d", "", runs))
       '90.50 ± 0.71'

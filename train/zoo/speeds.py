@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from shiftjax.errors import InputError
-from shiftjax.manifest import Release
+from shiftjax.releases.manifest import Release
 
 FILE = "inference-cpu.json"
 OURS = "shiftjax"  # the row of each table

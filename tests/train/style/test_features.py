@@ -7,7 +7,7 @@ import pytest
 
 from shiftjax import InputError, MissingFileError, UnknownNameError
 from shiftjax.weights import Card, save
-from tests.shiftjax import torch_writer as writer
+from tests.shiftjax.convert import torch_writer as writer
 from train.style import features
 from train.style.files import convolutions, read_npz
 

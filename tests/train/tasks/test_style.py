@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shiftjax import manifest
+from shiftjax.apps.stylize import Stylizer
 from shiftjax.errors import InputError, MissingFileError
-from shiftjax.stylize import Stylizer
+from shiftjax.releases import manifest
 from shiftjax.weights import open_pretrained
 from train.config import Augment, Config, Data, Model, Optimizer, Schedule, Style
 from train.evaluation import evaluate_weights

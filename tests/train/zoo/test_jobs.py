@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from shiftjax import InputError, manifest
+from shiftjax import InputError
+from shiftjax.releases import manifest
 from train import config as config_file
 from train.records import read_metrics
 from train.workdir import LOCK

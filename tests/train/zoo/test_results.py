@@ -7,8 +7,9 @@ import re
 import pytest
 from PIL import Image
 
-from shiftjax import InputError, create_model, manifest, summarize
-from shiftjax.manifest import Release, Run
+from shiftjax import InputError, create_model, summarize
+from shiftjax.releases import manifest
+from shiftjax.releases.manifest import Release, Run
 from train import commands
 from train.__main__ import main
 from train.zoo import speeds

@@ -1,0 +1,1 @@
+"""Applications of the networks: predictions, style transfer, analysis and export."""

@@ -1,0 +1,66 @@
+"""A picture of an analysis: which displacements each block uses, and needs."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from shiftjax.apps.analysis import BlockAnalysis, Move
+from shiftjax.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLUMNS = 6
+
+
+def draw(
+    blocks: Sequence[BlockAnalysis], kept: Mapping[Move, float], path: str
+) -> None:
+    """Draws a map of the window for each block, and one of the predictions kept.
+
+    Args:
+      blocks: of `shiftjax.apps.analysis.analyze`.
+      kept: of `shiftjax.apps.analysis.agreement`.
+      path: of the picture.
+
+    Raises:
+      InputError: if matplotlib is not installed, or the file cannot be written.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise InputError(
+            "--plot needs matplotlib: pip install 'shiftjax[train]'"
+        ) from error
+    maps = [(block.name, block.contributions) for block in blocks]
+    maps.append(("predictions kept without it", kept))
+    columns = min(COLUMNS, len(maps))
+    rows = -(-len(maps) // columns)
+    figure = Figure(figsize=(2.1 * columns, 2.4 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels:
+        axes.axis("off")
+    for axes, (title, values) in zip(panels, maps, strict=False):
+        _map(axes, title, values)
+    figure.suptitle("share of each displacement (dy down, dx to the right), %")
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--plot {path}: {error}") from error
+
+
+def _map(axes: "Axes", title: str, values: Mapping[Move, float]) -> None:
+    """Draws one window, a number in percent for each displacement."""
+    moves = np.array(list(values))
+    rows, columns = (np.unique(axis) for axis in moves.T)
+    grid = np.full((len(rows), len(columns)), np.nan)
+    for (dy, dx), value in values.items():
+        grid[np.searchsorted(rows, dy), np.searchsorted(columns, dx)] = 100 * value
+    axes.imshow(grid, cmap="Blues", vmin=0)
+    top = np.nanmax(grid)
+    for (i, j), value in np.ndenumerate(grid):
+        if not np.isnan(value):
+            colour = "white" if value > 0.6 * top else "black"
+            axes.text(j, i, f"{value:.0f}", ha="center", va="center", color=colour)
+    axes.set_title(title, fontsize=8)

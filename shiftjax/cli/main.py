@@ -1,0 +1,62 @@
+"""The command `shiftjax`: what the library, and packages beside it, offer from a shell.
+
+Another package adds commands by entry points of the group "shiftjax.commands", each a
+dataclass like those of `shiftjax.cli.commands`; the trainer adds its own so.
+"""
+
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated, Any, Union
+
+import tyro
+from rich.console import Console
+
+from shiftjax.cli import commands, style_commands
+from shiftjax.cli.arguments import parse
+from shiftjax.errors import InputError
+
+USER_MISTAKE = 2
+DESCRIPTION = "Vision networks built on the shift operation, and their weights."
+GROUP = "shiftjax.commands"
+OWN = {
+    "list": commands.ListModels,
+    "summary": commands.Summarize,
+    "predict": commands.Predict,
+    "verify": commands.Verify,
+    "analyze": commands.Analyze,
+    "export": commands.Export,
+    "convert": commands.Convert,
+    "stylize": style_commands.Stylize,
+}
+
+
+def every_command() -> Any:
+    """Returns the union of all commands' classes, each with its name."""
+    others = {entry.name: entry.load() for entry in metadata.entry_points(group=GROUP)}
+    kinds = (others | OWN).items()
+    named = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in kinds]
+    return Union[tuple(named)]  # noqa: UP007
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+      arguments: those of the command line, by default the process's own.
+
+    Returns:
+      The exit code: 0, or 2 for a mistake of the user's, which is said in one line.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        command = parse(every_command(), "shiftjax", given, description=DESCRIPTION)
+        command.run(Console(width=None if sys.stdout.isatty() else 120))
+    except InputError as error:
+        print(f"shiftjax: {error}", file=sys.stderr)
+        return USER_MISTAKE
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

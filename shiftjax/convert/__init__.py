@@ -1,0 +1,5 @@
+"""Conversion of weights from PyTorch and to it: `from_torch` and `to_torch`."""
+
+from shiftjax.convert.state_dicts import from_torch, to_torch
+
+__all__ = ["from_torch", "to_torch"]

@@ -1,0 +1,235 @@
+"""The pickles within PyTorch's files, read without running code.
+
+Python's own unpickler calls whatever a pickle names. This one looks nothing up and
+calls nothing: the standard library's `pickletools` takes the pickle apart, and what
+each instruction would do is done to inert values. A reference to a class or function
+stays a `Name`, an object of any class is a `Record` of what was saved of it, and
+tensors are views of storages, whose numbers lie outside the pickle. A pickle that wants
+more called than rebuilds tensors and containers (`calls.CALLS`) is refused.
+
+The text of Python 2 is taken as latin-1.
+"""
+
+import pickletools
+import struct
+from collections.abc import Callable, Iterable
+from typing import Any, BinaryIO
+
+from shiftjax.convert.torch_files.calls import CALLS, RECORDED, fill, instance, part
+from shiftjax.convert.torch_files.values import Name, Record, Storage, Tensor
+from shiftjax.errors import InputError
+
+
+def load(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
+    """Reads one pickle.
+
+    Args:
+      stream: where it begins; left at its end.
+      storages: takes the storages that the pickle refers to, by their keys and yet
+        without numbers; None if it may refer to none.
+
+    Returns:
+      Its value, of built-in types, `Tensor`, `Record` and `Name`. OrderedDicts become
+      dicts, and sets lists.
+
+    Raises:
+      InputError: if it is damaged, or wants something called that is not known to be
+        harmless.
+
+    Example:
+      >>> import io, pickle
+      >>> load(io.BytesIO(pickle.dumps({"epoch": 3, "function": print})))
+      {'epoch': 3, 'function': Name(path='builtins.print')}
+    """
+    machine = _Machine(storages)
+    try:
+        for opcode, argument, _ in pickletools.genops(stream):
+            machine.step(opcode.name, argument)
+        return machine.pop()
+    except InputError:
+        raise
+    except (ValueError, TypeError, LookupError, OverflowError, struct.error) as error:
+        raise InputError(f"it is cut short or damaged: {str(error)[:99]}") from error
+
+
+_MARK = object()
+_ARGUMENT = frozenset(  # instructions that push what is written behind them
+    [
+        "INT",
+        "BININT",
+        "BININT1",
+        "BININT2",
+        "LONG",
+        "LONG1",
+        "LONG4",
+        "FLOAT",
+        "BINFLOAT",
+        "STRING",
+        "BINSTRING",
+        "SHORT_BINSTRING",
+        "UNICODE",
+        "BINUNICODE",
+        "SHORT_BINUNICODE",
+        "BINUNICODE8",
+        "BINBYTES",
+        "SHORT_BINBYTES",
+        "BINBYTES8",
+    ]
+)
+_NEW: dict[str, Callable[[], Any]] = {
+    "MARK": lambda: _MARK,
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": list,
+}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_MARKED: dict[str, Callable[[list[Any]], Any]] = {
+    "TUPLE": tuple,
+    "LIST": list,
+    "DICT": lambda values: fill({}, values),
+    "FROZENSET": list,
+}
+
+
+class _Machine:
+    """Stack and memo of a pickle, and what its instructions do to them."""
+
+    def __init__(self, storages: dict[str, Storage] | None) -> None:
+        self.storages = storages
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+
+    def step(self, name: str, argument: Any) -> None:
+        """Acts out one instruction."""
+        if name in _ARGUMENT:
+            self.stack.append(argument)
+        elif name in _NEW:
+            self.stack.append(_NEW[name]())
+        elif name in _TUPLES:
+            self.stack.append(tuple(self.take(_TUPLES[name])))
+        elif name in _MARKED:
+            self.stack.append(_MARKED[name](self.marked()))
+        elif name in _STEPS:
+            _STEPS[name](self, argument)
+        else:
+            raise InputError(f"it has the instruction {name}, which PyTorch never uses")
+
+    def take(self, count: int) -> list[Any]:
+        """Takes the last values off the stack."""
+        values = self.stack[-count:]
+        if len(values) < count or any(value is _MARK for value in values):
+            raise ValueError("values are missing")
+        del self.stack[-count:]
+        return values
+
+    def pop(self) -> Any:
+        """Takes the last value off the stack."""
+        return self.take(1)[0]
+
+    def top(self) -> Any:
+        """Returns the last value on the stack, and leaves it there."""
+        if not self.stack or self.stack[-1] is _MARK:
+            raise ValueError("values are missing")
+        return self.stack[-1]
+
+    def marked(self) -> list[Any]:
+        """Takes all values after the last mark off the stack, and the mark."""
+        at = len(self.stack) - 1
+        while at >= 0 and self.stack[at] is not _MARK:
+            at -= 1
+        if at < 0:
+            raise ValueError("a mark is missing")
+        values = self.stack[at + 1 :]
+        del self.stack[at:]
+        return values
+
+    def put(self, argument: int | None) -> None:
+        """Keeps the last value in the memo, under a number or the next one."""
+        self.memo[len(self.memo) if argument is None else argument] = self.top()
+
+    def get(self, argument: int) -> None:
+        """Puts a value of the memo on the stack."""
+        self.stack.append(self.memo[argument])
+
+    def extend(self, values: list[Any]) -> None:
+        """Appends values to the list that is last on the stack."""
+        if type(self.top()) is not list:
+            raise ValueError("what is appended to is no list")
+        self.top().extend(values)
+
+    def update(self, values: list[Any]) -> None:
+        """Sets keys and values, in turns, of the dict that is last on the stack."""
+        fill(self.top(), values)
+
+    def refer(self, argument: str) -> None:
+        """Refers to a class or function, written as "module name"."""
+        self.stack.append(Name(argument.replace(" ", ".", 1)))
+
+    def refer_outside(self) -> None:
+        """Refers to a storage, or to a module's class, saved with its source."""
+        kind, *details = self.pop()
+        if kind == "module":
+            self.stack.append(details[0])
+        elif kind == "storage" and self.storages is not None:
+            self.stack.append(part(self.storages, *details))
+        else:
+            raise ValueError("it refers to what is not in the file")
+
+    def call(self, function: Any, arguments: Iterable[Any]) -> None:
+        """Does what stands for a call, if it is one of those allowed."""
+        path = function.path if type(function) is Name else type(function).__name__
+        if path in CALLS:
+            self.stack.append(CALLS[path](*arguments))
+        elif path in RECORDED:
+            self.stack.append(Record(path, tuple(arguments)))
+        else:
+            raise InputError(
+                f"it wants {path} called: tensors are read from it, no code is run"
+            )
+
+    def create(self) -> None:
+        """Makes an object of a class, without calling the class."""
+        kind, arguments = self.take(2)
+        self.stack.append(instance(kind))
+        self.top().arguments = tuple(arguments)
+
+    def create_marked(self, argument: str | None) -> None:
+        """The same of Python 2's old classes, which is a call."""
+        values = self.marked()
+        if argument is not None:
+            values = [Name(argument.replace(" ", ".", 1)), *values]
+        self.call(values[0], values[1:])
+
+    def build(self) -> None:
+        """Keeps the state of an object; tensors and OrderedDicts need none."""
+        state = self.pop()
+        if type(self.top()) is Record and self.top().state is None:
+            self.top().state = state
+        elif type(self.top()) not in (Tensor, dict):
+            raise ValueError("what gets a state is no object, or has one")
+
+
+_STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
+    **dict.fromkeys(("PROTO", "FRAME", "STOP"), lambda machine, argument: None),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"), _Machine.put),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), _Machine.get),
+    **dict.fromkeys(("INST", "OBJ"), _Machine.create_marked),
+    "POP": lambda machine, _: machine.stack.pop(),
+    "POP_MARK": lambda machine, _: machine.marked(),
+    "DUP": lambda machine, _: machine.stack.append(machine.top()),
+    "APPEND": lambda machine, _: machine.extend(machine.take(1)),
+    "APPENDS": lambda machine, _: machine.extend(machine.marked()),
+    "ADDITEMS": lambda machine, _: machine.extend(machine.marked()),
+    "SETITEM": lambda machine, _: machine.update(machine.take(2)),
+    "SETITEMS": lambda machine, _: machine.update(machine.marked()),
+    "GLOBAL": _Machine.refer,
+    "STACK_GLOBAL": lambda machine, _: machine.refer(" ".join(machine.take(2))),
+    "NEWOBJ": lambda machine, _: machine.create(),
+    "REDUCE": lambda machine, _: machine.call(*machine.take(2)),
+    "BUILD": lambda machine, _: machine.build(),
+    "BINPERSID": lambda machine, _: machine.refer_outside(),
+}

@@ -1,0 +1,318 @@
+"""The calls of the kernels, their derivative, and the function for users."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+from shiftjax.errors import InputError
+from shiftjax.fast.gpu.kernel import backward_kernel, forward_kernel
+from shiftjax.fast.gpu.plan import Plan, Sizes
+from shiftjax.shift import Table, displace, displacements
+
+Tree = TypeVar("Tree")
+Gradients = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+DTYPES = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32))
+MOST_CHANNELS = 256  # narrow ones, that products keep in registers
+MOST_DISPLACEMENTS = 64
+MOST_NUMBERS = 2**31 - 1  # in an array, addressed by int32
+
+
+def spread(mask: Any, weights: jax.Array) -> jax.Array:
+    """Repeats weights for each of R reads, and keeps the columns that a read has.
+
+    Args:
+      mask: which columns, `[tiles, R, width]`.
+      weights: `[tiles, rows, width]`.
+
+    Returns:
+      `[tiles, R * rows, width]`.
+    """
+    tiles, _, width = weights.shape
+    rows = jnp.where(mask[:, :, None], weights[:, None], 0)
+    return rows.reshape(tiles, -1, width)
+
+
+def packed(plan: Plan, *weights: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Brings expand, bias and project into the tiles of a plan."""
+    expand, bias, project = weights
+    channels, features = plan.padded
+    expand = jnp.pad(expand, [(0, channels - len(expand)), (0, 0)])
+    project = jnp.pad(project.T, [(0, features - project.shape[1]), (0, 0)])
+    return plan.scatter(expand), plan.scatter(bias), plan.scatter(project)
+
+
+def forward(
+    plan: Plan, interpret: bool, x: jax.Array, *weights: jax.Array
+) -> jax.Array:
+    """Returns y `[batch, height, width, features]`."""
+    pixels, sizes = len(x) * plan.size[0] * plan.size[1], plan.sizes
+    expand, bias, project = packed(plan, *weights)
+    y = pl.pallas_call(
+        functools.partial(forward_kernel, plan=plan),
+        out_shape=jax.ShapeDtypeStruct((pixels, plan.features), x.dtype),
+        grid=(pl.cdiv(pixels, sizes.pixels),),
+        compiler_params=triton.CompilerParams(num_warps=sizes.warps, num_stages=1),
+        interpret=interpret,
+        name="shift_project",
+    )(
+        x.reshape(-1, plan.channels),
+        jnp.asarray(plan.moves),
+        jnp.asarray(plan.tile_moves),
+        spread(plan.by_read(), expand).astype(x.dtype),
+        spread(plan.by_move(), bias[:, None]).astype(x.dtype),
+        project.astype(x.dtype),
+    )
+    return y.reshape(len(x), *plan.size, plan.features)
+
+
+def backward(
+    plan: Plan, interpret: bool, g: jax.Array, x: jax.Array, *weights: jax.Array
+) -> Gradients:
+    """Returns the gradients of x, expand, bias and project, the last three float32."""
+    pixels, sizes = x.size // plan.channels, plan.sizes
+    expand, bias, project = packed(plan, *weights)
+    by_read = plan.by_read()
+    arguments = [
+        x.reshape(pixels, plan.channels),
+        g.reshape(-1, plan.features),
+        jnp.asarray(plan.tile_moves),
+        expand.astype(x.dtype),
+        bias.astype(jnp.float32),
+        spread(by_read, project).astype(x.dtype),
+    ]
+    steps = pl.cdiv(pixels, sizes.back_pixels)
+    programs = min(steps, pl.cdiv(sizes.programs, len(plan.chunks)))
+    shape = jax.ShapeDtypeStruct
+    sums = [shape((programs, *a.shape), jnp.float32) for a in arguments[3:]]
+
+    def call(chunks: list[range], programs: int, dx: bool, weights: bool) -> Any:
+        parts = {"chunks": chunks, "want_dx": dx, "want_sums": weights}
+        return pl.pallas_call(
+            functools.partial(backward_kernel, plan=plan, **parts),
+            out_shape=[shape((pixels, plan.channels), x.dtype)] * dx + sums * weights,
+            grid=(programs, len(chunks)),
+            compiler_params=triton.CompilerParams(
+                num_warps=sizes.back_warps, num_stages=sizes.back_stages
+            ),
+            interpret=interpret,
+            name="shift_project_backward",
+        )(*arguments)
+
+    if sizes.fused and len(plan.chunks) == 1:
+        dx, *totals = call(plan.chunks, programs, True, True)
+    else:
+        (dx,) = call([range(len(expand))], steps, True, False)
+        totals = call(plan.chunks, programs, False, True)
+    d_expand, d_bias, d_project = (total.sum(0) for total in totals)
+    own = jnp.asarray(by_read)[:, :, None]
+    d_project = d_project.reshape(*own.shape[:2], -1, plan.packing.width)
+    d_project = jnp.where(own, d_project, 0).sum(1)  # else of other displacements
+    return (
+        dx.reshape(x.shape),
+        plan.gather(d_expand)[: plan.channels],
+        plan.gather(d_bias),
+        plan.gather(d_project)[: plan.features].T,
+    )
+
+
+# The differentiable function.
+
+
+def definition(
+    x: jax.Array,
+    expand: jax.Array,
+    bias: jax.Array,
+    project: jax.Array,
+    table: Table,
+    strides: int,
+) -> jax.Array:
+    """What the kernel computes, for XLA."""
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dot = functools.partial(jnp.dot, preferred_element_type=dtype)
+    wide = dot(x, expand.astype(x.dtype)) + bias[None, None, None]
+    wide = jax.nn.relu(wide).astype(x.dtype)
+    wide = displace(wide, np.asarray(table), stride=strides)
+    return dot(wide, project.astype(x.dtype)).astype(x.dtype)
+
+
+def on_gpu(
+    interpret: bool, kernel: Callable[..., Tree], other: Callable[..., Tree], *args: Any
+) -> Tree:
+    """Runs the kernel where the program is compiled for CUDA, else the other form."""
+    if interpret:
+        return kernel(*args)
+    return lax.platform_dependent(*args, cuda=kernel, default=other)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
+def call(
+    x: jax.Array,
+    expand: jax.Array,
+    bias: jax.Array,
+    project: jax.Array,
+    table: Table,
+    strides: int,
+    sizes: Sizes,
+    interpret: bool,
+) -> jax.Array:
+    """`shift_project` for any table of displacements, one row per wide channel."""
+    plan = Plan.make(x.shape, project.shape[1], table, strides, sizes)
+    kernel = functools.partial(forward, plan, interpret)
+    other = functools.partial(definition, table=table, strides=strides)
+    return on_gpu(interpret, kernel, other, x, expand, bias, project)
+
+
+def _call_forward(*arguments: Any) -> tuple[jax.Array, Gradients]:
+    return call(*arguments), arguments[:4]
+
+
+def _call_backward(
+    table: Table,
+    strides: int,
+    sizes: Sizes,
+    interpret: bool,
+    residuals: Gradients,
+    g: jax.Array,
+) -> Gradients:
+    plan = Plan.make(residuals[0].shape, g.shape[-1], table, strides, sizes)
+
+    def kernel(g: jax.Array, *inputs: jax.Array) -> Gradients:
+        gradients = backward(plan, interpret, g, *inputs)
+        pairs = zip(gradients, inputs, strict=True)
+        dx, d_expand, d_bias, d_project = (d.astype(a.dtype) for d, a in pairs)
+        return dx, d_expand, d_bias, d_project
+
+    def other(g: jax.Array, *inputs: jax.Array) -> Gradients:
+        function = functools.partial(definition, table=table, strides=strides)
+        return jax.vjp(function, *inputs)[1](g)
+
+    return on_gpu(interpret, kernel, other, g, *residuals)
+
+
+call.defvjp(_call_forward, _call_backward)
+
+
+def shift_project(
+    x: jax.Array,
+    expand: jax.Array,
+    bias: jax.Array,
+    project: jax.Array,
+    *,
+    kernel_size: int = 3,
+    strides: int = 1,
+    dilation: int = 1,
+    sizes: Sizes | None = None,
+    interpret: bool = False,
+) -> jax.Array:
+    """Expands, applies ReLU, shifts and projects, in one kernel on a GPU.
+
+    `shift(relu(x @ expand + bias), kernel_size, dilation=dilation, stride=strides)
+    @ project`, with the operands of products in the dtype of `x`, sums in float32, and
+    gradients for all four arrays in reverse mode.
+
+    Args:
+      x: `[batch, height, width, channels]`, bfloat16 or float32.
+      expand: `[channels, expanded]`, with BatchNorm folded in.
+      bias: `[expanded]`.
+      project: `[expanded, features]`.
+      kernel_size: side K of the window of displacements.
+      strides: distance between the rows and columns kept, in pixels.
+      dilation: distance between neighbouring displacements, in pixels.
+      sizes: how the work is cut, or None for what suits the shapes.
+      interpret: whether to interpret the kernel's program, slowly; without it, it runs
+        on an NVIDIA GPU, and elsewhere XLA compiles the formula above.
+
+    Returns:
+      `[batch, ceil(height / strides), ceil(width / strides), features]`, the dtype of
+      `x`.
+
+    Raises:
+      InputError: if the shapes do not fit, or not `is_supported`.
+
+    Example:
+      >>> x = jnp.ones((1, 2, 2, 8))
+      >>> expand, project = jnp.ones((8, 16)), jnp.ones((16, 8))
+      >>> y = shift_project(x, expand, jnp.zeros(16), project, interpret=True)
+      >>> y.shape, float(y[0, 0, 0, 0])  # at a corner, 5 of 16 channels read zeros
+      ((1, 2, 2, 8), 88.0)
+    """
+    shapes = [x.shape, expand.shape, bias.shape, project.shape]
+    wide, features = expand.shape[-1], project.shape[-1]
+    if shapes[1:] != [(x.shape[-1], wide), (wide,), (wide, features)]:
+        raise InputError(
+            f"x, expand, bias and project have shapes {', '.join(map(str, shapes))}; "
+            f"they need [batch, height, width, C], [C, E], [E] and [E, features]"
+        )
+    if not is_supported(
+        x.shape, expand.shape, features, kernel_size, dilation, x.dtype
+    ):
+        raise InputError(
+            f"x {x.dtype.name} {list(x.shape)}, {features} features and "
+            f"kernel_size={kernel_size}: the kernel takes images of bfloat16 or "
+            f"float32, of at least one pixel and less than 2^31 numbers, with at most "
+            f"{MOST_CHANNELS} channels and features, and {MOST_DISPLACEMENTS} "
+            f"displacements"
+        )
+    table = moves(wide, kernel_size, dilation, max(x.shape[1:3]))
+    if sizes is None:
+        sizes = suitable(x.shape[-1], features)
+    return call(x, expand, bias, project, table, strides, sizes, interpret)
+
+
+def suitable(channels: int, features: int) -> Sizes:
+    """Returns how to cut the work for so many channels and features."""
+    del channels, features
+    return Sizes()
+
+
+def moves(channels: int, kernel_size: int, dilation: int, farthest: int) -> Table:
+    """Returns `shiftjax.displacements` as a key of JAX's caches.
+
+    Displacements beyond `farthest`, the longest side of the image, read zeros alike.
+    """
+    table = displacements(channels, kernel_size, dilation=dilation)
+    return tuple(map(tuple, np.clip(table, -farthest, farthest).tolist()))
+
+
+def is_supported(
+    shape: tuple[int, ...],
+    expand_shape: tuple[int, ...],
+    out_channels: int,
+    kernel_size: int,
+    dilation: int,
+    dtype: Any,
+) -> bool:
+    """Tells whether `shift_project` takes such arrays, with any strides.
+
+    Args:
+      shape: of x on one device, `[batch, height, width, channels]`.
+      expand_shape: of the expanding kernel, `[channels, expanded]`.
+      out_channels: features of the output.
+      kernel_size: side K of the window of displacements.
+      dilation: distance between neighbouring displacements, in pixels.
+      dtype: of x.
+
+    Returns:
+      False where the narrow tensors have too many channels for a program's registers,
+      an array has too many numbers for its addresses, or the dtype has no kernel.
+
+    Example:
+      >>> is_supported((100, 31, 31, 16), (16, 48), 16, 3, 1, jnp.bfloat16)
+      True
+      >>> is_supported((100, 31, 31, 512), (512, 512), 512, 3, 1, jnp.bfloat16)
+      False
+    """
+    del dilation
+    if jnp.dtype(dtype) not in DTYPES or len(shape) != 4 or 0 in shape:
+        return False
+    channels = max(shape[-1], out_channels)
+    if channels > MOST_CHANNELS or kernel_size**2 > MOST_DISPLACEMENTS:
+        return False
+    return int(np.prod(shape[:3])) * channels <= MOST_NUMBERS and min(expand_shape) > 0

@@ -1,0 +1,151 @@
+"""The base of all modules with parameters: their fields, and their forms."""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.typing import Dtype, Initializer
+
+from shiftjax.fast.cpu import Planes
+from shiftjax.fast.dispatch import resolve
+
+Activations = jax.Array | Planes
+SHARED = (
+    "axis_name",
+    "momentum",
+    "epsilon",
+    "dtype",
+    "param_dtype",
+    "kernel_init",
+    "form",
+)
+
+he_normal = nn.initializers.he_normal()
+
+
+class Unit(nn.Module, kw_only=True):
+    """The fields that all units share, and the layers made from them.
+
+    Attributes:
+      axis_name: axis of the replicas over which BatchNorm's statistics are taken, or
+        None for each replica's own.
+      momentum: how much of BatchNorm's running statistics a training step keeps.
+      epsilon: added to BatchNorm's variances.
+      dtype: what is computed in, or None for the promoted dtype of input and params.
+      param_dtype: what the params are stored in.
+      kernel_init: initializer of the kernels.
+      form: how it is computed, one of `shiftjax.fast.dispatch.FORMS` or "auto"; the
+        plain form where it has no other for its input, and when variables are made.
+    """
+
+    axis_name: str | None = None
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    kernel_init: Initializer = he_normal
+    form: str = "plain"
+
+    forms: ClassVar[tuple[str, ...]] = ("plain",)  # those that it has
+
+    def form_of(self, x: Activations) -> str:
+        """Returns the form in which the input is computed."""
+        if isinstance(x, Planes):
+            return "planes"
+        form = resolve(self.form, x.shape, self.forms)
+        return form if self.has_variables() else "plain"
+
+    def has_variables(self) -> bool:
+        """Returns False where flax's modules are to make them, or miss them."""
+        given = {"params", "batch_stats"} <= set(self.variables)
+        return given and not self.is_initializing()
+
+    @nn.nowrap  # so that it also serves outside of a call
+    def unit(self, kind: type, *args: Any, **options: Any) -> Any:
+        """Makes a part of this unit, with the fields that all share."""
+        shared = {name: getattr(self, name) for name in SHARED}
+        return kind(*args, **(shared | options))
+
+    def pointwise(self, features: int, name: str) -> nn.Dense:
+        """A 1x1 convolution without bias, as a product: kernel `[in, out]`."""
+        return nn.Dense(
+            features,
+            use_bias=False,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            kernel_init=self.kernel_init,
+            name=name,
+        )
+
+    def conv(
+        self, features: int, kernel_size: int, strides: int, name: str, groups: int = 1
+    ) -> nn.Conv:
+        """A convolution without bias, padded with half of its size."""
+        half = kernel_size // 2
+        return nn.Conv(
+            features,
+            (kernel_size, kernel_size),
+            strides,
+            padding=[(half, half), (half, half)],
+            feature_group_count=groups,
+            use_bias=False,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            kernel_init=self.kernel_init,
+            name=name,
+        )
+
+    def norm(self, name: str, train: bool) -> nn.BatchNorm:
+        """BatchNorm with the batch's statistics in training, else the running ones."""
+        return nn.BatchNorm(
+            use_running_average=not train,
+            axis_name=self.axis_name,
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            use_fast_variance=False,
+            name=name,
+        )
+
+    def on_planes(
+        self,
+        function: Callable[..., Any],
+        x: Activations,
+        train: bool,
+        chunk: int | None,
+        **options: int,
+    ) -> Activations:
+        """Runs the form on planes; an NHWC array enters, in chunks, and leaves them."""
+        if isinstance(x, Planes):
+            return self.run(function, x, train, **options)
+        return self.run(
+            function, Planes.from_nhwc(x, chunk=chunk), train, **options
+        ).to_nhwc()
+
+    def run(
+        self, function: Callable[..., Any], x: Any, train: bool, **options: int
+    ) -> Any:
+        """Runs another form of this module, with its variables."""
+        stats = self.variables["batch_stats"]
+        y, batch_stats = function(
+            self.variables["params"],
+            None if train else stats,
+            x,
+            dtype=self.dtype,
+            epsilon=self.epsilon,
+            axis_name=self.axis_name,
+            **options,
+        )
+        for name, new in batch_stats.items():
+            average = jax.tree.map(self._average, dict(stats[name]), new)
+            self.put_variable("batch_stats", name, average)
+        return y
+
+    def _promoted(self, x: jax.Array) -> Any:
+        return self.dtype or jnp.promote_types(x.dtype, self.param_dtype)
+
+    def _average(self, old: jax.Array, new: jax.Array) -> jax.Array:
+        return self.momentum * old + (1 - self.momentum) * new

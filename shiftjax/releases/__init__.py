@@ -1,0 +1,1 @@
+"""Released weights: the manifest that lists them, and the hub that serves them."""

@@ -1,0 +1,147 @@
+"""What displacements do: on networks in which it is known."""
+
+import copy
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from shiftjax import InputError
+from shiftjax.apps import analysis
+from shiftjax.apps.analysis import agreement, analyze, intensity, silenced
+from shiftjax.apps.predict import Classifier
+from shiftjax.cli.main import main
+from shiftjax.weights import Card, Pretrained, save
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+BLOCKS = ["stage1_block01", "stage2_block01", "stage3_block01"]
+CARD = Card(
+    architecture="shiftresnet20_e1",
+    options={"depth": 8, "num_classes": 3, "expansion": 1.5},
+    class_names=("ball", "car", "kite"),
+    image_size=8,
+    mean=(0.5, 0.4, 0.3),
+    std=(0.2, 0.25, 0.3),
+)
+
+
+@pytest.fixture
+def pretrained(randomize):
+    model = CARD.model()
+    variables = randomize(model, np.zeros((1, 8, 8, 3), np.float32))
+    return Pretrained(model, variables, CARD)
+
+
+@pytest.fixture
+def images(rng):
+    return rng.integers(0, 256, (6, 8, 8, 3), np.uint8)
+
+
+def scaled(pretrained, reference, move, factor, others=1.0):
+    """The network with the rows of a displacement scaled, in every block."""
+    variables = copy.deepcopy(jax.tree.map(np.array, pretrained.variables))
+    for name in BLOCKS:
+        conv = variables["params"][name]["project"]["conv"]
+        table = reference.table(len(conv["kernel"]), 3)
+        for channel, row in enumerate(table):
+            conv["kernel"][channel] *= factor if row == move else others
+    return Pretrained(pretrained.model, variables, CARD)
+
+
+def test_shares_are_of_one_and_of_every_displacement(pretrained, images):
+    blocks = analyze(pretrained, images)
+    assert [block.name for block in blocks] == BLOCKS
+    moves = {(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)}
+    for block in blocks:
+        assert set(block.contributions) == moves
+        assert sum(block.contributions.values()) == pytest.approx(1)
+        assert min(block.contributions.values()) > 0
+
+
+def test_a_displacement_that_alone_is_read_contributes_all(
+    pretrained, images, reference
+):
+    alone = scaled(pretrained, reference, (0, 1), 1.0, others=0.0)
+    for block in analyze(alone, images):
+        assert block.contributions[0, 1] == pytest.approx(1)
+
+
+def test_rows_twice_as_large_contribute_twice(pretrained, images, reference):
+    """Of the first block, whose input stays as it is."""
+    before, after = (
+        analyze(net, images)[0].contributions
+        for net in (pretrained, scaled(pretrained, reference, (-1, 0), 2.0))
+    )
+    ratios = [c[-1, 0] / c[1, 1] for c in (before, after)]
+    assert ratios[1] == pytest.approx(2 * ratios[0], rel=1e-4)
+
+
+def test_a_silenced_displacement_is_read_no_more(pretrained, images, reference):
+    expected = Classifier(scaled(pretrained, reference, (1, -1), 0.0)).logits(images)
+    actual = Classifier(silenced(pretrained, (1, -1))).logits(images)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+    untouched = Classifier(pretrained).logits(images)
+    assert np.abs(actual - untouched).max() > 1e-2
+
+
+def test_predictions_stay_where_nothing_is_read(pretrained, images, reference):
+    """A network that reads one displacement alone needs no other."""
+    alone = scaled(pretrained, reference, (0, 1), 30.0, others=0.0)
+    kept = agreement(alone, images)
+    assert set(kept) == {(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)}
+    assert {share for move, share in kept.items() if move != (0, 1)} == {1.0}
+
+
+def test_correlations_by_hand():
+    """Channels 0 and 1 are equal, 2 is at right angles to both, 3 is constant."""
+    pixels = np.array([[1, 1, 1, 5], [1, 1, -1, 5], [-1, -1, 1, 5], [-1, -1, -1, 5]])
+    moves = np.array([[0, 1], [0, 1], [1, 0], [1, 0]])
+    within, across = analysis._correlations(pixels.astype(float), moves)
+    assert within == pytest.approx(1)
+    assert across == pytest.approx(0)
+    assert analysis._correlations(np.ones((4, 4)), moves) == (0, 0)
+
+
+def test_intensities_by_hand():
+    """One pixel, one channel: 9 / (2 + 9), 9 / (2 + 9), 1 / (2 + 1)."""
+    assert intensity("dense", 1, 1, 1) == pytest.approx(9 / 11)
+    assert intensity("depthwise", 1, 1, 1) == pytest.approx(9 / 11)
+    assert intensity("shift", 1, 1, 1) == pytest.approx(1 / 3)
+    with pytest.raises(InputError, match="dense, depthwise or shift"):
+        intensity("pointwise", 1, 1, 1)
+
+
+def test_networks_without_shifts_are_refused(images):
+    card = Card("resnet20", {"num_classes": 3}, ("a", "b", "c"), 8, (0.5,), (0.5,))
+    model = card.model()
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    with pytest.raises(InputError, match="resnet20 has no shift blocks"):
+        analyze(Pretrained(model, variables, card), images)
+
+
+def test_a_displacement_that_there_is_not(pretrained):
+    with pytest.raises(
+        InputError, match=r"no channel of the network moves by \(2, 0\)"
+    ):
+        silenced(pretrained, (2, 0))
+
+
+def test_the_command(pretrained, images, tmp_path, capsys):
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    path, plot = tmp_path / "net.safetensors", tmp_path / "plot.jpg"
+    save(path, pretrained.variables, CARD)
+    assert main(["analyze", str(path), str(tmp_path), "--plot", str(plot)]) == 0
+    out = capsys.readouterr().out
+    assert "on 6 picture(s)" in out
+    for name in BLOCKS:
+        assert name in out
+    assert out.count("of predictions stay") == 9
+    with Image.open(plot) as picture:
+        assert picture.width > 1000
+    words = ["analyze", str(path), str(tmp_path), "--plot", str(tmp_path / "x.xyz")]
+    assert main(words) == 2
+    assert "x.xyz" in capsys.readouterr().err

@@ -1,0 +1,205 @@
+"""Prediction: preparation, batches, probabilities; and the commands that use it."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shiftjax import InputError, MissingFileError
+from shiftjax.apps import predict
+from shiftjax.apps.contact_sheet import draw
+from shiftjax.apps.predict import Classifier, Prediction, normalize, top_classes
+from shiftjax.apps.verify import sample_logits
+from shiftjax.cli.main import main
+from shiftjax.releases import manifest
+from shiftjax.weights import Card, Pretrained, digest, open_pretrained, save
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+NAME = "shiftresnet20_e1.toys"
+CARD = Card(
+    architecture="shiftresnet20_e1",
+    options={"depth": 8, "num_classes": 3},
+    class_names=("ball", "car", "kite"),
+    image_size=8,
+    mean=(0.5, 0.4, 0.3),
+    std=(0.2, 0.25, 0.3),
+)
+
+
+@pytest.fixture
+def pretrained(randomize):
+    model = CARD.model()
+    variables = randomize(model, np.zeros((1, 8, 8, 3), np.float32))
+    return Pretrained(model, variables, CARD)
+
+
+@pytest.fixture
+def folder(tmp_path, pretrained):
+    """A folder of releases."""
+    out = tmp_path / "weights"
+    out.mkdir()
+    path = out / f"{NAME}.safetensors"
+    size, sha256 = digest(save(path, pretrained.variables, CARD))
+    logits = sample_logits(open_pretrained(str(path)))
+    costs = 11_306, 1_000  # of which the first is counted below
+    entry = manifest.Release(
+        NAME, path.name, size, sha256, *costs, "toys", "", (), logits
+    )
+    manifest.write(out, {NAME: entry})
+    return out
+
+
+@pytest.fixture
+def photos(tmp_path, rng):
+    """Pictures of several sizes and formats, in folders."""
+    inside = tmp_path / "photos" / "deep"
+    inside.mkdir(parents=True)
+    sizes = {"a.png": (8, 8), "b.jpg": (40, 30), "deep/c.webp": (9, 31)}
+    for name, size in sizes.items():
+        pixels = rng.integers(0, 256, (*size[::-1], 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "photos" / name)
+    (tmp_path / "photos" / "notes.txt").write_text("no picture")
+    return tmp_path / "photos"
+
+
+def test_pictures_are_normalised_by_the_card():
+    """By hand: (255 / 255 - 0.5) / 0.2 = 2.5, (0 - 0.4) / 0.25 = -1.6, 1/3 - 0.3."""
+    images = np.array([[[[255, 0, 85]]]], np.uint8)
+    actual = normalize(images, CARD)
+    assert actual.dtype == np.float32
+    np.testing.assert_allclose(actual[0, 0, 0], [2.5, -1.6, 1 / 9], rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 7])
+def test_batches_change_nothing(pretrained, rng, monkeypatch, count):
+    """The last one is filled up with zeros, which are taken out again."""
+    monkeypatch.setattr(predict, "BATCH_SIZE", 5)
+    images = rng.integers(0, 256, (count, 8, 8, 3), np.uint8)
+    actual = Classifier(pretrained).logits(images)
+    assert actual.shape == (count, 3)
+    for logits, image in zip(actual, images, strict=True):
+        x = normalize(image[None], CARD)
+        expected = pretrained.model.apply(pretrained.variables, x)[0]
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 8, 1), (8, 8, 3)])
+def test_pictures_of_another_shape(pretrained, shape):
+    with pytest.raises(InputError, match=r"takes \[pictures, height, width, 3\]"):
+        Classifier(pretrained).logits(np.zeros(shape, np.uint8))
+
+
+def test_probabilities_by_hand():
+    """exp of 0, ln 2, ln 5 are 1, 2, 5 of 8; equal ones keep the order of classes."""
+    logits = np.array([[0, np.log(2), np.log(5)], [1, 1, 1], [1000, 0, -1000]])
+    third, equal, sure = top_classes(logits, ("a", "b", "c"), 2)
+    assert third == (("c", 0.625), ("b", 0.25))
+    assert equal == (("a", 0.333333), ("b", 0.333333))
+    assert sure == (("a", 1.0), ("b", 0.0))
+
+
+def test_files_and_folders_of_pictures(pretrained, photos):
+    classifier = Classifier(pretrained)
+    found = list(classifier.predict([photos / "b.jpg", photos], count=2))
+    names = [str(photos / n) for n in ("b.jpg", "a.png", "b.jpg", "deep/c.webp")]
+    assert [p.path for p in found] == names
+    assert all(len(p.classes) == 2 for p in found)
+    with Image.open(photos / "a.png") as file:
+        pixels = np.asarray(file)[None]
+    (expected,) = top_classes(classifier.logits(pixels), CARD.class_names, 2)
+    assert [n for n, _ in found[1].classes] == [n for n, _ in expected]
+
+
+def test_paths_without_pictures(pretrained, tmp_path):
+    classifier = Classifier(pretrained)
+    with pytest.raises(MissingFileError, match="there is no picture"):
+        list(classifier.predict([tmp_path / "no.png"]))
+    with pytest.raises(InputError, match="has no pictures"):
+        list(classifier.predict([tmp_path]))
+
+
+def test_a_strip_shows_every_picture(photos):
+    """Its first pixel of a picture is the picture's; the rest of the sheet is white."""
+    Image.new("RGB", (4, 4), "red").save(photos / "red.png")
+    classes = (("ball", 0.75), ("car", 0.25))
+    shown = [Prediction(str(photos / "red.png"), classes)] * 7
+    sheet = draw(shown)
+    assert sheet.getpixel((0, 0)) == (255, 255, 255)
+    reds = (np.asarray(sheet) == (255, 0, 0)).all(-1).sum()
+    assert reds == 7 * 192 * 192
+    assert sheet.width == 5 * 200 + 8  # five in a row
+    assert draw([]).size
+
+
+# The commands.
+
+
+def run(capsys, *words):
+    code = main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_the_command_predicts(capsys, folder, photos, tmp_path):
+    strip = tmp_path / "strip.png"
+    options = ["--model", NAME, "--directory", folder]
+    words = ["predict", photos, *options, "--top", "2", "--plot", strip]
+    code, out, err = run(capsys, *words)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == str(photos / "a.png")
+    assert lines[1].split()[0].endswith("%")
+    assert lines[1].split()[1] in CARD.class_names
+    assert len(lines) == 3 * (1 + 2)
+    with Image.open(strip) as sheet:
+        assert sheet.width == 3 * 200 + 8
+    code, out, err = run(capsys, *words, "--json")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert records[0]["path"] == str(photos / "a.png")
+    assert set(records[0]["classes"][0]) == {"class", "probability"}
+
+
+def test_the_command_verifies(capsys, folder):
+    code, _, err = run(capsys, "verify", NAME, "--directory", folder)
+    assert code == 2
+    assert err.count("\n") == 1
+    costs = {"params": 0, "macs": 0}
+    assert "the manifest says" in err
+    from shiftjax import summarize
+
+    summary = summarize(CARD.model(), 8)
+    costs = {"params": summary.params, "macs": summary.macs}
+    entry = manifest.find(NAME, folder)
+    good = manifest.Release(**(vars(entry) | costs))
+    manifest.write(folder, {NAME: good})
+    code, out, err = run(capsys, "verify", "--all", "--directory", folder)
+    assert (code, err) == (0, "")
+    assert out == f"{NAME}: as released (logits of: rings, temple)\n"
+
+
+MISTAKES = {
+    "no picture": (["predict", "--model", NAME], "no picture is given"),
+    "missing": (["predict", "none.png", "--model", NAME], "there is no picture"),
+    "weights": (["predict", "x", "--model", "shiftresnet20_e1.toy"], NAME),
+    "top": (["predict", "x", "--model", NAME, "--top", "0"], "--top 0"),
+    "nothing to verify": (["verify"], "give names, or --all"),
+    "unknown": (["verify", "resnet20.toys"], "unknown weights"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line(capsys, folder, name):
+    words, message = MISTAKES[name]
+    code, out, err = run(capsys, *words, "--directory", folder)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_a_plot_that_cannot_be_written(capsys, folder, photos):
+    words = ["predict", photos, "--model", NAME, "--directory", folder]
+    code, _, err = run(capsys, *words, "--plot", photos / "strip.xyz")
+    assert code == 2
+    assert "strip.xyz" in err

@@ -1,0 +1,103 @@
+"""The command: 0 on success, 2 and one line on a mistake."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from shiftjax import list_models
+from shiftjax.cli.main import main
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_list(capsys):
+    assert main(["list"]) == 0
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == list_models()
+    assert captured.err == ""
+
+
+def test_list_with_wildcards(capsys):
+    assert main(["list", "shiftresnet20_*"]) == 0
+    assert capsys.readouterr().out.splitlines() == list_models("shiftresnet20_*")
+
+
+def test_summary(capsys):
+    assert main(["summary", "shiftresnet20_e3"]) == 0
+    out = capsys.readouterr().out
+    assert "95,642" in out
+    assert "16,433,792" in out
+
+
+def test_summary_of_other_images(capsys):
+    options = ["--image-size", "64", "--channels", "1"]
+    assert main(["summary", "resnet20", *options]) == 0
+    out = capsys.readouterr().out
+    assert "64 x 64 x 1" in out
+    assert f"{272_474 - 2 * 9 * 16:,}" in out  # a stem of one channel, not three
+
+
+HELP = {
+    (): ["list", "summary", "List the networks by name."],
+    ("list",): ["--pretrained", "Shell wildcards", "(default: '*')"],
+    ("summary",): ["A name of `shiftjax list`", "--image-size", "(default: 3)"],
+}
+
+
+@pytest.mark.parametrize("command", HELP)
+def test_help_names_every_option(capsys, command):
+    with pytest.raises(SystemExit) as exit_:
+        main([*command, "--help"])
+    assert exit_.value.code == 0
+    out = " ".join(capsys.readouterr().out.replace("│", " ").split())  # as one line
+    for word in HELP[command]:
+        assert word in out
+
+
+MISTAKES = {
+    "unknown model": (["summary", "resnet2O"], "did you mean 'resnet20'"),
+    "family without its option": (["summary", "shiftresnet20"], "needs expansion"),
+    "nothing matches": (["list", "vgg*"], "'vgg*'"),
+    "image size": (["summary", "resnet20", "--image-size", "-3"], "image_size=-3"),
+    "image size 0": (["summary", "resnet20", "--image-size", "0"], "image_size=0"),
+    "channels": (["summary", "resnet20", "--channels", "0"], "channels=0"),
+    "not a number": (["summary", "resnet20", "--channels", "x"], "--channels"),
+    "unknown command": (["lst"], "lst"),
+    "unknown option": (["summary", "resnet20", "--image-siz", "3"], "--image-size"),
+    "no model": (["summary"], "summary"),
+    "no command": ([], "list"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told_in_one_line(capsys, name):
+    arguments, words = MISTAKES[name]
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("shiftjax: ")
+    assert words in line
+
+
+def test_as_a_program():
+    """`python -m shiftjax.cli.main`, from another folder, with its exit code."""
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "shiftjax.cli.main", *arguments],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    good, bad = run("list", "resnet*"), run("summary", "resnet2O")
+    assert (good.returncode, good.stderr) == (0, "")
+    assert good.stdout.split() == list_models("resnet*")
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr.startswith("shiftjax: unknown model 'resnet2O'")
+    assert bad.stderr.count("\n") == 1

@@ -1,0 +1,447 @@
+"""Files of PyTorch, read without it: both formats, damage, and pickles that attack."""
+
+import argparse
+import collections
+import io
+import os
+import pickle
+import subprocess
+import sys
+import zipfile
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from shiftjax import InputError, MissingFileError
+from shiftjax.convert.torch_files import named_tensors, read
+from shiftjax.convert.torch_files.unpickle import load
+from shiftjax.convert.torch_files.values import Name, Record
+from tests.shiftjax.convert import torch_writer as writer
+from tests.shiftjax.convert.torch_writer import Call, Global, Instance, Stored
+
+
+@pytest.fixture(params=writer.FORMATS)
+def save(request, tmp_path):
+    """Returns a function that writes a file in one of the formats."""
+
+    def write(value, **options):
+        path = tmp_path / "checkpoint.t7"
+        path.write_bytes(writer.FORMATS[request.param](value, **options))
+        return path
+
+    return write
+
+
+@pytest.fixture
+def arrays(rng):
+    """Arrays by the names of a small module."""
+    shapes = {"conv1.weight": (4, 3, 1, 1), "layer1.0.bn1.running_mean": (4,)}
+    shapes |= {"layer1.0.bn1.weight": (4,), "linear.bias": (5,), "scale": ()}
+    return {
+        name: np.asarray(rng.normal(size=shape), np.float32)
+        for name, shape in shapes.items()
+    }
+
+
+def assert_same(actual, expected):
+    """The same arrays by the same names."""
+    assert actual.keys() == expected.keys()
+    for name, array in expected.items():
+        assert type(actual[name]) is np.ndarray
+        assert actual[name].dtype == array.dtype
+        np.testing.assert_array_equal(actual[name], array)
+
+
+WRAPPED = {
+    "state dict": lambda value: value,
+    "net": lambda value: {"net": value, "acc": 91.2, "epoch": 159},
+    "state_dict": lambda value: {"epoch": 1, "state_dict": value, "optimizer": {}},
+    "model": lambda value: {"model": value},
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPPED)
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_state_dicts(save, arrays, wrap, prefix):
+    saved = {f"{prefix}{name}": writer.tensor(a) for name, a in arrays.items()}
+    path = save(WRAPPED[wrap](collections.OrderedDict(saved)))
+    assert_same(named_tensors(read(path)), arrays)
+
+
+PARAMETERS = {
+    "PyTorch 0.2": (writer.old_parameter, writer.ordered),
+    "PyTorch 0.4.0": (writer.tensor, writer.ordered),
+    "Python 3": (writer.parameter, collections.OrderedDict),
+}
+
+
+@pytest.mark.parametrize("version", PARAMETERS)
+@pytest.mark.parametrize("wrap", WRAPPED)
+def test_modules(save, arrays, version, wrap):
+    saved = writer.module(arrays, *PARAMETERS[version])
+    assert_same(named_tensors(read(save(WRAPPED[wrap](saved)))), arrays)
+
+
+def test_a_module_within_data_parallel(save, arrays):
+    saved = writer.module({f"module.{name}": a for name, a in arrays.items()})
+    assert_same(named_tensors(read(save({"net": saved}))), arrays)
+
+
+def test_text_of_python_2(tmp_path, arrays):
+    """Of any bytes; long ones too, as the source of a module."""
+    value = {"net": writer.module(arrays), "note": "\xff" * 300}
+    path = tmp_path / "checkpoint.t7"
+    path.write_bytes(writer.legacy(value, python2=True))
+    assert b"X\x0c\0\0\0_parameters" not in path.read_bytes()
+    assert b"U\x0b_parameters" in path.read_bytes()
+    assert read(path)["note"] == "\xff" * 300
+    assert_same(named_tensors(read(path)), arrays)
+
+
+def test_a_state_dict_of_python_2_has_attributes(save, arrays):
+    """The versions of its modules, as a state of the OrderedDict."""
+    saved = writer.ordered((name, writer.tensor(a)) for name, a in arrays.items())
+    saved.state = {"_metadata": collections.OrderedDict({"": {"version": 1}})}
+    assert_same(named_tensors(read(save(saved))), arrays)
+
+
+@pytest.mark.parametrize("dtype", [*writer.STORAGES])
+def test_types_of_numbers(save, rng, dtype):
+    dtype = np.dtype(jnp.bfloat16 if dtype == "bfloat16" else dtype)
+    array = rng.integers(0, 2, (2, 3)).astype(dtype)
+    assert_same(named_tensors(read(save({"a": writer.tensor(array)}))), {"a": array})
+
+
+def test_tensors_may_be_views_of_one_storage(save):
+    numbers = Stored(np.arange(12, dtype=np.float32))
+    saved = {
+        "turned": writer.of_storage(numbers, 0, (3, 4), (1, 3)),
+        "column": writer.of_storage(numbers, 1, (4,), (3,)),
+        "last": writer.of_storage(numbers, 11, ()),
+        "none": writer.of_storage(numbers, 12, (0, 4)),
+    }
+    found = named_tensors(read(save(saved)))
+    table = np.arange(12, dtype=np.float32).reshape(4, 3)
+    expected = {"turned": table.T, "column": table[:, 1], "last": np.float32(11)}
+    assert_same(found, expected | {"none": np.zeros((0, 4), np.float32)})
+    assert np.shares_memory(found["turned"], found["column"])
+    with pytest.raises(ValueError, match="read-only"):
+        found["turned"][0] = 0
+
+
+def test_storages_of_old_versions_may_be_views_themselves(tmp_path):
+    numbers = np.arange(12, dtype=np.float32)
+    saved = {
+        "all": writer.of_storage(Stored(numbers), 0, (12,)),
+        "part": writer.of_storage(Stored(numbers, ("7", 4, 6)), 1, (5,)),
+    }
+    path = tmp_path / "checkpoint.t7"
+    path.write_bytes(writer.legacy(saved))
+    assert_same(named_tensors(read(path)), {"all": numbers, "part": numbers[5:10]})
+    saved["part"] = writer.of_storage(Stored(numbers, ("7", 4, 6)), 1, (6,))
+    path.write_bytes(writer.legacy(saved))
+    with pytest.raises(InputError, match="within the 6 numbers"):
+        named_tensors(read(path))
+
+
+OUTSIDE = {
+    "too many": (0, (13,), (1,)),
+    "too late": (12, (1,), (1,)),
+    "far": (10**15 // 4, (1,), (1,)),
+    "strides": (0, (3, 2), (5, 2)),
+    "repeated": (0, (5, 4), (0, 1)),
+    "huge": (0, (10**12, 10**12), (0, 0)),
+    "fewer strides": (0, (3, 4), (1,)),
+    "negative": (11, (3,), (-1,)),
+    "negative offset": (-1, (3,), (1,)),
+    "beyond": (0, (2**70,), (1,)),
+    "text": ("0", (3,), (1,)),
+    "fraction": (0, (3.0,), (1,)),
+}
+
+
+@pytest.mark.parametrize("case", OUTSIDE)
+def test_a_tensor_outside_its_storage_is_refused(save, case):
+    numbers = Stored(np.arange(12, dtype=np.float32))
+    path = save({"a": writer.of_storage(numbers, *OUTSIDE[case])})
+    with pytest.raises(InputError, match=r"does not lie within|damaged"):
+        named_tensors(read(path))
+
+
+def test_a_storage_of_unknown_numbers_is_refused(save):
+    numbers = Stored(np.zeros(3, np.float32), kind="QInt8Storage")
+    with pytest.raises(
+        InputError, match=r"in torch\.QInt8Storage, and not in one of F"
+    ):
+        read(save({"a": writer.of_storage(numbers, 0, (3,))}))
+
+
+@pytest.mark.parametrize("kind", writer.FORMATS)
+def test_a_file_cut_anywhere_is_refused(tmp_path, arrays, kind):
+    whole = writer.FORMATS[kind]({"net": writer.module(arrays)})
+    path = tmp_path / "cut.t7"
+    for length in [*range(0, len(whole) - 1, 97), len(whole) - 1]:
+        path.write_bytes(whole[:length])
+        with pytest.raises(InputError, match=r"cut\.t7: it is (cut|not a file)"):
+            read(path)
+    path.write_bytes(whole)
+    assert_same(named_tensors(read(path)), arrays)
+
+
+def test_a_flipped_bit_in_an_archive_is_found(tmp_path, arrays):
+    whole = writer.archive({"net": writer.module(arrays)})
+    at = whole.index(arrays["conv1.weight"].tobytes())
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(InputError, match="damaged: Bad CRC-32"):
+        read(path)
+
+
+def test_any_damage_ends_in_an_input_error(tmp_path, rng, arrays):
+    """Or in a file that can be read: no other error, and no endless work."""
+    path, refused = tmp_path / "damaged.t7", 0
+    for kind in writer.FORMATS:
+        whole = writer.FORMATS[kind]({"net": writer.module(arrays), "acc": 1.5})
+        for _ in range(300):
+            data = np.frombuffer(whole, np.uint8).copy()
+            data[rng.integers(0, len(data), 3)] = rng.integers(0, 256, 3)
+            path.write_bytes(data.tobytes())
+            try:
+                named_tensors(read(path))
+            except InputError:
+                refused += 1
+    assert refused > 300
+
+
+def damaged(*pickles, tail=b""):
+    """A file of the old format of these values."""
+    return b"".join(pickle.dumps(value, 2) for value in pickles) + tail
+
+
+MARK, SYSTEM = 0x1950A86A20F9469CFC6C, {"little_endian": True}
+NOT_FILES = {
+    b"": "not a file of torch.save",
+    b"hello": "not a file of torch.save",
+    b"\x80": "cut short",
+    damaged({"conv1.weight": 0}): "a pickle, but not a file",
+    damaged(MARK, 1000): "not of the format's version 1001",
+    damaged(MARK, 1001, {"little_endian": False}): "not little-endian",
+    damaged(MARK, 1001, SYSTEM, {}, ["1"]): "lists other storages",
+    damaged(MARK, 1001, SYSTEM, {}, [["1"]]): "list of storages is none",
+    damaged(MARK, 1001, SYSTEM, {}, 3): "list of storages is none",
+    writer.archive({}, byteorder=b"big"): "big-endian",
+    writer.archive({}).replace(b"data.pkl", b"tada.pkl"): "not one of torch.save",
+    writer.archive({"a": writer.tensor(np.zeros(3))}, **{"data/0": b"12"}): (
+        "2 bytes, not 24"
+    ),
+}
+
+
+@pytest.mark.parametrize("data", NOT_FILES, ids=[*NOT_FILES.values()])
+def test_other_files_are_refused(tmp_path, data):
+    path = tmp_path / "weights.bin"
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=f"weights.bin: it.*{NOT_FILES[data]}"):
+        read(path)
+
+
+def test_a_compressed_archive_is_refused(tmp_path):
+    path = tmp_path / "weights.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        target.writestr("a/data.pkl", pickle.dumps({}) + bytes(10**6))
+    with pytest.raises(InputError, match="compressed"):
+        read(path)
+
+
+@pytest.mark.parametrize("name", ["missing.t7", ""])
+def test_a_missing_file_or_a_folder_is_no_file(tmp_path, name):
+    with pytest.raises(MissingFileError, match=f"no file {tmp_path / name}"):
+        read(tmp_path / name)
+
+
+@pytest.mark.parametrize("value", [None, [1], 3, "text"])
+def test_what_holds_no_network_is_refused(value):
+    with pytest.raises(InputError, match="neither a state dict nor a module"):
+        named_tensors(value)
+
+
+def test_a_module_in_itself_is_refused():
+    inner = Record("a.B", state={"_modules": {}})
+    inner.state["_modules"]["self"] = inner
+    with pytest.raises(InputError, match="module self is there twice"):
+        named_tensors(inner)
+
+
+ATTRIBUTES = [None, 3, {}, {"_parameters": 1}, {"_modules": {"a": 2}}, ({}, {})]
+
+
+@pytest.mark.parametrize("state", ATTRIBUTES, ids=str)
+def test_a_record_of_no_module_has_no_tensors(state):
+    assert named_tensors(Record("a.B", state=state)) == {}
+
+
+class Attack:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+def pickled(value):
+    """A pickle of stand-ins, alone."""
+    file = io.BytesIO()
+    writer.Pickler(file).dump(value)
+    return file.getvalue()
+
+
+def two_states(command):
+    """An object whose first state is a method that takes the second."""
+    state = {"__setstate__": Global("os", "system")}
+    first = pickled(Instance(Global("types", "SimpleNamespace"), state))
+    return first[:-1] + pickled(command)[2:-1] + b"b."
+
+
+def text(command):
+    """A text of protocol 0."""
+    return f"S'{command}'\n".encode()
+
+
+ATTACKS = {
+    "REDUCE": lambda command: pickle.dumps(Attack(command), 2),
+    "REDUCE, protocol 0": lambda command: pickle.dumps(Attack(command), 0),
+    "REDUCE, protocol 4": lambda command: pickle.dumps(Attack(command), 4),
+    "REDUCE, nested": lambda command: pickle.dumps({"a": [(1, Attack(command))]}, 2),
+    "REDUCE, dropped": lambda command: pickle.dumps(Attack(command), 2)[:-1] + b"0N.",
+    "INST": lambda command: b"(" + text(command) + b"ios\nsystem\n.",
+    "OBJ": lambda command: b"(cos\nsystem\n" + text(command) + b"o.",
+    "BUILD": two_states,
+    "getattr": lambda command: pickled(
+        Call(
+            Call(
+                Global("builtins", "getattr"),
+                (Call(Global("builtins", "__import__"), ("os",)), "system"),
+            ),
+            (command,),
+        )
+    ),
+    "eval": lambda command: pickled(
+        Call(Global("builtins", "eval"), (f"__import__('os').system({command!r})",))
+    ),
+    "Popen": lambda command: pickled(
+        Call(Global("subprocess", "getoutput"), (command,))
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_python_would_run_these(tmp_path, attack):
+    """Else the next test could not fail."""
+    witness = tmp_path / "witness"
+    data = ATTACKS[attack](f"touch {witness}")
+    program = "import pickle, sys; pickle.loads(sys.stdin.buffer.read())"
+    subprocess.run([sys.executable, "-c", program], input=data, timeout=60)
+    assert witness.exists()
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("place", ["alone", "first", "value", "archive"])
+def test_nothing_is_run(tmp_path, attack, place):
+    witness, path = tmp_path / "witness", tmp_path / "attack.t7"
+    data = ATTACKS[attack](f"touch {witness}")
+    if place == "alone":
+        with pytest.raises(InputError):
+            load(io.BytesIO(data), {})
+    else:
+        if place == "archive":
+            data = writer.archive({}, **{"data.pkl": data})
+        elif place == "value":
+            data = damaged(MARK, 1001, SYSTEM) + data + damaged([])
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=r"attack\.t7: it"):
+            read(path)
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize("name", ["REDUCE", "INST", "OBJ", "REDUCE, nested"])
+def test_what_would_have_been_called_is_named(name):
+    with pytest.raises(InputError, match=r"it wants (os|posix)\.system called"):
+        load(io.BytesIO(ATTACKS[name]("true")))
+
+
+def test_a_network_with_an_attack_beside_it_is_refused(save, arrays, tmp_path):
+    witness = tmp_path / "witness"
+    attack = Call(Global("os", "system"), (f"touch {witness}",))
+    path = save({"net": writer.module(arrays), "acc": [attack]})
+    with pytest.raises(InputError, match=r"os\.system called"):
+        read(path)
+    assert not witness.exists()
+
+
+def test_classes_are_never_looked_up():
+    """Not even imported; what was saved of an object is kept."""
+    state = {"function": Global("this", "s")}
+    found = load(io.BytesIO(pickled(Instance(Global("this", "Class"), state))))
+    assert (found.path, found.state) == ("this.Class", {"function": Name("this.s")})
+    assert "this" not in sys.modules
+
+
+PLAIN = [
+    {"a": [1, 2.5, -(2**40), 2**80], "b": (), "c": ((1,), (1, 2), (1, 2, 3), (1,) * 4)},
+    {"text": "é", "bytes": b"\xff", "long": "x" * 300, 3: None, 2.5: True, None: False},
+    [[], {}, {"a": {}}, [[[]]]],
+]
+
+
+@pytest.mark.parametrize("protocol", range(5))
+@pytest.mark.parametrize("value", PLAIN, ids=["numbers", "text", "containers"])
+def test_plain_values(protocol, value):
+    if protocol < 3 and "bytes" in value:
+        value = {key: v for key, v in value.items() if key != "bytes"}
+    assert load(io.BytesIO(pickle.dumps(value, protocol))) == value
+
+
+def test_values_that_are_no_tensors_are_records():
+    value = {
+        "acc": np.float64(91.5),
+        "seen": {1, 2},
+        "bytes": b"\xff",
+        "self": argparse.Namespace(a=1),
+    }
+    found = load(io.BytesIO(pickle.dumps(value, 2)))
+    assert {type(v) for v in found.values()} == {Record}
+    assert found["self"].state == {"a": 1}
+
+
+WRONG = {
+    "a text as a key's value of two": b"\x80\x02}(K\x01u.",
+    "append to a dict": b"\x80\x02}K\x01a.",
+    "items for a list": b"\x80\x02]K\x01K\x01s.",
+    "a list as a key": b"\x80\x02}]K\x01s.",
+    "a huge number as a key": pickle.dumps({1 << 20_000: 1}, 2),
+    "a tuple as a key": b"\x80\x02})K\x01s.",
+    "no value": b"\x80\x02.",
+    "only a mark": b"\x80\x02(.",
+    "no mark": b"\x80\x02K\x01t.",
+    "below a mark": b"\x80\x02K\x01(\x86.",
+    "unknown memo": b"\x80\x02h\x05.",
+    "a state for a list": b"\x80\x02]}b.",
+    "an object of a number": b"\x80\x02K\x01)\x81.",
+    "a call of a number": b"\x80\x02K\x01)R.",
+    "a storage where there are none": b"\x80\x02U\x07storageK\x01\x86Q.",
+    "a storage without a key": (
+        b"\x80\x02(U\x07storagectorch\nFloatStorage\nK\x01NK\x03tQ."
+    ),
+    "an extension": b"\x80\x02\x82\x01.",
+    "an outside name": b"\x80\x02Pname\n.",
+    "a tensor of a number": (b"\x80\x02ctorch._utils\n_rebuild_tensor\n(K\x01K\0))tR."),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_pickles_are_refused(case):
+    with pytest.raises(InputError, match=r"^it (is|has|wants)"):
+        load(io.BytesIO(WRONG[case]), None if "are none" in case else {})

@@ -1,0 +1,162 @@
+"""Decoding: sizes, kinds of pixels, damage."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shiftjax import image_files
+from shiftjax.errors import InputError
+
+
+@pytest.fixture
+def noise(rng):
+    """Makes random uint8 arrays."""
+    return lambda *shape: rng.integers(0, 256, shape, np.uint8)
+
+
+def encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_a_picture_of_the_size_wanted_is_not_touched(noise):
+    image = noise(20, 20, 3)
+    assert np.array_equal(image_files.decode(encoded(image), 20, 3), image)
+
+
+def test_grey_is_repeated_and_kept(noise):
+    image = noise(20, 20)
+    three = image_files.decode(encoded(image), 20, 3)
+    assert np.array_equal(three, np.repeat(image[:, :, None], 3, axis=2))
+    assert np.array_equal(image_files.decode(encoded(image), 20, 1), image[:, :, None])
+
+
+@pytest.mark.parametrize(("height", "width"), [(40, 80), (80, 40)])
+def test_the_centre_is_cropped(height, width):
+    """The middle is white and the two ends of the long side black."""
+    image = np.zeros((height, width, 3), np.uint8)
+    image[(height - 40) // 2 :][:40, (width - 40) // 2 :][:, :40] = 255
+    result = image_files.decode(encoded(image), 10, 3)
+    # Only the outermost pixels may see a little of the black beyond the crop.
+    assert (result[1:-1, 1:-1] == 255).all()
+    assert result.min() > 150
+
+
+def test_shrinking_averages():
+    """Stripes of one pixel become grey, where taking every n-th pixel gives stripes."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:, ::2] = 255
+    result = image_files.decode(encoded(image), 16, 3)
+    assert np.abs(result[:, 2:-2].astype(int) - 127).max() <= 2
+
+
+@pytest.mark.parametrize("size", [(8, 8), (5, 9), (300, 7), (1, 1)])
+def test_every_size_comes_out_square(size):
+    assert image_files.decode(encoded(Image.new("RGB", size)), 16, 3).shape == (
+        16,
+        16,
+        3,
+    )
+
+
+@pytest.mark.parametrize(("size", "waves"), [(32, 0), (200, 60)])
+def test_a_large_jpeg_decoded_at_a_fraction_is_the_same_picture(size, waves):
+    """The waves, 24 pixels long, would be gone at an eighth of the size."""
+    y, x = np.mgrid[:512, :768]
+    planes = np.stack([y // 4, x // 6, (x + y) // 10], axis=2) + 64
+    image = planes + waves * np.sin(x * 2 * np.pi / 24)[:, :, None]
+    data = encoded(image.astype(np.uint8), "JPEG", quality=95)
+    full = Image.open(io.BytesIO(data)).crop((128, 0, 640, 512))
+    expected = np.asarray(full.resize((size, size), Image.Resampling.BOX))
+    received = image_files.decode(data, size, 3)
+    # Two filters differ by a fraction of the step between two pixels (4 and 40).
+    assert np.abs(received.astype(int) - expected).max() <= 6
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("RGBA", (10, 20, 30, 128), (10, 20, 30)),
+        ("LA", (10, 128), (10, 10, 10)),
+        ("1", 1, (255, 255, 255)),
+        ("I;16", 0x8000, (128, 128, 128)),
+    ],
+)
+def test_kinds_of_pixels(mode, colour, expected):
+    data = encoded(Image.new(mode, (4, 4), colour), "PNG")
+    assert image_files.decode(data, 4, 3)[0, 0].tolist() == list(expected)
+
+
+def test_a_palette_with_transparency_makes_no_warning():
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, 200, 100, 50])
+    data = encoded(image, "PNG", transparency=bytes([0, 128]))
+    assert image_files.decode(data, 4, 3)[0, 0].tolist() == [200, 100, 50]
+
+
+def test_pixels_without_a_range_are_refused():
+    with pytest.raises(InputError, match="32 bits"):
+        image_files.decode(encoded(Image.new("F", (4, 4)), "TIFF"), 4, 3)
+
+
+def test_exif_orientation_is_obeyed_where_asked_for():
+    image = Image.fromarray(np.array([[0, 255], [0, 255]], np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise
+    data = encoded(image, "PNG", exif=exif)
+    plain, upright = (
+        image_files.decode(data, 2, 1, upright=u)[..., 0].tolist()
+        for u in (False, True)
+    )
+    assert plain == [[0, 255], [0, 255]]
+    assert upright == [[0, 0], [255, 255]]
+
+
+def damaged_pictures():
+    """Returns pictures that end early, lie about themselves or are none."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (40, 40, 3), np.uint8)
+    png, jpeg = encoded(image), encoded(image, "JPEG")
+    return {
+        "empty": b"",
+        "text": b"not a picture",
+        "half a png": png[: len(png) // 2],
+        "half a jpeg": jpeg[: len(jpeg) // 2],
+        "broken chunk": png[:40] + b"\0" * 50 + png[90:],
+        "huge": png[:16] + struct.pack(">II", 10**9, 10**9) + png[24:],
+    }
+
+
+@pytest.mark.parametrize("kind", damaged_pictures())
+def test_damage_is_one_kind_of_error(kind, tmp_path):
+    file = tmp_path / "broken.png"
+    file.write_bytes(damaged_pictures()[kind])
+    with pytest.raises(InputError, match=r"broken\.png: cannot be read as a picture"):
+        image_files.decode(file, 16, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", image_files.SAMPLES)
+def test_samples_are_pictures_of_any_size(name, channels):
+    """With edges, and colours that differ."""
+    small, large = (image_files.SAMPLES[name](size, channels) for size in (32, 64))
+    assert small.shape == (32, 32, channels)
+    assert small.dtype == np.uint8
+    assert large.shape == (64, 64, channels)
+    assert small.std() > 20
+    if channels == 3:
+        assert np.abs(small[..., 0].astype(int) - small[..., 2]).mean() > 10
+
+
+def test_rings_are_drawn_by_their_formula():
+    """The centre of 2 x 2 pixels, by hand: three of them at (0, 0), (-1, 0) / 2."""
+    red = image_files.rings(2, 1)[..., 0]
+    # Pixel (1, 1) is the centre: angle 0, radius 0.
+    assert red[1, 1] == (128 + 60 + 60)
+    # Pixel (1, 0) is at angle pi, radius 1/2.
+    assert red[1, 0] == int(128 - 60 + 60 * np.cos(9))
