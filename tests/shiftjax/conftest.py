@@ -1,8 +1,10 @@
-"""What the tests of the library share: a reference in NumPy, and random variables."""
+"""A reference in NumPy, random variables and comparisons, for tests of the library."""
 
 import contextlib
+import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -192,6 +194,59 @@ class Reference:
             features[name.split("_")[0]] = y
         y = features["pre_logits"] = y.mean((1, 2))
         return y @ params["head"]["kernel"] + params["head"]["bias"], features, new
+
+
+# kernel_size, dilation, stride, shape. The names say what each is there for.
+SHIFT_CASES = {
+    "plain": (3, 1, 1, (2, 5, 6, 9)),
+    "left_over_channels": (3, 1, 1, (2, 4, 5, 13)),
+    "too_few_channels": (3, 1, 1, (2, 4, 5, 8)),
+    "even": (2, 1, 1, (5, 4, 9)),
+    "dilated": (3, 2, 1, (2, 7, 6, 18)),
+    "strided": (3, 1, 2, (2, 5, 8, 9)),
+    "strided_dilated_even": (4, 2, 3, (1, 2, 10, 11, 16)),
+    "smaller_than_the_displacement": (5, 2, 1, (2, 3, 2, 25)),
+    "one_pixel": (3, 1, 2, (2, 1, 1, 9)),
+}
+
+
+def numbers(rng, shape, dtype):
+    """Random numbers that tell every place from its neighbours, of any dtype."""
+    dtype = jnp.dtype(dtype)
+    if dtype.kind == "b":
+        return rng.integers(0, 2, shape).astype(bool)
+    if jnp.issubdtype(dtype, jnp.integer):
+        return rng.integers(0, 100, shape).astype(dtype)
+    if jnp.issubdtype(dtype, jnp.complexfloating):
+        return (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(dtype)
+    return rng.normal(size=shape).astype(dtype)
+
+
+def whole_numbers(rng, *shape):
+    """float32 small enough that all sums of products here are exact."""
+    return rng.integers(-9, 10, shape).astype(np.float32)
+
+
+def assert_identical(actual, expected):
+    """Asserts the same dtype, shape and bits."""
+    actual = np.asarray(actual)
+    assert actual.dtype == expected.dtype
+    np.testing.assert_array_equal(actual, expected)
+    assert actual.tobytes() == expected.tobytes()
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def with_gradient(function, x, g):
+    """Returns function(x) and the gradient of its product with g."""
+    y, pull = jax.vjp(function, x)
+    return y, pull(g)[0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def train_and_evaluate(module, variables, x):
+    """Returns the output and new statistics of training, and the evaluated output."""
+    train = functools.partial(module.apply, train=True, mutable=["batch_stats"])
+    return train(variables, x), module.apply(variables, x)
 
 
 @contextlib.contextmanager

@@ -1,17 +1,16 @@
-"""The operation: exact against loops, linear, and usable under all of JAX."""
+"""The operation: exact against loops, with every lowering, and its mistakes."""
 
-import functools
 import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import export
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from shiftjax import InputError, UnknownNameError, displace, displacements, shift
 from shiftjax.shift import DEFAULT_LOWERING, LOWERINGS
+from tests.shiftjax.conftest import SHIFT_CASES as CASES
+from tests.shiftjax.conftest import assert_identical, numbers, whole_numbers
 
 DTYPES = [
     "float32",
@@ -27,45 +26,6 @@ DTYPES = [
     "complex64",
 ]
 WIDE_DTYPES = ["float64", "int64", "uint64", "complex128"]
-PLATFORMS = ["cpu", "cuda", "rocm", "tpu"]
-
-# kernel_size, dilation, stride, shape. The names say what each is there for.
-CASES = {
-    "plain": (3, 1, 1, (2, 5, 6, 9)),
-    "left_over_channels": (3, 1, 1, (2, 4, 5, 13)),
-    "too_few_channels": (3, 1, 1, (2, 4, 5, 8)),
-    "even": (2, 1, 1, (5, 4, 9)),
-    "dilated": (3, 2, 1, (2, 7, 6, 18)),
-    "strided": (3, 1, 2, (2, 5, 8, 9)),
-    "strided_dilated_even": (4, 2, 3, (1, 2, 10, 11, 16)),
-    "smaller_than_the_displacement": (5, 2, 1, (2, 3, 2, 25)),
-    "one_pixel": (3, 1, 2, (2, 1, 1, 9)),
-}
-
-
-def numbers(rng, shape, dtype):
-    """Random numbers that tell every place from its neighbours, of any dtype."""
-    dtype = jnp.dtype(dtype)
-    if dtype.kind == "b":
-        return rng.integers(0, 2, shape).astype(bool)
-    if jnp.issubdtype(dtype, jnp.integer):
-        return rng.integers(0, 100, shape).astype(dtype)
-    if jnp.issubdtype(dtype, jnp.complexfloating):
-        return (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(dtype)
-    return rng.normal(size=shape).astype(dtype)
-
-
-def whole_numbers(rng, *shape):
-    """float32 small enough that all sums of products here are exact."""
-    return rng.integers(-9, 10, shape).astype(np.float32)
-
-
-def assert_identical(actual, expected):
-    """Asserts the same dtype, shape and bits."""
-    actual = np.asarray(actual)
-    assert actual.dtype == expected.dtype
-    np.testing.assert_array_equal(actual, expected)
-    assert actual.tobytes() == expected.tobytes()
 
 
 def random_case(rng):
@@ -261,221 +221,6 @@ def test_temporal_shift(rng):
     expected[:, 1:, ..., fold : 2 * fold] = video[:, :-1, ..., fold : 2 * fold]
     expected[..., 2 * fold :] = video[..., 2 * fold :]
     assert_identical(np.asarray(y), expected)
-
-
-# Derivatives.
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def with_gradient(function, x, g):
-    """Returns function(x) and the gradient of its product with g."""
-    y, pull = jax.vjp(function, x)
-    return y, pull(g)[0]
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_gradient_is_the_transpose(reference, rng, name):
-    """Both against loops, and <S x, y> = <x, S' y>: exactly, on whole numbers."""
-    kernel_size, dilation, stride, shape = CASES[name]
-    options = {"kernel_size": kernel_size, "dilation": dilation, "stride": stride}
-    x = whole_numbers(rng, *shape)
-    g = whole_numbers(rng, *reference.shift(x, **options).shape)
-    y, dx = with_gradient(functools.partial(shift, **options), x, g)
-    table = reference.table(shape[-1], kernel_size, dilation)
-    assert_identical(dx, reference.spread(g, table, shape, stride))
-    assert np.vdot(y, g) == np.vdot(x, dx)
-
-
-@pytest.mark.parametrize("lowering", LOWERINGS)
-def test_every_lowering_has_the_same_gradient(reference, rng, lowering):
-    table, shape = reference.table(11, 3, 2), (2, 7, 6, 11)
-    x, g = whole_numbers(rng, *shape), whole_numbers(rng, 2, 4, 3, 11)
-    operation = functools.partial(displace, table=table, stride=2, lowering=lowering)
-    assert_identical(
-        with_gradient(operation, x, g)[1], reference.spread(g, table, shape, 2)
-    )
-
-
-def primitives(jaxpr):
-    """Names of all operations of a program, those of its parts included."""
-    names = []
-    for equation in jaxpr.eqns:
-        inner = jax.tree.leaves(list(equation.params.values()))
-        parts = [part for part in inner if hasattr(part, "jaxpr")]
-        names += [equation.primitive.name] if not parts else []
-        for part in parts:
-            names += primitives(part.jaxpr)
-    return names
-
-
-@pytest.mark.parametrize("stride", [1, 2, 3])
-def test_gradient_is_one_displacement_and_no_scatter(stride):
-    x = jnp.zeros((2, 6, 6, 18))
-    operation = functools.partial(shift, stride=stride)
-    y, pull = jax.vjp(operation, x)
-    backward = jax.make_jaxpr(pull)(y)
-    assert primitives(jax.make_jaxpr(operation)(x).jaxpr) == ["displace"]
-    assert primitives(backward.jaxpr) == ["pad"] * (stride > 1) + ["displace"]
-    for platform in PLATFORMS:
-        lowered = jax.jit(pull).trace(y).lower(lowering_platforms=(platform,))
-        assert "scatter" not in lowered.as_text()
-
-
-def test_forward_derivative_is_the_shift_of_the_tangent(reference, rng):
-    x, tangent = whole_numbers(rng, 2, 2, 5, 4, 9)
-    operation = functools.partial(shift, stride=2)
-    y, dy = jax.jit(lambda *xs: jax.jvp(operation, xs[:1], xs[1:]))(x, tangent)
-    assert_identical(y, reference.shift(x, stride=2))
-    assert_identical(dy, reference.shift(tangent, stride=2))
-
-
-def test_hessian_of_a_cubic(reference, rng):
-    """sum((S x)**3) has the Hessian S' diag(6 S x) S."""
-    x = whole_numbers(rng, 3, 2, 9)
-    basis = np.eye(x.size, dtype=np.float32).reshape(x.size, *x.shape)
-    matrix = np.stack([reference.shift(e).ravel() for e in basis], 1)
-    expected = matrix.T @ np.diag(6 * matrix @ x.ravel()) @ matrix
-    hessian = jax.jit(jax.hessian(lambda x: (shift(x) ** 3).sum()))(x)
-    np.testing.assert_array_equal(hessian.reshape(x.size, x.size), expected)
-
-
-def test_gradient_through_checkpoint_and_scan(reference, rng):
-    """The sum of g * S S S x, with S recomputed, has the gradient S' S' S' g."""
-    x, g = whole_numbers(rng, 2, 5, 4, 9)
-
-    def repeated(x):
-        step = jax.checkpoint(lambda carry, _: (shift(carry), None))
-        return jax.lax.scan(step, x, length=3)[0]
-
-    expected, back = x, g
-    for _ in range(3):
-        expected = reference.shift(expected)
-        back = reference.spread(back, reference.table(9, 3), x.shape)
-    assert_identical(jax.jit(repeated)(x), expected)
-    gradient = jax.jit(jax.grad(lambda x: (g * repeated(x)).sum()))(x)
-    assert_identical(gradient, back)
-
-
-# Transformations and placement.
-
-
-@pytest.mark.parametrize("out_axis", [0, 2])
-@pytest.mark.parametrize("axis", range(-4, 0))
-def test_vmap_over_any_axis(reference, rng, axis, out_axis):
-    x = numbers(rng, (3, 4, 5, 9), "float32")
-    mapped = jax.vmap(functools.partial(shift, kernel_size=2), axis, out_axis)
-    slices = [reference.shift(v, 2) for v in np.moveaxis(x, axis, 0)]
-    assert_identical(jax.jit(mapped)(x), np.stack(slices, out_axis))
-
-
-def test_nested_vmap(reference, rng):
-    x = numbers(rng, (2, 4, 3, 5, 9), "float32")
-    mapped = jax.vmap(jax.vmap(shift, 1, 1), 2, 2)
-    expected = np.empty_like(x)
-    for i in range(3):
-        for j in range(4):
-            expected[:, j, i] = reference.shift(x[:, j, i])
-    assert_identical(jax.jit(mapped)(x), expected)
-
-
-def test_gradient_under_vmap(reference, rng):
-    """Per-example gradients."""
-    x, g = whole_numbers(rng, 2, 3, 4, 5, 9)
-    gradients = jax.vmap(jax.grad(lambda x, g: (g * shift(x)).sum()))
-    table = reference.table(9, 3)
-    assert_identical(jax.jit(gradients)(x, g), reference.spread(g, table, x.shape))
-
-
-def test_without_jit(reference, rng):
-    x = numbers(rng, (4, 5, 9), "float32")
-    with jax.disable_jit():
-        assert_identical(shift(x, stride=2), reference.shift(x, stride=2))
-
-
-def test_pmap(reference, rng, devices):
-    x = numbers(rng, (4, 2, 5, 4, 9), "float32")
-    assert_identical(jax.pmap(shift, devices=devices)(x), reference.shift(x))
-
-
-def test_gradient_under_pmap_with_a_sum_over_devices(reference, rng, devices):
-    x, g = whole_numbers(rng, 2, 4, 3, 4, 9)
-
-    def gradient(x, g):
-        local = jax.grad(lambda x: (g * shift(x)).sum())(x)
-        return jax.lax.psum(local, "batch")
-
-    total = jax.pmap(gradient, "batch", devices=devices)(x, g)
-    expected = reference.spread(g, reference.table(9, 3), x.shape).sum(0)
-    for one in np.asarray(total):
-        assert_identical(one, expected)
-
-
-@pytest.mark.parametrize("check_vma", [True, False])
-def test_shard_map_with_its_gradient(reference, rng, devices, check_vma):
-    x, g = whole_numbers(rng, 2, 8, 3, 4, 9)
-    spec = PartitionSpec("batch")
-
-    @jax.jit
-    @functools.partial(
-        jax.shard_map,
-        mesh=Mesh(np.array(devices), ("batch",)),
-        in_specs=(spec, spec),
-        out_specs=(spec, spec),
-        check_vma=check_vma,
-    )
-    def both(x, g):
-        y, pull = jax.vjp(functools.partial(shift, stride=2), x)
-        return y, pull(g[:, ::2, ::2])[0]
-
-    y, dx = both(x, g)
-    assert_identical(y, reference.shift(x, stride=2))
-    table = reference.table(9, 3)
-    assert_identical(dx, reference.spread(g[:, ::2, ::2], table, x.shape, 2))
-
-
-@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
-def test_jit_keeps_a_sharded_batch_sharded(reference, rng, devices, axis_type):
-    mesh = jax.make_mesh((4,), ("batch",), (axis_type,), devices=devices)
-    sharding = NamedSharding(mesh, PartitionSpec("batch", None, None, None))
-    x = numbers(rng, (8, 5, 4, 9), "float32")
-    y = jax.jit(shift)(jax.device_put(x, sharding))
-    assert_identical(y, reference.shift(x))
-    assert y.sharding.is_equivalent_to(sharding, y.ndim)
-
-
-def program(lowering):
-    """Returns the same program, but for the lowering asked for."""
-
-    def moved(x):
-        return displace(x, displacements(18), lowering=lowering)
-
-    return jax.jit(moved)
-
-
-@pytest.mark.parametrize("platform", PLATFORMS)
-def test_each_platform_gets_its_default_lowering_from_any_machine(platform):
-    x = jnp.zeros((2, 8, 8, 18))
-    default, *lowerings = (
-        program(name).trace(x).lower(lowering_platforms=(platform,)).as_text()
-        for name in (None, *LOWERINGS)
-    )
-    expected = DEFAULT_LOWERING.get(platform, "select")
-    assert [name for name, text in zip(LOWERINGS, lowerings, strict=True)
-            if text == default] == [expected]  # fmt: skip
-
-
-def test_export_for_any_batch_and_platform(reference, rng):
-    (batch,) = export.symbolic_shape("batch")
-    shape = jax.ShapeDtypeStruct((batch, 6, 5, 20), jnp.float32)
-    operation = jax.jit(functools.partial(shift, stride=2))
-    exported = export.export(operation, platforms=["cpu", "tpu", "cuda"])(shape)
-    assert [str(n) for n in exported.out_avals[0].shape] == ["batch", "3", "3", "20"]
-    for n in (1, 3):
-        x, g = whole_numbers(rng, n, 6, 5, 20), whole_numbers(rng, n, 3, 3, 20)
-        y, dx = with_gradient(exported.call, x, g)
-        assert_identical(y, reference.shift(x, stride=2))
-        table = reference.table(20, 3)
-        assert_identical(dx, reference.spread(g, table, x.shape, 2))
 
 
 # What comes in.
