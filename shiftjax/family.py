@@ -1,13 +1,14 @@
 """The family of the shift: other displacements, fixed or learned.
 
-Fixed ones are tables for `shiftjax.displace`, one row a channel:
+Fixed displacements are tables for `shiftjax.displace`, one row for each channel, or
+functions that use one:
 
     four_connected    A. Brown et al. 2019, https://arxiv.org/abs/1910.09931
     axial             D. Lian et al. 2021 (AS-MLP), https://arxiv.org/abs/2107.08391
     temporal_shift    J. Lin et al. 2018 (TSM), https://arxiv.org/abs/1811.08383
 
-Learned ones are Flax modules, with a parameter "offsets" `[channels, 2]` of real
-`(dy, dx)`, in pixels:
+Learned displacements belong to Flax modules with a parameter "offsets" `[channels, 2]`
+of real `(dy, dx)`, in pixels:
 
     ActiveShift       Y. Jeon and J. Kim 2018, https://arxiv.org/abs/1806.07370
     SparseShift       W. Chen et al. 2019, https://arxiv.org/abs/1903.05285
@@ -33,13 +34,13 @@ Move = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def four_connected(channels: int, *, dilation: int = 1) -> np.ndarray:
-    """Returns a table of the centre and its four neighbours, in contiguous groups.
+    """Returns a table of the center and its four neighbors, in contiguous groups.
 
-    The channels left over stay in place, as do those of the centre.
+    The remaining channels stay in place, like those of the center.
 
     Args:
       channels: the number of channels.
-      dilation: distance to the neighbours, in pixels.
+      dilation: distance to the neighbors, in pixels.
 
     Returns:
       int64 `[channels, 2]` of `(dy, dx)`.
@@ -60,22 +61,24 @@ def four_connected(channels: int, *, dilation: int = 1) -> np.ndarray:
 def axial(
     channels: int, kernel_size: int = 5, *, axis: int, dilation: int = 1
 ) -> np.ndarray:
-    """Returns a table of displacements along one axis, as of AS-MLP.
+    """Returns a table of displacements along one axis, as in AS-MLP.
 
-    Groups of `ceil(channels / kernel_size)` channels; the first comes from
-    `kernel_size // 2` pixels further, the next from one less, and so on.
+    A group has `ceil(channels / kernel_size)` channels. The displacement of the first
+    group is `kernel_size // 2` times the dilation, and decreases by one dilation from
+    group to group.
 
     Args:
       channels: the number of channels.
-      kernel_size: how many displacements there are, odd.
+      kernel_size: number of displacements, odd.
       axis: 0 for the height, 1 for the width.
-      dilation: distance between neighbouring displacements, in pixels.
+      dilation: distance between neighboring displacements, in pixels.
 
     Returns:
       int64 `[channels, 2]` of `(dy, dx)`.
 
     Raises:
-      InputError: if an argument is not allowed.
+      InputError: if an argument is not a positive integer, the kernel size is even or
+        the axis is neither 0 nor 1.
 
     Example:
       >>> axial(5, 3, axis=1).tolist()
@@ -84,7 +87,7 @@ def axial(
     if positive("kernel_size", kernel_size) % 2 == 0:
         raise InputError(f"kernel_size={kernel_size}: it must be odd")
     if axis not in (0, 1):
-        raise InputError(f"axis={axis}: it must be 0, the height, or 1, the width")
+        raise InputError(f"axis={axis}: it must be 0 (height) or 1 (width)")
     group = np.arange(positive("channels", channels)) // -(-channels // kernel_size)
     table = np.zeros((channels, 2), int)
     table[:, axis] = (kernel_size // 2 - group) * positive("dilation", dilation)
@@ -94,14 +97,14 @@ def axial(
 def temporal_shift(
     x: ArrayLike, *, fraction: float = 0.125, causal: bool = False
 ) -> jax.Array:
-    """Moves some channels of a video to the frame before, and some to the one after.
+    """Moves some channels of a video to the previous frame, and some to the next one.
 
     Args:
       x: `[..., time, height, width, channels]`.
-      fraction: of the channels that come from the next frame, and again of those that
-        come from the previous one; at most a half.
-      causal: whether channels come from the previous frame alone (the first
-        `fraction` of them), so that a stream can be computed frame by frame.
+      fraction: share of the channels that come from the next frame, and share of those
+        that come from the previous one; 0 to 0.5.
+      causal: if True, the first `fraction` of the channels comes from the previous
+        frame and the others stay, so that a stream can be computed frame by frame.
 
     Returns:
       The same shape and dtype; frames before the first and after the last are zero.
@@ -120,14 +123,14 @@ def temporal_shift(
             f"x is {list(x.shape)}: it must be [..., time, height, width, channels]"
         )
     if not 0 <= fraction <= 0.5:
-        raise InputError(f"fraction={fraction}: it must be 0 to 0.5")
+        raise InputError(f"fraction={fraction}: it must be in 0 to 0.5")
     *_, height, width, channels = x.shape
     moved = int(channels * fraction)
     table = np.zeros((channels, 2), int)
     table[:moved, 0] = -1 if causal else 1
     if not causal:
         table[moved : 2 * moved, 0] = -1
-    # Time takes the place of the height, the pixels that of the width.
+    # Time replaces the height, and the pixels of a frame replace the width.
     flat = x.reshape(*x.shape[:-3], height * width, channels)
     return displace(flat, table).reshape(x.shape)
 
@@ -137,9 +140,10 @@ def interpolate(x: ArrayLike, offsets: ArrayLike) -> jax.Array:
 
     `out[..., h, w, c]` is `x[..., h + dy, w + dx, c]` with `(dy, dx) = offsets[c]`,
     interpolated between the four pixels around that place, zero outside. It is
-    differentiable in both arguments; where a displacement is whole, its derivative is
-    that of the larger side. It computes in float32 at least: 16-bit numbers are rounded
-    once, and the gradient of a displacement, a sum over all pixels, keeps its digits.
+    differentiable in both arguments. Where a displacement is whole, its derivative is
+    the one from the larger side. The computation is in float32 at least: 16-bit numbers
+    are rounded once, and the gradient of a displacement, a sum over all pixels, stays
+    precise.
 
     Args:
       x: floats `[..., height, width, channels]`.
@@ -149,7 +153,7 @@ def interpolate(x: ArrayLike, offsets: ArrayLike) -> jax.Array:
       The shape and dtype of `x`.
 
     Raises:
-      InputError: if a shape does not fit, or x has no floats.
+      InputError: if a shape does not fit, or x is not of floats.
 
     Example:
       >>> row = jnp.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 4, 1)
@@ -170,7 +174,7 @@ def interpolate(x: ArrayLike, offsets: ArrayLike) -> jax.Array:
 
 
 def _along(x: jax.Array, offsets: jax.Array, axis: int) -> jax.Array:
-    """Moves channels along one axis; bilinear interpolation is the product of two."""
+    """Moves channels along one axis, with linear interpolation."""
     whole = lax.stop_gradient(jnp.floor(offsets))
     near, far = (_gather(x, whole + step, axis) for step in (0, 1))
     return near + (offsets - whole) * (far - near)
@@ -182,7 +186,8 @@ def _move(x: jax.Array, offsets: jax.Array) -> jax.Array:
     return _gather(_gather(x, dy, -3), dx, -2)
 
 
-# Straight through: it moves by whole numbers, and has the slope at the real ones.
+# A straight-through estimator: it moves by whole numbers, and its derivative is the one
+# at the real numbers.
 _move_through = jax.custom_jvp(_move)
 
 
@@ -190,7 +195,7 @@ _move_through = jax.custom_jvp(_move)
 def _slope(
     primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """Adds the derivative of `interpolate` by its displacements to the move of x's."""
+    """Returns the value and the tangent: `interpolate` gives that of the offsets."""
     x, offsets = primals
     _, slope = jax.jvp(functools.partial(interpolate, x), (offsets,), tangents[1:])
     return _move_through(x, offsets), _move(tangents[0], offsets) + slope
@@ -199,10 +204,11 @@ def _slope(
 def _gather(x: jax.Array, steps: jax.Array, axis: int) -> jax.Array:
     """Moves channels by whole numbers `[channels]` of pixels along one axis."""
     length = x.shape[axis]
-    # Beyond the picture it makes no difference how far.
+    # All displacements beyond the image are equal, and the bound keeps them in int32.
     steps = jnp.clip(steps.astype(jnp.float32), -length, length).astype(jnp.int32)
     index = jnp.arange(length)[:, None] + steps
-    index = jnp.where(index < 0, length, index)  # which is outside, and not the last
+    # A negative index would count from the end; `length` is outside.
+    index = jnp.where(index < 0, length, index)
     index = index if axis == -2 else index[:, None]
     index = index.reshape((1,) * (x.ndim - index.ndim) + index.shape)
     return jnp.take_along_axis(x, index, axis, mode="fill", fill_value=0)
@@ -211,20 +217,29 @@ def _gather(x: jax.Array, steps: jax.Array, axis: int) -> jax.Array:
 def uniform_offsets(
     key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32
 ) -> jax.Array:
-    """Draws displacements between -1 and 1 pixel, as for Active Shift."""
+    """Draws displacements uniformly between -1 and 1 pixel, as for Active Shift.
+
+    Args:
+      key: random key.
+      shape: shape of the result.
+      dtype: dtype of the result.
+
+    Returns:
+      Displacements, in pixels.
+    """
     return jax.random.uniform(key, shape, dtype, -1, 1)
 
 
 class ActiveShift(nn.Module):
-    """A shift whose displacements are learned: real numbers, interpolated.
+    """A shift with learned real displacements, by bilinear interpolation.
 
     Its authors divide the gradient of an offset by its length, and give it a learning
-    rate of its own; that is for the optimizer (`optax.partition` by the name
-    "offsets"). Weight decay would draw the displacements to the centre.
+    rate of its own. The optimizer can do so (`optax.partition` by the name "offsets").
+    Weight decay would pull the displacements to the center.
 
     Attributes:
       offsets_init: initializer of the displacements, in pixels.
-      param_dtype: of the displacements.
+      param_dtype: dtype of the displacements.
 
     Example:
       >>> x = jnp.ones((1, 8, 8, 16))
@@ -242,7 +257,17 @@ class ActiveShift(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Moves the channels of `[..., height, width, channels]`."""
+        """Moves the channels of a feature map.
+
+        Args:
+          x: floats `[..., height, width, channels]`.
+
+        Returns:
+          The shape and dtype of `x`.
+
+        Raises:
+          InputError: if `x` has fewer than three axes, or cannot be interpolated.
+        """
         x = as_feature_map(x)
         shape = (x.shape[-1], 2)
         offsets = self.param(OFFSETS, self.offsets_init, shape, self.param_dtype)
@@ -250,17 +275,17 @@ class ActiveShift(nn.Module):
 
 
 class SparseShift(ActiveShift):
-    """A shift whose learned displacements are whole numbers.
+    """A shift with learned displacements that are rounded to whole numbers.
 
-    Forward, and in the gradient of the input, the displacements are rounded: what is
-    computed is a shift like any other (once trained, `shiftjax.displace` computes it
-    faster, with `np.round(offsets).astype(int)` as its table). In the gradient of the
-    displacements they are real, as of `ActiveShift`. Add `offset_penalty` to the loss,
-    and channels whose displacement is not worth it come to stay in place.
+    The output and the gradient of the input use the rounded displacements. The gradient
+    of the displacements uses the real ones, as in `ActiveShift`. After training,
+    `shiftjax.displace` computes the same shift faster, with the table
+    `np.round(offsets).astype(int)`. With `offset_penalty` in the loss, channels whose
+    displacement does not pay stay in place.
 
     Attributes:
       offsets_init: initializer of the displacements, in pixels.
-      param_dtype: of the displacements.
+      param_dtype: dtype of the displacements.
 
     Example:
       >>> x = jnp.arange(4.0).reshape(1, 4, 1)
@@ -276,10 +301,10 @@ def offset_penalty(params: Any) -> jax.Array:
     """Sums the lengths of all learned displacements: the L1 penalty of Sparse Shift.
 
     Args:
-      params: a tree of parameters; those with the name "offsets" count.
+      params: a tree of params; the leaves with the name "offsets" count.
 
     Returns:
-      A number, to be added to the loss times a small weight; 0 if there are none.
+      A scalar, to be added to the loss with a small weight; 0 without such leaves.
 
     Example:
       >>> offset_penalty({"shift": {"offsets": jnp.array([[0.5, -2.0]])}}).item()

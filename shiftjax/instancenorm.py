@@ -1,7 +1,7 @@
-"""Instance norm, whose statistics can be recorded and given.
+"""Instance norm with statistics that can be recorded and given.
 
-A picture too large for the memory is computed in tiles. A tile's own statistics are not
-the picture's; with one set of statistics for all tiles there is no seam between them.
+An image too large for the memory is computed in tiles. The statistics of a tile differ
+from those of the image. With one set of statistics for all tiles there are no seams.
 """
 
 from typing import Any
@@ -15,22 +15,20 @@ COLLECTION = "instance_stats"
 
 
 class InstanceNorm(nn.Module):
-    """Normalises each channel of each picture over its pixels, then scales and adds.
+    """Normalizes each channel of each image over its pixels, with scale and bias.
 
-    `y = (x - mean) / sqrt(var + epsilon) * scale + bias`, the variance biased. Mean and
-    variance are computed in float32 at least, and are those of
-
-    - the collection "instance_stats", where the variables have it;
-    - else the picture itself, in training and afterwards.
-
-    The picture's own are recorded where that collection is mutable.
+    `y = (x - mean) / sqrt(var + epsilon) * scale + bias`, with the biased variance.
+    Mean and variance are those of the collection "instance_stats" if the variables have
+    it, and those of the image itself otherwise, in training and in evaluation. They are
+    computed in float32 at least. If that collection is mutable, the statistics of the
+    image are recorded in it.
 
     Source: Ulyanov et al. 2016, https://arxiv.org/abs/1607.08022.
 
     Attributes:
-      epsilon: added to the variances.
-      dtype: of the result, or None for the promoted dtype of input and params.
-      param_dtype: what the params are stored in.
+      epsilon: constant added to the variances.
+      dtype: dtype of the result; None for the promoted dtype of input and params.
+      param_dtype: dtype of the params.
 
     Example:
       >>> x = jnp.arange(8.0).reshape(1, 4, 1, 2)
@@ -41,7 +39,7 @@ class InstanceNorm(nn.Module):
       >>> y, recorded = norm.apply(params, x, mutable=["instance_stats"])
       >>> recorded["instance_stats"]["mean"].tolist()
       [[3.0, 4.0]]
-      >>> tile = norm.apply(params | recorded, x[:, 1:3])  # with those of the whole
+      >>> tile = norm.apply(params | recorded, x[:, 1:3])  # with all statistics
       >>> bool(jnp.allclose(tile, y[:, 1:3]))
       True
     """
@@ -52,7 +50,14 @@ class InstanceNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises `[batch, height, width, channels]`."""
+        """Normalizes a batch of feature maps.
+
+        Args:
+          x: `[batch, height, width, channels]`.
+
+        Returns:
+          The same shape, in `dtype`.
+        """
         shape = x.shape[-1:]
         scale = self.param("scale", nn.initializers.ones, shape, self.param_dtype)
         bias = self.param("bias", nn.initializers.zeros, shape, self.param_dtype)
@@ -64,7 +69,7 @@ class InstanceNorm(nn.Module):
         return y.astype(dtype)
 
     def _statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Mean and variance `[batch, channels]`, given or its own."""
+        """Returns mean and variance `[batch, channels]`, given or computed."""
         own = {"mean": x.mean((1, 2)), "var": x.var((1, 2))}
         used = dict(self.variables.get(COLLECTION, own))
         if self.is_mutable_collection(COLLECTION) and not self.is_initializing():

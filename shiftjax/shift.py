@@ -1,15 +1,16 @@
-"""The shift operation: every channel moved by a whole number of pixels.
+"""The shift operation, which moves every channel by a whole number of pixels.
 
-`out[..., y, x, c] = in[..., y + dy[c], x + dx[c], c]`, zero outside the picture. No
-parameters, no arithmetic: a shift between two pointwise convolutions does the work of a
-spatial convolution.
+`out[..., y, x, c] = in[..., y + dy[c], x + dx[c], c]`, zero outside the image. The
+operation has no parameters and no arithmetic. A shift between two pointwise
+convolutions replaces a spatial convolution.
 
-`shift` is the paper's operation. Below it lies `displace`, which takes any table of
-displacements, one row `(dy, dx)` per channel; other members of the family are other
-tables (see `shiftjax.family`). `displace` is one JAX primitive, linear, whose transpose
-is the opposite displacement; XLA compiles it from one of the `LOWERINGS`, all equal bit
-for bit (on finite numbers, up to the sign of zero, where one computes instead of
-moving), of which `DEFAULT_LOWERING` names the fastest measured on each platform.
+`shift` is the paper's operation. It is built on `displace`, which takes any table of
+displacements, one row `(dy, dx)` per channel. `shiftjax.family` has other tables.
+`displace` is a linear JAX primitive, whose transpose is the opposite displacement. XLA
+compiles it from one of the `LOWERINGS`, and `DEFAULT_LOWERING` names the fastest one
+measured on each platform. All lowerings are equal bit for bit, with one exception: the
+depthwise lowering computes, so it is equal on finite numbers and up to the sign of
+zero.
 
 Source: B. Wu et al., "Shift: A Zero FLOP, Zero Parameter Alternative to Spatial
 Convolutions", CVPR 2018, https://arxiv.org/abs/1711.08141, section 3.1.
@@ -37,15 +38,15 @@ def displacements(
 ) -> np.ndarray:
     """Returns the displacement of each channel, in the paper's contiguous groups.
 
-    The `kernel_size**2` displacements of a window are taken row by row; each belongs to
-    `channels // kernel_size**2` channels in order. The channels left over stay in
-    place, so fewer channels than displacements move nothing. An even window reaches one
-    pixel further up and left than down and right.
+    The `kernel_size**2` displacements of a window are taken row by row. Each one moves
+    a group of `channels // kernel_size**2` channels, and the remaining channels stay in
+    place: with fewer channels than displacements, no channel moves. A window of even
+    size reaches one pixel further up and left than down and right.
 
     Args:
       channels: the number of channels.
       kernel_size: side K of the window, at least 1.
-      dilation: distance between neighbouring displacements, in pixels.
+      dilation: distance between neighboring displacements, in pixels.
 
     Returns:
       int64 `[channels, 2]` of `(dy, dx)`, in pixels of the input.
@@ -75,19 +76,19 @@ def shift(
 ) -> jax.Array:
     """Shifts each group of channels by its own displacement.
 
-    With one row of a picture, `K = 3` and three channels (the borders are zero):
+    For one row of an image, `K = 3` and three channels (the borders are zero):
 
         channel 0 (dx = -1)    1234 -> 0123
         channel 1 (dx =  0)    1234 -> 1234
         channel 2 (dx = +1)    1234 -> 2340
 
     A `stride` keeps every stride-th row and column of the shift at full resolution,
-    starting with the first, and computes no others.
+    from the first one on. The others are not computed.
 
     Args:
       x: `[..., height, width, channels]`, any leading axes, any dtype.
       kernel_size: side K of the window of displacements, at least 1.
-      dilation: distance between neighbouring displacements, in pixels.
+      dilation: distance between neighboring displacements, in pixels.
       stride: distance between the rows and columns kept, in pixels.
 
     Returns:
@@ -110,11 +111,11 @@ def shift(
 def displace(
     x: ArrayLike, table: ArrayLike, *, stride: int = 1, lowering: str | None = None
 ) -> jax.Array:
-    """Moves each channel by its row of a table: the primitive below every shift.
+    """Moves each channel by its row of a table; every shift is built on it.
 
     `out[..., h, w, c] = x[..., stride * h + dy, stride * w + dx, c]` with
-    `(dy, dx) = table[c]`, zero outside. It can be differentiated any number of times,
-    in forward and reverse mode: its transpose is the opposite displacement.
+    `(dy, dx) = table[c]`, zero outside. It is differentiable to any order, in forward
+    and reverse mode, because its transpose is the opposite displacement.
 
     Args:
       x: `[..., height, width, channels]`, any leading axes, any dtype.
@@ -126,11 +127,12 @@ def displace(
       `[..., ceil(height / stride), ceil(width / stride), channels]`, the dtype of `x`.
 
     Raises:
-      InputError: if a shape does not fit, or an option is not a positive integer.
+      InputError: if a shape or the dtype of the table does not fit, or the stride is
+        not a positive integer.
       UnknownNameError: if there is no such lowering.
 
     Example:
-      >>> rows = jnp.arange(6.0).reshape(3, 2, 1)  # a picture with one channel
+      >>> rows = jnp.arange(6.0).reshape(3, 2, 1)  # an image with one channel
       >>> displace(rows, [(1, 0)])[:, :, 0].tolist()  # one row up
       [[2.0, 3.0], [4.0, 5.0], [0.0, 0.0]]
     """
@@ -157,14 +159,29 @@ def displace(
 
 
 def positive(name: str, value: int) -> int:
-    """Returns `value` as an int, or raises if it is not an integer of at least 1."""
+    """Checks that an option is a positive integer.
+
+    Args:
+      name: name of the option, for the error.
+      value: its value.
+
+    Returns:
+      The value as an int.
+
+    Raises:
+      InputError: if it is not an integer of at least 1; a bool is none.
+    """
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise InputError(f"{name}={value!r}: it must be an integer of at least 1")
     return int(value)
 
 
 def as_feature_map(x: ArrayLike) -> jax.Array:
-    """Returns `x` as an array, or raises if it lacks height, width or channels."""
+    """Converts `x` to an array, and checks that it has height, width and channels.
+
+    Raises:
+      InputError: if it has fewer than three axes.
+    """
     x = jnp.asarray(x)
     if x.ndim < 3:
         raise InputError(
@@ -173,7 +190,7 @@ def as_feature_map(x: ArrayLike) -> jax.Array:
     return x
 
 
-# How it is computed. Each lowering maps (x, table, stride, size) to [..., *size, C].
+# The lowerings. Each maps (x, table, stride, size) to [..., *size, C].
 
 
 def crop(x: jax.Array, offset: int, axis: int, stride: int, length: int) -> jax.Array:
@@ -206,7 +223,7 @@ def choose(offsets: np.ndarray, candidates: dict[int, jax.Array]) -> jax.Array:
 
 
 def by_select(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
-    """Rows, then columns: one masked select for each distinct offset of an axis."""
+    """Moves rows, then columns, with one masked select for each distinct offset."""
     for i, offsets in enumerate(np.asarray(table).T):
         axis = x.ndim - 3 + i
         candidates = {
@@ -218,18 +235,20 @@ def by_select(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
 
 
 def by_pad(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
-    """As by_select, from a padded copy: each candidate is a plain load on a CPU."""
+    """Moves as by_select, from a padded copy, whose slices are plain loads on a CPU."""
     dtype, extent = x.dtype, x.shape[-3:-1]
     if jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize == 2:
-        x = lax.bitcast_convert_type(x, jnp.uint16)  # else it computes in float32
+        x = lax.bitcast_convert_type(x, jnp.uint16)  # else XLA computes in float32
     reach = [stride * (length - 1) + 1 for length in size]
-    offsets = np.clip(table, np.negative(reach), extent)  # what is clipped reads zero
+    # A clipped offset lies outside in any case, and reads zero.
+    offsets = np.clip(table, np.negative(reach), extent)
     low = np.maximum(-offsets.min(0), 0)
     high = np.maximum(offsets.max(0) + reach - extent, 0)
     leading = [(0, 0)] * (x.ndim - 3)
     x = jnp.pad(x, [*leading, *zip(low, high, strict=True), (0, 0)])
     for i, starts in enumerate((offsets + low).T):
-        x = lax.optimization_barrier(x)  # written, not fused into each candidate
+        # Writes the copy once: XLA would fuse it into each candidate.
+        x = lax.optimization_barrier(x)
         axis = x.ndim - 3 + i
         candidates = {
             start: lax.slice_in_dim(x, start, start + reach[i], stride, axis)
@@ -240,7 +259,7 @@ def by_pad(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
 
 
 def by_slice(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
-    """Pads and slices each run of channels that move alike, and concatenates them."""
+    """Pads and slices each run of channels with one displacement, and joins them."""
     starts = [0] + [c for c in range(1, len(table)) if table[c] != table[c - 1]]
     runs = zip(starts, [*starts[1:], len(table)], strict=True)
     return jnp.concatenate(
@@ -249,7 +268,7 @@ def by_slice(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
 
 
 def by_gather(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
-    """One gather over the flattened picture; an index outside it reads zero."""
+    """Gathers from the flattened image; an index outside it reads zero."""
     height, width, channels = x.shape[-3:]
     dy, dx = jnp.asarray(table, jnp.int32).T
     rows = stride * jnp.arange(size[0])[:, None, None] + dy
@@ -263,13 +282,13 @@ def by_gather(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
 
 
 def by_roll(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
-    """Rolls the picture for each distinct displacement and masks what wraps around."""
+    """Rolls the image for each distinct displacement, and masks pixels that wrap."""
     height, width = x.shape[-3:-1]
     rows, columns = (stride * np.arange(length) for length in size)
     out = jnp.zeros((*x.shape[:-3], *size, x.shape[-1]), x.dtype)
     for dy, dx in sorted(set(table)):
         rolled = jnp.roll(x, (-dy, -dx), (-3, -2))
-        kept = jnp.take(rolled, rows % height, -3)  # size may exceed that of x
+        kept = jnp.take(rolled, rows % height, -3)  # size may exceed x's
         kept = jnp.take(kept, columns % width, -2)
         inside_rows = (rows + dy >= 0) & (rows + dy < height)
         inside_columns = (columns + dx >= 0) & (columns + dx < width)
@@ -280,8 +299,9 @@ def by_roll(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
 
 
 def by_depthwise(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
-    """A depthwise convolution with one-hot kernels (of finite numbers)."""
-    if jnp.issubdtype(x.dtype, jnp.complexfloating):  # whose products are not exact
+    """Convolves each channel with a one-hot kernel; exact for finite numbers."""
+    # Products of complex numbers are not exact, those of their parts are.
+    if jnp.issubdtype(x.dtype, jnp.complexfloating):
         parts = (by_depthwise(part, table, stride, size) for part in (x.real, x.imag))
         return lax.complex(*parts)
     offsets = np.asarray(table)
@@ -316,12 +336,12 @@ LOWERINGS: dict[str, Lowering] = {
 }
 
 # Measured on CPU (`python -m benchmarks shift`); from the compiler's costs on TPU;
-# elsewhere selects, which fuse with their neighbours.
+# elsewhere selects, which fuse with the operations around them.
 DEFAULT_LOWERING = {"cpu": "pad", "tpu": "select"}
 
 
-# The primitive. Its platform is known when it is lowered, not when it is traced, so one
-# traced program can be compiled for another platform than the one it was traced on.
+# The primitive. The platform is known when a program is lowered, not when it is traced.
+# So a program can be compiled for another platform than the one it was traced on.
 
 
 def lower(
@@ -333,7 +353,7 @@ def lower(
     size: Size,
     lowering: str | None,
 ) -> jax.Array:
-    """Runs the lowering asked for, or the platform's default."""
+    """Runs the given lowering, or the default of the platform."""
     name = lowering or DEFAULT_LOWERING.get(platform or "", "select")
     return LOWERINGS[name](x, table, stride, size)
 
@@ -347,7 +367,7 @@ def transpose(
     size: Size,
     lowering: str | None,
 ) -> list[jax.Array]:
-    """The opposite displacement, after zeros for the rows and columns not kept."""
+    """Returns the opposite displacement; rows and columns not kept become zeros."""
     del size
     if stride > 1:
         spread = [(0, 0, 0)] * cotangent.ndim
@@ -361,7 +381,7 @@ def transpose(
 def batch(
     arguments: Sequence[jax.Array], axes: Sequence[int], **options: object
 ) -> tuple[jax.Array, int]:
-    """A mapped axis is one more leading axis."""
+    """Moves the mapped axis to the front, as one more leading axis."""
     return displace_p.bind(jnp.moveaxis(arguments[0], axes[0], 0), **options), 0
 
 

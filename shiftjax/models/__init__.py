@@ -1,1 +1,1 @@
-"""The networks, one file a family; `shiftjax.registry` knows them by name."""
+"""The networks, one file for each family; `shiftjax.registry` creates them by name."""

@@ -1,9 +1,10 @@
-"""ResNet-50 and ShiftResNet-50, of bottleneck blocks.
+"""ResNet-50 and ShiftResNet-50, networks of bottleneck blocks.
 
-He et al. 2015 (https://arxiv.org/abs/1512.03385, table 1), with the stride in the 3x3
-convolution, as is usual since; Wu et al. 2018 (https://arxiv.org/abs/1711.08141,
-section 4), who replace each 3x3 convolution by a 1x1 to three times the channels, a
-shift and a 1x1 back, and divide every width by the square root of a reduction.
+ResNet-50 is He et al. 2015 (https://arxiv.org/abs/1512.03385, table 1), with the stride
+in the 3x3 convolution, as is usual since. ShiftResNet-50 is Wu et al. 2018
+(https://arxiv.org/abs/1711.08141, section 4). It replaces each 3x3 convolution by a 1x1
+convolution to three times the channels, a shift and a 1x1 convolution back, and divides
+every width by the square root of a reduction.
 
     stem     7x7, stride 2, BatchNorm, ReLU, 3x3 max pooling, stride 2
     stage1   3 blocks, 4 * 64 features
@@ -26,19 +27,19 @@ from shiftjax.layers import ConvNorm, Shift
 from shiftjax.models.network import Features, Network
 from shiftjax.module import Activations, Unit
 
-GROWTH = 4  # features of a block over those inside it
+GROWTH = 4  # ratio of the output channels of a block to those inside it
 
 
 class BottleneckBlock(Unit):
-    """1x1, 3x3 or its replacement by a shift, 1x1, plus shortcut, ReLU.
+    """A bottleneck block: 1x1, 3x3 or a shift in its place, 1x1, shortcut, ReLU.
 
     Attributes:
-      features: number of channels inside; there are four times as many outside.
+      features: number of channels inside; the output has four times as many.
       strides: distance between the rows and columns kept, in pixels.
-      expansion: E; `int(E * features)` channels are shifted, in the place of a 3x3
+      expansion: E, of the shift of `int(E * features)` channels that replaces the 3x3
         convolution; 0 for the convolution.
       kernel_size: side K of the window of displacements.
-      dilation: distance between neighbouring displacements, in pixels.
+      dilation: distance between neighboring displacements, in pixels.
     """
 
     features: int
@@ -49,7 +50,16 @@ class BottleneckBlock(Unit):
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
-        """Applies the block to `[batch, height, width, channels]`."""
+        """Applies the block.
+
+        Args:
+          x: `[batch, height, width, channels]`.
+          train: if True, BatchNorm uses the statistics of the batch, and updates the
+            running ones.
+
+        Returns:
+          `[batch, h, w, 4 * features]`, `h = ceil(height / strides)`, w alike.
+        """
         unit = functools.partial(self.unit, ConvNorm)
         y = nn.relu(unit(self.features, name="reduce")(x, train))
         if self.expansion:
@@ -67,15 +77,15 @@ class BottleneckBlock(Unit):
 
 
 class BottleneckResNet(Network):
-    """A ResNet of bottleneck blocks, plain or with shifts.
+    """A ResNet of bottleneck blocks, with 3x3 convolutions or with shifts.
 
     Attributes:
-      blocks: number of blocks of each stage.
+      blocks: number of blocks in each stage.
       num_classes: number of logits.
       net_reduction: r; every width is divided by sqrt(r).
-      expansion: E of the blocks' shifts; 0 for 3x3 convolutions.
+      expansion: E of the shifts; 0 for 3x3 convolutions.
       kernel_size: side K of the window of displacements.
-      dilation: distance between neighbouring displacements, in pixels.
+      dilation: distance between neighboring displacements, in pixels.
     """
 
     blocks: tuple[int, ...] = (3, 4, 6, 3)
@@ -88,7 +98,18 @@ class BottleneckResNet(Network):
     image_size: ClassVar[int] = 224
 
     def trunk(self, images: jax.Array, train: bool) -> tuple[Activations, Features]:
-        """Computes stem and stages, and their features."""
+        """Computes stem and stages.
+
+        Args:
+          images: `[batch, height, width, channels]`, normalized.
+          train: see `BottleneckBlock`.
+
+        Returns:
+          The output of the last stage, and the features of stem and stages by name.
+
+        Raises:
+          InputError: if the net reduction is out of its range.
+        """
         if not 0 < self.net_reduction <= 64**2:
             raise InputError(
                 f"net_reduction={self.net_reduction}: it must be above 0 and at most "

@@ -2,13 +2,13 @@
 
 Wu et al. 2018 (https://arxiv.org/abs/1711.08141, section 4):
 
-    stem     7x7, stride 2; no BatchNorm, no ReLU: the modules begin with theirs
+    stem     7x7, stride 2; no BatchNorm, no ReLU: a module begins with both
     stage1   CSC modules, the first with stride 2
     ..
     stage4
     head     BatchNorm, ReLU, mean over the pixels, dense
 
-A module that changes the shape computes the channels that are missing, and appends the
+A module that changes the shape computes only the additional channels, and appends the
 pooled input. ShiftNet-C is not described in as much detail: of the forms that its
 modules could have, only one has its published number of parameters, in which such a
 module computes all channels, and adds the pooled input.
@@ -29,14 +29,14 @@ from shiftjax.module import Activations
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """Modules of one width, the first of which halves the resolution.
+    """A stage: modules of one width, the first of which halves the resolution.
 
     Attributes:
-      features: of every module.
+      features: number of output channels of each module.
       kernel_size: side K of the window of displacements.
       first: E of the first module, which has stride 2.
       others: E of the modules after it.
-      count: how many these are.
+      count: number of modules after the first.
     """
 
     features: int
@@ -67,12 +67,12 @@ class ShiftNet(Network):
     """A network of CSC or SC² modules.
 
     Attributes:
-      stages: the modules.
+      stages: the stages, in order.
       stem_features: number of channels after the stem.
       num_classes: number of logits.
-      dilation: distance between neighbouring displacements, in pixels.
-      second_shift: whether the modules are SC², which begin with a shift, not CSC.
-      shortcut: of modules that change the shape, "concat" or "add"; see `CSC`.
+      dilation: distance between neighboring displacements, in pixels.
+      second_shift: if True, the modules are SC², which begin with a shift; else CSC.
+      shortcut: shortcut of modules that change the shape, "concat" or "add"; see `CSC`.
 
     Example:
       >>> from shiftjax import create_model
@@ -95,7 +95,16 @@ class ShiftNet(Network):
     image_size: ClassVar[int] = 224
 
     def trunk(self, images: jax.Array, train: bool) -> tuple[Activations, Features]:
-        """Computes stem, stages, BatchNorm and ReLU, and their features."""
+        """Computes stem, stages, BatchNorm and ReLU.
+
+        Args:
+          images: `[batch, height, width, channels]`, normalized.
+          train: if True, BatchNorm uses the statistics of the batch, and updates the
+            running ones.
+
+        Returns:
+          The output, and the features of stem and stages by name.
+        """
         features: Features = {}
         x, form = self.enter(images, train)
         x = self.conv(self.stem_features, 7, 2, name="stem")(x)

@@ -1,9 +1,9 @@
-"""Networks that paint a picture in another style, plain and with shifts.
+"""Style transfer networks, with convolutions and with shifts.
 
 Wu et al. 2018 (https://arxiv.org/abs/1711.08141, section 4), after Johnson et al.
-2016 (https://arxiv.org/abs/1603.08155); a layer is a convolution, instance norm, ReLU:
+2016 (https://arxiv.org/abs/1603.08155). A layer is a convolution, instance norm, ReLU:
 
-    layer     features   plain             shift
+    layer     features   stylizer          shift_stylizer
     conv1           32   9x9               9x9
     conv2           64   7x7, stride 2     shift 7x7, 1x1, stride 2
     conv3          128   3x3, stride 2     shift 3x3, 1x1, stride 2
@@ -12,19 +12,18 @@ Wu et al. 2018 (https://arxiv.org/abs/1711.08141, section 4), after Johnson et a
     up2             32   nearest x2, 7x7   nearest x2, 7x7
     out              3   9x9               9x9
 
-A block adds its input, with no ReLU on the sum; `out` has neither norm nor ReLU. All
-convolutions have biases. They are padded by reflection; a shift brings in zeros. The
-shift of conv2 has 49 displacements for 32 channels, and so moves nothing.
+A block adds its input, with no ReLU on the sum. `out` has neither norm nor ReLU. All
+convolutions have biases and are padded by reflection; a shift is padded with zeros. The
+shift of conv2 has 49 displacements for 32 channels, so it moves no channel.
 
-The picture that comes out is in the numbers of the one that goes in: normalised with a
-mean and deviation, it is `y * std + mean` in 0 .. 1, and what lies outside is clipped
-where it is shown, not in the network. (The authors' code,
-https://github.com/noahgolmant/shiftnet_styletransfer, takes and gives 0 .. 255, as do
-the examples of PyTorch: with the mean 0 and the deviation 1/255 it is the same network.
-It exists in several versions, with other windows in some layers.)
+Output and input are normalized with the same mean and standard deviation: the image in
+0 .. 1 is `y * std + mean`. The network does not clip it. The authors' code
+(https://github.com/noahgolmant/shiftnet_styletransfer) takes and returns 0 .. 255, like
+the examples of PyTorch. With mean 0 and deviation 1/255 it is the same network. Several
+versions of it exist, with other windows in some layers.
 
-A height or width that is no multiple of 4 is filled up by reflection, below and on the
-right, and the result is cropped.
+A height or width that is not a multiple of 4 is padded by reflection, at the bottom and
+on the right, and the result is cropped.
 """
 
 import functools
@@ -42,19 +41,20 @@ from shiftjax.models.network import check_images
 from shiftjax.module import Unit
 from shiftjax.shift import positive
 
-MULTIPLE = 4  # of the strides
+MULTIPLE = 4  # product of the strides
 
 
 class StyleConv(Unit):
-    """A convolution padded by reflection, or a shift and a 1x1 convolution; a norm.
+    """A convolution padded by reflection, or a shift and a 1x1 convolution, with norm.
 
     Attributes:
       features: number of output channels.
-      kernel_size: side of the window, odd.
+      kernel_size: side K of the window, odd.
       strides: distance between the rows and columns kept, in pixels.
-      shifted: whether it is a shift and a 1x1 convolution.
-      upsampling: how often each row and column of the input is repeated first.
-      normalized: whether instance norm follows.
+      shifted: if True, the layer is a shift and a 1x1 convolution.
+      upsampling: factor by which the input is first enlarged, by repetition of its rows
+        and columns.
+      normalized: if True, instance norm follows.
 
     Example:
       >>> x = jnp.ones((1, 8, 8, 18))
@@ -106,17 +106,24 @@ class StyleConv(Unit):
 
 
 class StyleBlock(Unit):
-    """Two layers whose result is added to their input, with no ReLU on the sum.
+    """A residual block of two layers, with no ReLU on the sum.
 
     Attributes:
-      shifted: whether the layers are shifts and 1x1 convolutions.
+      shifted: if True, the layers are shifts and 1x1 convolutions.
     """
 
     shifted: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Applies the block to `[batch, height, width, channels]`."""
+        """Applies the block.
+
+        Args:
+          x: `[batch, height, width, channels]`.
+
+        Returns:
+          The same shape.
+        """
         layer = functools.partial(
             self.unit, StyleConv, x.shape[-1], shifted=self.shifted
         )
@@ -126,11 +133,11 @@ class StyleBlock(Unit):
 class StyleNet(Unit):
     """A network that maps images to images of the same size.
 
-    `axis_name` and `momentum`, fields of every unit, mean nothing to it: instance norm
-    keeps no running statistics.
+    The fields `axis_name` and `momentum` of every unit have no effect here: instance
+    norm keeps no running statistics.
 
     Attributes:
-      shifted: whether all layers but the first and the last two have shifts.
+      shifted: if True, all layers but the first and the last two have shifts.
       blocks: number of residual blocks.
 
     Example:
@@ -150,16 +157,16 @@ class StyleNet(Unit):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Paints images.
+        """Restyles normalized images.
 
         Args:
-          images: `[batch, height, width, 3]` floats, normalised; of any size.
+          images: floats `[batch, height, width, 3]`, normalized; of any size.
 
         Returns:
-          `[batch, height, width, 3]`, float32, in the same numbers.
+          float32 `[batch, height, width, 3]`, normalized as the input is.
 
         Raises:
-          InputError: if the images or an option do not fit.
+          InputError: if the shape or dtype of the images, or an option, does not fit.
         """
         self.form_of(images)  # has one form only; refuses an unknown name
         kernel = self.variables.get("params", {}).get("conv1", {}).get("conv", {})
@@ -179,7 +186,7 @@ class StyleNet(Unit):
 
     @nn.nowrap
     def encoder(self) -> list[StyleConv]:
-        """Makes the layers before the blocks, each with its name; ReLU follows each."""
+        """Creates the layers before the blocks, with their names; ReLU follows each."""
         layer = functools.partial(self.unit, StyleConv)
         return [
             layer(32, 9, name="conv1"),
@@ -189,13 +196,13 @@ class StyleNet(Unit):
 
     @nn.nowrap
     def trunk(self) -> list[StyleBlock]:
-        """Makes the blocks."""
+        """Creates the residual blocks, with their names."""
         numbers = range(1, positive("blocks", self.blocks) + 1)
         return [self.unit(StyleBlock, self.shifted, name=f"block{n}") for n in numbers]
 
     @nn.nowrap
     def decoder(self) -> list[StyleConv]:
-        """Makes the layers behind the blocks; ReLU follows each but the last."""
+        """Creates the layers after the blocks; ReLU follows each but the last."""
         layer = functools.partial(self.unit, StyleConv)
         return [
             layer(64, 5, 1, self.shifted, 2, name="up1"),
