@@ -15,10 +15,10 @@ from benchmarks.jax_programs import compiled, is_queue, parameters, peak_bytes, 
 from shiftjax.layers import CSC
 from shiftjax.module import Unit
 from train import experiments
+from train.assemble import set_up
 from train.data.image_set import ImageSet
 from train.data.stream import items
 from train.parallel import AXIS, Replicas, replica_count, split_cpu
-from train.setup import on_devices, set_up
 
 
 class ShiftNet(Unit):
@@ -95,7 +95,7 @@ def training_step(
     trainer = dataclasses.replace(setup.trainer, task=task)
     setup = dataclasses.replace(setup, trainer=trainer)
     steps, replicas = setup.steps_per_dispatch, setup.replicas
-    data, _ = on_devices(setup, examples)
+    data, _ = setup.on_devices(examples)
     state = replicas.replicate(setup.initial_state())
     params, count = parameters(state.variables), np.int32(steps)
 

@@ -273,14 +273,16 @@ def _reached(entry: "Entry") -> str:
 
 def _told(split: str, result: dict[str, float]) -> str:
     """The figures of an evaluation, those that are shares first."""
-    from train import figures
+    from train.logging import metric_names
 
     shares = [
-        f"{figures.title(name)} {100 * result[name]:.2f}%"
-        for name in figures.SHARES
+        f"{metric_names.title(name)} {100 * result[name]:.2f}%"
+        for name in metric_names.SHARES
         if name in result
     ]
-    names = [name for name in figures.told(result) if name not in figures.SHARES]
-    others = [f"{figures.title(name)} {result[name]:.4f}" for name in names]
+    names = [
+        name for name in metric_names.told(result) if name not in metric_names.SHARES
+    ]
+    others = [f"{metric_names.title(name)} {result[name]:.4f}" for name in names]
     examples = f"{result['examples']:,.0f} examples"
     return f"{split} {'  '.join([*shares, *others, examples])}"

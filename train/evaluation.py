@@ -1,17 +1,58 @@
-"""Evaluation of a run after the fact."""
+"""Evaluation on every example of a set, of a run, and of released weights."""
 
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 
 from shiftjax.errors import InputError
 from shiftjax.weights import open_pretrained
 from train import config as config_file
+from train.assemble import Setup, set_up
 from train.checkpointing import Checkpoints
-from train.setup import evaluate, load_split, set_up
+from train.data.image_set import ImageSet
+from train.data.placement import FED_STEPS, host_share
+from train.data.sources import load_split
+from train.data.stream import items, padded_order
+from train.parallel import Replicas
 from train.workdir import CHECKPOINTS
+
+
+def evaluate(setup: Setup, variables: Any, examples: ImageSet) -> dict[str, float]:
+    """Evaluates a network on every example of a set, exactly once.
+
+    Args:
+      setup: the run's.
+      variables: the network's, on the devices.
+      examples: the set.
+
+    Returns:
+      The figures of the task, as "loss" and "top1", and how many "examples" there were.
+    """
+    replicas = setup.replicas
+    batch_size = -(-setup.config.eval_batch_size // replicas.count) * replicas.count
+    order = padded_order(len(examples), min(batch_size, _round_up(examples, replicas)))
+    data, fed = setup.on_devices(examples)
+    length = len(order) if fed is None else FED_STEPS
+    totals: dict[str, Any] = {}
+    kept: list[dict[str, np.ndarray]] = []
+    for start in range(0, len(order), length):
+        indices = host_share(order[start : start + length])
+        batch = replicas.split(items(indices, fed, length))
+        count = np.int32(len(indices))
+        sums, rows = jax.device_get(setup.eval_steps(variables, data, batch, count))
+        # In Python's floats: a count of more than 2**24 is none of a float32.
+        totals = {name: totals.get(name, 0) + float(x) for name, x in sums.items()}
+        kept.append({n: x[:count].reshape(-1, *x.shape[2:]) for n, x in rows.items()})
+    seen = round(totals["examples"])
+    if seen != len(examples):
+        raise RuntimeError(f"evaluated {seen} of {len(examples)} examples")
+    rows = {n: np.concatenate([part[n] for part in kept])[:seen] for n in kept[0]}
+    figures = setup.trainer.task.figures(totals, rows, examples)
+    return figures | {"examples": seen}
 
 
 def evaluate_run(
@@ -107,3 +148,8 @@ def evaluate_weights(
 def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
     red, green, blue = values
     return red, green, blue
+
+
+def _round_up(examples: ImageSet, replicas: Replicas) -> int:
+    """The smallest batch of all examples that the devices can share."""
+    return -(-len(examples) // replicas.count) * replicas.count

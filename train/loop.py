@@ -20,25 +20,21 @@ from rich.console import Console
 from shiftjax.errors import InputError
 from train import config as config_file
 from train import hosts
+from train.assemble import Setup, set_up
 from train.checkpointing import Checkpoints
 from train.config import Config
-from train.console import Reporter, describe
 from train.data.image_set import ImageSet
+from train.data.placement import host_share
+from train.data.sources import load_split
 from train.data.stream import Prefetch, items
+from train.evaluation import evaluate
+from train.logging.console import Reporter, describe
+from train.logging.records import MetricsWriter, plot_curves, read_metrics
+from train.logging.window import Instant, Window
 from train.machine import note_start
-from train.records import MetricsWriter, plot_curves, read_metrics
-from train.setup import (
-    Setup,
-    evaluate,
-    host_share,
-    load_split,
-    on_devices,
-    set_up,
-)
 from train.state import TrainState
 from train.steps import NEVER
 from train.stopping import StopRequest
-from train.window import Instant, Window
 from train.workdir import CHECKPOINTS, open_workdir
 
 CURVES = "curves.png"
@@ -137,13 +133,13 @@ class Loop:
         """Trains to the end, or until asked to stop; the last state is saved."""
         setup, step = self.setup, int(state.step)
         begin = step
-        data, fed = on_devices(setup, setup.train_set)
+        data, fed = setup.on_devices(setup.train_set)
         length = setup.steps_per_dispatch
 
         def make(request: tuple[int, int]) -> Any:
             start, count = request
             indices = [setup.order.indices(start + i) for i in range(count)]
-            share = host_share(setup, np.stack(indices))
+            share = host_share(np.stack(indices))
             return setup.replicas.split(items(share, fed, length))
 
         prefetch = Prefetch(make, self._dispatches(step))

@@ -17,12 +17,14 @@ from shiftjax.releases import manifest
 from shiftjax.summary import summarize
 from shiftjax.weights import SUFFIX, Card, Pretrained, digest, open_pretrained, save
 from train import config as config_file
-from train import experiments, figures
+from train import experiments
+from train.assemble import set_up
 from train.checkpointing import Checkpoints
 from train.config import Config
+from train.data.sources import load_split
+from train.logging import metric_names
+from train.logging.records import METRICS_FILE, read_metrics
 from train.machine import hardware, trained_by
-from train.records import METRICS_FILE, read_metrics
-from train.setup import load_split, set_up
 from train.tasks.models import make_model
 from train.workdir import CHECKPOINTS
 
@@ -235,7 +237,7 @@ def _run(
 
 
 def _means(record: dict[str, Any]) -> dict[str, float]:
-    return {name: record[name] for name in figures.told(record)}
+    return {name: record[name] for name in metric_names.told(record)}
 
 
 def _hours(records: Sequence[dict[str, Any]], examples: int) -> float:

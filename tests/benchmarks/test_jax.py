@@ -13,7 +13,7 @@ from benchmarks.jax_nets import inference, training_step
 from benchmarks.jax_operations import operation
 from shiftjax import ShiftConv
 from shiftjax.shift import LOWERINGS
-from train.setup import Setup
+from train.assemble import Setup
 
 SHAPE = (2, 4, 5, 18)
 TINY = {"stem": 8, "groups": [[3, 16, [2, 1]]], "num_classes": 3}

@@ -20,10 +20,10 @@ import pytest
 
 from shiftjax.errors import InputError
 from train import hosts
+from train.assemble import set_up
 from train.checkpointing import Checkpoints
 from train.config import Hosts, Schedule, load
-from train.records import METRICS_FILE, read_metrics
-from train.setup import set_up
+from train.logging.records import METRICS_FILE, read_metrics
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 240  # seconds, also of a busy machine

@@ -23,13 +23,13 @@ import pytest
 from shiftjax.errors import InputError, MissingFileError
 from train import config as config_file
 from train import loop
+from train.assemble import set_up
 from train.checkpointing import Checkpoints
 from train.config import Augment, Config, Model, Optimizer, Schedule
 from train.data.stream import items
 from train.evaluation import evaluate_run
+from train.logging.records import read_metrics
 from train.loop import StopRequest, every
-from train.records import read_metrics
-from train.setup import on_devices, set_up
 from train.state import TrainState
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -560,7 +560,7 @@ class Steps:
 def three_steps(config: Config) -> Steps:
     setup = set_up(config)
     state = setup.replicas.replicate(setup.initial_state())
-    data, _ = on_devices(setup, setup.train_set)
+    data, _ = setup.on_devices(setup.train_set)
     losses, first = [], None
     for step in range(3):
         batch = setup.replicas.split(items(setup.order.indices(step)[None], None, 1))

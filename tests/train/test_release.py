@@ -20,10 +20,10 @@ from shiftjax.weights import save
 from train import config as config_file
 from train import experiments
 from train.__main__ import parse
+from train.assemble import begin_with, set_up
 from train.config import Model, Optimizer, Schedule
 from train.evaluation import evaluate_run, evaluate_weights
 from train.release import load_run, release
-from train.setup import begin_with, set_up
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -23,8 +23,8 @@ from rich.table import Table
 from shiftjax.errors import InputError
 from shiftjax.releases import manifest
 from train import config as config_file
+from train.logging.records import METRICS_FILE, read_metrics
 from train.machine import cores
-from train.records import METRICS_FILE, read_metrics
 from train.stopping import StopRequest
 from train.workdir import CHECKPOINTS, LOCK, holder
 from train.zoo.entries import Entry

@@ -12,12 +12,13 @@ from shiftjax.apps.stylize import Stylizer
 from shiftjax.errors import InputError, MissingFileError
 from shiftjax.releases import manifest
 from shiftjax.weights import open_pretrained
+from train.assemble import set_up
 from train.config import Augment, Config, Data, Model, Optimizer, Schedule, Style
-from train.evaluation import evaluate_weights
+from train.data.sources import load_split
+from train.evaluation import evaluate, evaluate_weights
+from train.logging.records import read_metrics
 from train.loop import SAMPLE
-from train.records import read_metrics
 from train.release import release
-from train.setup import evaluate, load_split, set_up
 from train.zoo.results import page
 
 SIZE = 16

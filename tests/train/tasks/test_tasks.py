@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from jax import lax
 
+from train.assemble import Setup
 from train.config import Config, Data, Optimizer
 from train.data.image_set import ImageSet
 from train.data.resident import lookup
 from train.data.stream import Order, items
+from train.evaluation import evaluate
 from train.optimizer import make_optimizer
 from train.parallel import AXIS, Replicas
-from train.setup import Setup, evaluate, on_devices
 from train.state import create_state
 from train.steps import Trainer
 
@@ -90,7 +91,7 @@ def make(devices: int, **data: Any) -> tuple[Setup, Any]:
 def test_a_collection_of_the_tasks_own_moves_with_the_steps(devices):
     setup, state = make(devices)
     assert state.others["counts"]["seen"].tolist() == [0, 0, 0]
-    data, fed = on_devices(setup, PICTURES)
+    data, fed = setup.on_devices(PICTURES)
     index = np.stack([setup.order.indices(step) for step in range(3)])
     batch = setup.replicas.split(items(index, fed, 4))
     state = setup.replicas.replicate(state)

@@ -21,7 +21,7 @@ from rich.console import Console
 from shiftjax import InputError
 from shiftjax.releases import manifest
 from train import config as config_file
-from train.records import read_metrics
+from train.logging.records import read_metrics
 from train.workdir import LOCK
 from train.zoo.entries import Entry
 from train.zoo.jobs import Options, Worker, look, on_share, show

@@ -9,8 +9,8 @@ import pytest
 
 from train import loop, release
 from train.config import Config
+from train.logging.window import Instant, Window
 from train.parallel import Replicas
-from train.window import Instant, Window
 
 BATCH, EXAMPLES = 32, 160  # an epoch is five steps
 STEPS, LOG = 11, 5  # lines at 5, 10, and at 11 of a single step
@@ -105,12 +105,12 @@ def record(monkeypatch, kind, wait=0.0, save_epochs=2.0) -> list[dict]:
         total_steps=STEPS,
         steps_per_dispatch=1,
         train_set=None,
+        on_devices=lambda _: (None, None),
         train_steps=Device(clock, kind),
         rate=lambda step: 0.1,
         epoch=lambda step: step * BATCH / EXAMPLES,
     )
     monkeypatch.setattr(loop, "time", clock)
-    monkeypatch.setattr(loop, "on_devices", lambda *_: (None, None))
     monkeypatch.setattr(
         loop, "Prefetch", lambda make, requests: Input(clock, requests, wait)
     )

@@ -17,9 +17,9 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from shiftjax.errors import InputError, MissingFileError
-from train.records import MetricsWriter, plot_curves, read_metrics
+from train.logging.records import MetricsWriter, plot_curves, read_metrics
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def write_steps(
@@ -107,7 +107,7 @@ def test_dropping_lines_is_all_or_nothing(tmp_path, monkeypatch):
 
 WRITE_FOR_EVER = """
 import itertools, sys
-from train.records import MetricsWriter, read_metrics
+from train.logging.records import MetricsWriter, read_metrics
 
 start = int(sys.argv[2])
 with MetricsWriter(sys.argv[1], resume_step=start, tensorboard=False) as writer:
@@ -244,7 +244,7 @@ def test_curves_leave_matplotlib_alone(tmp_path):
     write_run(tmp_path)
     code = (
         "import sys\n"
-        "from train.records import plot_curves\n"
+        "from train.logging.records import plot_curves\n"
         "plot_curves(sys.argv[1], sys.argv[1] + '/c.png')\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )

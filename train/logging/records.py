@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from shiftjax.errors import InputError, MissingFileError
-from train import figures
+from train.logging import metric_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -173,9 +173,9 @@ def plot_curves(
     drawn.suptitle(title or Path(workdir).resolve().name, weight="bold")
     panels = drawn.subplots(3, 1, sharex=True, height_ratios=[4, 4, 1.2])
     _draw(panels[0], lines, "loss", "loss", "{:.3f}")
-    share = figure in figures.SHARES
+    share = figure in metric_names.SHARES
     form = "{:.1%}" if share else "{:.3g}"
-    _draw(panels[1], lines, figure, figures.title(figure), form)
+    _draw(panels[1], lines, figure, metric_names.title(figure), form)
     if share:
         panels[1].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     rates = [line | {"split": ""} for line in lines]

@@ -14,7 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from train import figures
+from train.logging import metric_names
 
 PLAIN_SECONDS = 10.0
 
@@ -84,8 +84,10 @@ def describe(record: Mapping[str, float]) -> str:
       >>> describe({"loss": 1.5, "top1": 0.25})
       'loss 1.500  top-1 25.0%'
     """
-    names = figures.told(record)
-    parts = [f"{figures.title(n)} {figures.written(n, record[n])}" for n in names]
+    names = metric_names.told(record)
+    parts = [
+        f"{metric_names.title(n)} {metric_names.written(n, record[n])}" for n in names
+    ]
     if "images_per_second" in record:
         parts.append(f"{record['images_per_second']:,.0f} images/s")
     return "  ".join(parts)

@@ -5,8 +5,8 @@ import io
 import pytest
 from rich.console import Console
 
-from train import console as consoles
-from train.console import PLAIN_SECONDS, Reporter, describe
+from train.logging import console as consoles
+from train.logging.console import PLAIN_SECONDS, Reporter, describe
 
 RECORD = {"loss": 1.2345, "top1": 0.5, "images_per_second": 12345.6, "epoch": 1.0}
 

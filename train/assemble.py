@@ -7,16 +7,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import shiftjax
 from shiftjax.errors import InputError
 from train.config import Config, validate
-from train.data import sources
 from train.data.image_set import ImageSet
-from train.data.resident import Resident
-from train.data.stream import Order, items, padded_order
+from train.data.placement import FED_STEPS, is_resident, on_devices
+from train.data.sources import load_split
+from train.data.stream import Order
 from train.optimizer import learning_rate, make_optimizer
 from train.parallel import Replicas
 from train.state import TrainState, create_state
@@ -27,7 +26,6 @@ MAKERS: dict[str, Callable[[Config, ImageSet], Task]] = {
     "classification": classification.make,
     "style": style.make,
 }
-FED_STEPS = 4  # batches fed from the host are pictures: few fit in a dispatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +60,12 @@ class Setup:
         """The compiled program of evaluation."""
         return self.replicas.parallelize(self.trainer.eval_steps)
 
+    def on_devices(self, examples: ImageSet) -> tuple[Any, ImageSet | None]:
+        """Puts a set on the devices; see `train.data.placement.on_devices`."""
+        return on_devices(
+            examples, self.config.data, self.trainer.task.data, self.replicas
+        )
+
     @property
     def steps_per_dispatch(self) -> int:
         """How many steps the device gets at once."""
@@ -70,7 +74,7 @@ class Setup:
             return chosen
         if self.replicas.devices[0].platform == "cpu":
             return 1
-        return 32 if is_resident(self.config, self.train_set) else FED_STEPS
+        return 32 if is_resident(self.train_set, self.config.data) else FED_STEPS
 
     def initial_state(self) -> TrainState:
         """The state before the first step, on the default device."""
@@ -139,77 +143,3 @@ def begin_with(name: str, state: TrainState, num_classes: int | None) -> TrainSt
     # A copy: the memory of each leaf is given away by itself.
     ema = state.ema and jax.tree.map(jnp.copy, state.ema | variables)
     return dataclasses.replace(state, **variables, ema=ema)
-
-
-def load_split(config: Config, split: str) -> ImageSet:
-    """Loads a split of the run's data."""
-    return sources.load(
-        config.data.source,
-        split,
-        image_size=config.data.image_size,
-        data_dir=config.data.data_dir,
-        validation_examples=config.data.validation_examples,
-        labelled=config.task != "style",
-    )
-
-
-def is_resident(config: Config, examples: ImageSet) -> bool:
-    """Whether a set is small enough to live on the device."""
-    return examples.images.nbytes <= config.data.resident_bytes
-
-
-def on_devices(setup: Setup, examples: ImageSet) -> tuple[Any, ImageSet | None]:
-    """Puts a set, and what else the task wants there, on the devices.
-
-    Returns:
-      What lies there; and the set, if it is too large and has to be fed.
-    """
-    resident = is_resident(setup.config, examples)
-    data = setup.trainer.task.data(Resident.of(examples) if resident else None)
-    return setup.replicas.replicate(data), None if resident else examples
-
-
-def host_share(setup: Setup, indices: np.ndarray) -> np.ndarray:
-    """Returns this host's columns of `[steps, global batch]`."""
-    share = indices.shape[1] // jax.process_count()
-    start = jax.process_index() * share
-    return indices[:, start : start + share]
-
-
-def evaluate(setup: Setup, variables: Any, examples: ImageSet) -> dict[str, float]:
-    """Evaluates a network on every example of a set, exactly once.
-
-    Args:
-      setup: the run's.
-      variables: the network's, on the devices.
-      examples: the set.
-
-    Returns:
-      The figures of the task, as "loss" and "top1", and how many "examples" there were.
-    """
-    replicas = setup.replicas
-    batch_size = -(-setup.config.eval_batch_size // replicas.count) * replicas.count
-    order = padded_order(len(examples), min(batch_size, _round_up(examples, replicas)))
-    data, fed = on_devices(setup, examples)
-    length = len(order) if fed is None else FED_STEPS
-    totals: dict[str, Any] = {}
-    kept: list[dict[str, np.ndarray]] = []
-    for start in range(0, len(order), length):
-        indices = host_share(setup, order[start : start + length])
-        batch = replicas.split(items(indices, fed, length))
-        count = np.int32(len(indices))
-        sums, rows = jax.device_get(setup.eval_steps(variables, data, batch, count))
-        # In Python's floats: a count of more than 2**24 is none of a float32.
-        totals = {name: totals.get(name, 0) + float(x) for name, x in sums.items()}
-        kept.append({n: x[:count].reshape(-1, *x.shape[2:]) for n, x in rows.items()})
-    seen = round(totals["examples"])
-    if seen != len(examples):
-        raise RuntimeError(f"evaluated {seen} of {len(examples)} examples")
-    rows = {n: np.concatenate([part[n] for part in kept])[:seen] for n in kept[0]}
-    figures = setup.trainer.task.figures(totals, rows, examples)
-    return figures | {"examples": seen}
-
-
-def _round_up(examples: ImageSet, replicas: Replicas) -> int:
-    """The smallest batch of all examples that the devices can share."""
-    return -(-len(examples) // replicas.count) * replicas.count
