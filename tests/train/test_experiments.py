@@ -10,6 +10,7 @@ from shiftjax.errors import UnknownNameError
 from train import config, experiments
 from train.__main__ import parse
 from train.commands import Prepare
+from train.data.sources import SOURCES
 from train.zoo import entries
 
 NAMES = experiments.names()
@@ -33,7 +34,7 @@ def test_an_experiment_can_be_run(name):
     run = experiments.load(name)
     config.validate(run)
     assert run.model.name in list_models()
-    assert run.data.source.partition(":")[0] in ("digits", "tfds", "folder")
+    assert run.data.source.partition(":")[0] in SOURCES
 
 
 def test_experiments_have_workdirs_of_their_own():

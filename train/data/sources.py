@@ -1,10 +1,15 @@
 """Loads labelled pictures by the name of their source.
 
+A source is a file with a function that opens it, and a row of `SOURCES`.
+
 `digits`: scikit-learn's handwritten digits, which need no download.
 `tfds:NAME`: a data set of TensorFlow Datasets on the disk, e.g. `tfds:cifar10`; also
 `tfds:NAME/CONFIG`, `tfds:NAME:VERSION` and `tfds:NAME/CONFIG:VERSION`.
 `folder:PATH`: pictures in `PATH/train/CLASS/` and `PATH/test/CLASS/`, or `PATH/CLASS/`.
 """
+
+import dataclasses
+from collections.abc import Callable
 
 from shiftjax import image_files
 from shiftjax.errors import InputError, unknown_name
@@ -14,7 +19,75 @@ from train.data.image_set import ImageSet
 
 __all__ = ["ImageSet", "load", "load_split"]
 
-_GRAMMAR = ("digits", "tfds:cifar10", "tfds:cifar100", "tfds:NAME", "folder:PATH")
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked of a source.
+
+    Attributes:
+      name: what follows the colon; "" for a source without one.
+      image_size: height and width of the images.
+      channels: 3 (RGB) or 1 (grey).
+      data_dir: folder of all TFDS data sets; None for TFDS's own.
+      use_cache: whether decoded images are kept on the disk.
+      on_corrupt: "error" or "skip", for a damaged file.
+      labelled: whether the labels are wanted.
+    """
+
+    name: str
+    image_size: int
+    channels: int
+    data_dir: str | None = None
+    use_cache: bool = True
+    on_corrupt: str = "error"
+    labelled: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A kind of source.
+
+    Attributes:
+      open: opens its official splits; it takes what it needs of the request.
+      forms: how its names are written, for the errors. Without a colon in the first,
+        the kind is the whole name.
+    """
+
+    open: Callable[[Request], splits.OfficialSplits]
+    forms: tuple[str, ...]
+
+    @property
+    def takes_name(self) -> bool:
+        """Whether a name follows the kind."""
+        return ":" in self.forms[0]
+
+
+SOURCES: dict[str, Source] = {
+    "digits": Source(
+        lambda given: digits.open_digits(given.image_size, given.channels),
+        ("digits",),
+    ),
+    "tfds": Source(
+        lambda given: tfds.open_tfds(
+            given.name,
+            given.data_dir,
+            given.image_size,
+            given.channels,
+            use_cache=given.use_cache,
+        ),
+        ("tfds:cifar10", "tfds:cifar100", "tfds:NAME"),
+    ),
+    "folder": Source(
+        lambda given: folder.open_folder(
+            given.name,
+            given.image_size,
+            given.channels,
+            on_corrupt=given.on_corrupt,
+            labelled=given.labelled,
+        ),
+        ("folder:PATH",),
+    ),
+}
 
 
 def load(
@@ -69,21 +142,10 @@ def load(
     image_files.check_shape(image_size, channels)
     if split not in splits.SPLITS:
         raise unknown_name("split", split, splits.SPLITS)
-    kind, _, name = source.partition(":")
-    if source == "digits":
-        official = digits.open_digits(image_size, channels)
-    elif kind == "tfds" and name:
-        official = tfds.open_tfds(
-            name, data_dir, image_size, channels, use_cache=use_cache
-        )
-    elif kind == "folder" and name:
-        official = folder.open_folder(
-            name, image_size, channels, on_corrupt=on_corrupt, labelled=labelled
-        )
-    elif kind in ("tfds", "folder"):
-        raise InputError(f"source {source!r} names no data: {', '.join(_GRAMMAR)}")
-    else:
-        raise unknown_name("source", source, _GRAMMAR)
+    request = Request(
+        "", image_size, channels, data_dir, use_cache, on_corrupt, labelled
+    )
+    official = _open(source, request)
     return splits.select(official, split, validation_examples)
 
 
@@ -102,3 +164,15 @@ def load_split(config: Config, split: str) -> ImageSet:
         validation_examples=config.data.validation_examples,
         labelled=config.task != "style",
     )
+
+
+def _open(source: str, request: Request) -> splits.OfficialSplits:
+    """Opens the source of a name."""
+    kind, _, name = source.partition(":")
+    forms = [form for known in SOURCES.values() for form in known.forms]
+    found = SOURCES.get(kind)
+    if found is None or (source != kind and not found.takes_name):
+        raise unknown_name("source", source, forms)
+    if found.takes_name and not name:
+        raise InputError(f"source {source!r} names no data: {', '.join(forms)}")
+    return found.open(dataclasses.replace(request, name=name))

@@ -1,9 +1,12 @@
 """The names of sources, and what is said of wrong ones."""
 
+import numpy as np
 import pytest
 
 from shiftjax.errors import InputError, MissingFileError, UnknownNameError
-from train.data.sources import load
+from train.data import sources, splits
+from train.data.image_set import ImageSet
+from train.data.sources import Request, Source, load
 
 
 @pytest.mark.parametrize(
@@ -58,3 +61,29 @@ def test_missing_data_say_what_to_run_and_where_was_looked(tmp_path):
 def test_addresses_elsewhere_are_refused():
     with pytest.raises(InputError, match=r"gs://bucket/sets.*only local folders"):
         load("tfds:cifar10", "train", data_dir="gs://bucket/sets")
+
+
+def open_ramp(request: Request) -> splits.OfficialSplits:
+    """Ten images of each of so many grey values as the name says."""
+
+    def read(split: str) -> ImageSet:
+        labels = np.repeat(np.arange(int(request.name), dtype=np.int32), 10)
+        shape = (len(labels), request.image_size, request.image_size, request.channels)
+        images = np.broadcast_to(labels[:, None, None, None], shape).astype(np.uint8)
+        return ImageSet(images, labels, tuple(map(str, range(int(request.name)))))
+
+    return splits.assign(f"ramp:{request.name}", ["train", "test"], read)
+
+
+def test_a_new_source_is_a_row(monkeypatch):
+    row = {"ramp": Source(open_ramp, ("ramp:VALUES",))}
+    monkeypatch.setattr(sources, "SOURCES", sources.SOURCES | row)
+    train = load("ramp:4", "train", image_size=8, validation_examples=8)
+    assert train.images.shape == (32, 8, 8, 3)
+    assert train.num_classes == 4
+    np.testing.assert_array_equal(train.images[:, 0, 0, 0], train.labels)
+    assert len(load("ramp:4", "test", image_size=8)) == 40
+    with pytest.raises(InputError, match=r"'ramp:' names no data: .*, ramp:VALUES"):
+        load("ramp:", "train")
+    with pytest.raises(UnknownNameError, match="did you mean 'ramp:VALUES'"):
+        load("rump:VALUES", "train")
