@@ -5,11 +5,72 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast, get_type_hints
 
 from shiftjax.errors import InputError, MissingFileError
 
 FILE = "config.json"
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """The numbers that an option allows; None for no limit.
+
+    Example:
+      >>> 0 in Bounds(low=0, high=1), 0 in Bounds(above=0)
+      (True, False)
+      >>> str(Bounds(low=0, high=1))
+      '0 to 1'
+    """
+
+    low: float | None = None
+    """The lowest number allowed."""
+    above: float | None = None
+    """A number that all allowed ones are above."""
+    high: float | None = None
+    """The highest number allowed."""
+
+    def __contains__(self, value: Any) -> bool:
+        """Returns True for an allowed value; never for NaN, if there is a limit."""
+        return (
+            (self.low is None or value >= self.low)
+            and (self.above is None or value > self.above)
+            and (self.high is None or value <= self.high)
+        )
+
+    def __str__(self) -> str:
+        """Returns the limits in words."""
+        if self.low is not None and self.high is not None:
+            return f"{self.low} to {self.high}"
+        limits = {"at least": self.low, "above": self.above, "at most": self.high}
+        return " and ".join(f"{k} {v}" for k, v in limits.items() if v is not None)
+
+
+def option(
+    default: T,
+    *,
+    low: float | None = None,
+    above: float | None = None,
+    high: float | None = None,
+    free: bool = False,
+) -> T:
+    """Declares a field of a configuration that has bounds, or that a resume may change.
+
+    Args:
+      default: the field's default value.
+      low: the lowest value allowed.
+      above: a number that the value must be above.
+      high: the highest value allowed.
+      free: True if the value changes no result but for rounding. A resumed run may
+        change it, and the command line that reproduces a run leaves it out.
+
+    Returns:
+      The dataclass field, typed as its default so that the default is type-checked.
+    """
+    metadata = {"bounds": Bounds(low, above, high), "free": free}
+    return cast(T, dataclasses.field(default=default, metadata=metadata))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +95,11 @@ class Data:
 
     source: str = "digits"
     """digits, tfds:NAME (any image classification set of TFDS) or folder:PATH."""
-    data_dir: str | None = None
+    data_dir: str | None = option(None, free=True)
     """Where TFDS data sets are; by default where TFDS looks itself."""
-    image_size: int = 32
+    image_size: int = option(32, low=1)
     """Height and width that pictures are brought to."""
-    validation_examples: int | None = None
+    validation_examples: int | None = option(None, low=0)
     """Training examples set apart, by a fixed seed, to validate on; default a tenth."""
     train_on: Literal["train", "train+validation"] = "train"
     """Train on what is left, or on all official training examples."""
@@ -46,7 +107,7 @@ class Data:
     """Mean of each channel to subtract, for values in 0 .. 1."""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Standard deviation of each channel to divide by, for values in 0 .. 1."""
-    resident_bytes: int = 2**31
+    resident_bytes: int = option(2**31, low=0, free=True)
     """Sets up to this size live on the device, larger ones are fed from the host."""
 
 
@@ -54,13 +115,13 @@ class Data:
 class Augment:
     """What is done to training pictures, inside the compiled step."""
 
-    crop_padding: int = 4
+    crop_padding: int = option(4, low=0)
     """Pixels of zeros around a picture before a random crop of its size; 0 for none."""
     flip: bool = True
     """Mirror half of the pictures left to right."""
-    mixup: float = 0.0
+    mixup: float = option(0.0, low=0)
     """Parameter alpha of mixup's Beta(alpha, alpha); 0 for none."""
-    cutmix: float = 0.0
+    cutmix: float = option(0.0, low=0)
     """Parameter alpha of CutMix's Beta(alpha, alpha); 0 for none."""
 
 
@@ -70,15 +131,15 @@ class Style:
 
     image: str | None = None
     """The painting whose style is learned."""
-    size: int = 256
+    size: int = option(256, low=1)
     """Height and width that the painting is brought to."""
     features: str = "vgg16"
     """Network whose features are compared: vgg16, squeezenet, or released weights."""
     weights: str | None = None
     """File of weights of vgg16 or squeezenet, as torchvision's."""
-    content_weight: float = 1e5
+    content_weight: float = option(1e5, low=0)
     """Of the content loss."""
-    style_weight: float = 1e10
+    style_weight: float = option(1e10, low=0)
     """Of the style loss."""
 
 
@@ -88,21 +149,21 @@ class Optimizer:
 
     kind: Literal["sgd", "adam", "muon"] = "sgd"
     """SGD, Adam with its usual constants, or Muon for hidden kernels beside SGD."""
-    momentum: float = 0.9
+    momentum: float = option(0.9, low=0, high=1)
     """How much of the last update is kept (sgd, muon)."""
     nesterov: bool = False
     """Use Nesterov's form of momentum (sgd, muon)."""
-    weight_decay: float = 5e-4
+    weight_decay: float = option(5e-4, low=0)
     """Added to the gradient, times the parameters."""
     decay: Literal["all", "kernels"] = "all"
     """Decay all parameters, or the kernels alone (no BatchNorm, no biases)."""
-    clip_norm: float | None = None
+    clip_norm: float | None = option(None, above=0)
     """Bound on the norm of the gradient."""
     freeze: tuple[str, ...] = ()
     """Parameters to leave as they are: shell wildcards of their paths, as 'stem*'."""
-    muon_rate: float = 0.5
+    muon_rate: float = option(0.5, low=0)
     """Learning rate of hidden kernels, over that of the schedule (muon)."""
-    muon_decay: float = 0.02
+    muon_decay: float = option(0.02, low=0)
     """Weight decay of hidden kernels, times their learning rate (muon)."""
 
 
@@ -112,13 +173,13 @@ class Schedule:
 
     kind: Literal["steps", "cosine", "one_cycle", "constant"] = "cosine"
     """Steps at the boundaries, half a cosine to 0, a triangle, or constant."""
-    learning_rate: float = 0.1
+    learning_rate: float = option(0.1, low=0)
     """The highest learning rate."""
-    warmup_epochs: float = 0.0
+    warmup_epochs: float = option(0.0, low=0)
     """Epochs of a linear rise from 0 (one_cycle: up to the peak)."""
     boundaries: tuple[float, ...] = ()
     """Epochs after which the rate falls (steps)."""
-    factor: float = 0.1
+    factor: float = option(0.1, low=0, high=1)
     """What the rate is multiplied by at each boundary (steps)."""
 
 
@@ -126,13 +187,13 @@ class Schedule:
 class Hosts:
     """Where the processes of a run on several hosts meet, if no cluster says it."""
 
-    coordinator: str | None = None
+    coordinator: str | None = option(None, free=True)
     """HOST:PORT of the first process."""
-    count: int | None = None
+    count: int | None = option(None, low=1, free=True)
     """How many processes there are."""
-    index: int | None = None
+    index: int | None = option(None, low=0, free=True)
     """Which of them this is, from 0."""
-    timeout: int = 300
+    timeout: int = option(300, low=1, free=True)
     """Seconds to wait for the others at the start."""
 
 
@@ -142,19 +203,19 @@ class Config:
 
     task: Literal["classification", "style"] = "classification"
     """What the network is trained for."""
-    workdir: str = "runs/digits"
+    workdir: str = option("runs/digits", free=True)
     """Folder of the run: configuration, record, checkpoints. Resumed if it exists."""
-    seed: int = 0
+    seed: int = option(0, low=0, high=2**31 - 1)
     """Decides initial parameters, order of examples and augmentation."""
-    epochs: float = 10.0
+    epochs: float = option(10.0, above=0)
     """How many times each example is seen."""
-    batch_size: int = 128
+    batch_size: int = option(128, low=1)
     """Examples in a step, over all devices."""
     init: str | None = None
     """Weights to begin with, of `shiftjax list --pretrained`, or a .safetensors."""
-    label_smoothing: float = 0.0
+    label_smoothing: float = option(0.0, low=0, high=1)
     """Share of the target spread evenly over the classes."""
-    ema_decay: float | None = None
+    ema_decay: float | None = option(None, low=0, high=1)
     """Evaluate an exponential moving average of the variables with this decay."""
     model: Model = dataclasses.field(default_factory=Model)
     data: Data = dataclasses.field(default_factory=Data)
@@ -162,90 +223,51 @@ class Config:
     style: Style = dataclasses.field(default_factory=Style)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
-    eval_batch_size: int = 512
+    eval_batch_size: int = option(512, low=1, free=True)
     """Examples in a step of evaluation, over all devices."""
-    eval_epochs: float = 1.0
+    eval_epochs: float = option(1.0, above=0, free=True)
     """Epochs between evaluations on the validation split."""
-    save_epochs: float = 1.0
+    save_epochs: float = option(1.0, above=0, free=True)
     """Epochs between checkpoints."""
-    log_steps: int = 50
+    log_steps: int = option(50, low=1, free=True)
     """Steps between lines of the record."""
-    keep_last: int = 2
+    keep_last: int = option(2, low=1, free=True)
     """Checkpoints kept: so many of the last ..."""
-    keep_best: int = 1
+    keep_best: int = option(1, low=0, free=True)
     """... and so many of the best on the validation split."""
-    steps_per_dispatch: int | None = None
+    steps_per_dispatch: int | None = option(None, low=1, free=True)
     """Steps given to the device at once; by default 1 on a CPU, else 32."""
-    devices: int | None = None
+    devices: int | None = option(None, low=1, free=True)
     """How many devices to use; by default all, and the cores of a CPU as devices."""
-    backend: Literal["pmap", "shard_map"] = "pmap"
+    backend: Literal["pmap", "shard_map"] = option("pmap", free=True)
     """How a step is mapped over the devices."""
-    tensorboard: bool = True
+    tensorboard: bool = option(True, free=True)
     """Write TensorBoard events too."""
     hosts: Hosts = dataclasses.field(default_factory=Hosts)
 
 
-# What may differ between a run and its resumption: it changes no result but rounding.
-FREE = frozenset(
-    {
-        "workdir",
-        "data.data_dir",
-        "data.resident_bytes",
-        "eval_batch_size",
-        "eval_epochs",
-        "save_epochs",
-        "log_steps",
-        "keep_last",
-        "keep_best",
-        "steps_per_dispatch",
-        "devices",
-        "backend",
-        "tensorboard",
-        "hosts.coordinator",
-        "hosts.count",
-        "hosts.index",
-        "hosts.timeout",
-    }
-)
+def _options() -> dict[str, dataclasses.Field[Any]]:
+    options = {}
+    for field in dataclasses.fields(Config):
+        group = GROUPS.get(field.name)
+        if group is None:
+            options[field.name] = field
+        else:
+            inner = dataclasses.fields(group)
+            options |= {f"{field.name}.{part.name}": part for part in inner}
+    return options
 
-ABOVE_ZERO = 5e-324  # the smallest number above it
 
-# field: (lowest, highest), both allowed.
-BOUNDS: Mapping[str, tuple[float, float]] = {
-    "seed": (0, 2**31 - 1),
-    "epochs": (ABOVE_ZERO, math.inf),
-    "batch_size": (1, math.inf),
-    "label_smoothing": (0, 1),
-    "ema_decay": (0, 1),
-    "data.image_size": (1, math.inf),
-    "data.validation_examples": (0, math.inf),
-    "data.resident_bytes": (0, math.inf),
-    "augment.crop_padding": (0, math.inf),
-    "augment.mixup": (0, math.inf),
-    "augment.cutmix": (0, math.inf),
-    "style.size": (1, math.inf),
-    "style.content_weight": (0, math.inf),
-    "style.style_weight": (0, math.inf),
-    "optimizer.momentum": (0, 1),
-    "optimizer.weight_decay": (0, math.inf),
-    "optimizer.clip_norm": (ABOVE_ZERO, math.inf),
-    "optimizer.muon_rate": (0, math.inf),
-    "optimizer.muon_decay": (0, math.inf),
-    "schedule.learning_rate": (0, math.inf),
-    "schedule.warmup_epochs": (0, math.inf),
-    "schedule.factor": (0, 1),
-    "eval_batch_size": (1, math.inf),
-    "eval_epochs": (ABOVE_ZERO, math.inf),
-    "save_epochs": (ABOVE_ZERO, math.inf),
-    "log_steps": (1, math.inf),
-    "keep_last": (1, math.inf),
-    "keep_best": (0, math.inf),
-    "steps_per_dispatch": (1, math.inf),
-    "devices": (1, math.inf),
-    "hosts.count": (1, math.inf),
-    "hosts.index": (0, math.inf),
-    "hosts.timeout": (1, math.inf),
+# Both follow from the fields above: the class of each group, by its name in Config ...
+GROUPS: Mapping[str, type[Any]] = {
+    name: kind
+    for name, kind in get_type_hints(Config).items()
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind)
 }
+# ... and the field of each option, by its dotted name.
+OPTIONS: Mapping[str, dataclasses.Field[Any]] = _options()
+# The options that may differ between a run and its resumption.
+FREE = frozenset(name for name, field in OPTIONS.items() if field.metadata.get("free"))
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -257,7 +279,7 @@ def flatten(config: Config) -> dict[str, Any]:
     """
     flat = {}
     for name, value in dataclasses.asdict(config).items():
-        if isinstance(value, dict):
+        if name in GROUPS:
             flat |= {f"{name}.{key}": inner for key, inner in value.items()}
         else:
             flat[name] = value
@@ -266,11 +288,10 @@ def flatten(config: Config) -> dict[str, Any]:
 
 def validate(config: Config) -> None:
     """Raises InputError for a value that no run could use, naming its flag."""
-    flat = flatten(config)
-    for name, (low, high) in BOUNDS.items():
-        value = flat[name]
-        if value is not None and not low <= value <= high:
-            raise InputError(f"--{_flag(name)} {value}: it must be {_limit(low, high)}")
+    for name, value in flatten(config).items():
+        bounds = OPTIONS[name].metadata.get("bounds", Bounds())
+        if value is not None and value not in bounds:
+            raise InputError(f"--{_flag(name)} {value}: it must be {bounds}")
     if math.isinf(config.epochs):
         raise InputError(f"--epochs {config.epochs}: it must be finite")
     if min(config.data.std) <= 0:
@@ -282,12 +303,6 @@ def validate(config: Config) -> None:
             f"--schedule.warmup-epochs {config.schedule.warmup_epochs}: it must be at "
             f"most the run's {config.epochs} epochs"
         )
-
-
-def _limit(low: float, high: float) -> str:
-    if high == math.inf:
-        return "above 0" if low == ABOVE_ZERO else f"at least {low:g}"
-    return f"{low:g} to {high:g}"
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -332,24 +347,25 @@ def load(workdir: Path) -> Config:
 
 
 def from_dict(values: Mapping[str, Any]) -> Config:
-    """Rebuilds a configuration from `dataclasses.asdict` of it, also through JSON."""
-    fields = {field.name: field for field in dataclasses.fields(Config)}
-    unknown = sorted(set(values) - set(fields))
+    """Rebuilds a configuration from `dataclasses.asdict` of it, also through JSON.
+
+    Raises:
+      InputError: for names that are not options.
+    """
+    groups = {
+        name: _build(GROUPS[name], value, f"{name}.")
+        for name, value in values.items()
+        if name in GROUPS
+    }
+    return _build(Config, {**values, **groups})
+
+
+def _build(kind: type[Any], values: Mapping[str, Any], prefix: str = "") -> Any:
+    known = {field.name for field in dataclasses.fields(kind)}
+    unknown = [f"{prefix}{name}" for name in values if name not in known]
     if unknown:
-        raise InputError(f"unknown fields: {', '.join(unknown)}")
-    groups = {"model": Model, "data": Data, "augment": Augment}
-    groups["style"] = Style
-    groups |= {"optimizer": Optimizer, "schedule": Schedule, "hosts": Hosts}
-    return Config(
-        **{
-            name: _group(groups[name], value) if name in groups else value
-            for name, value in values.items()
-        }
-    )
-
-
-def _group(kind: type, values: Mapping[str, Any]) -> Any:
-    """JSON has lists where the dataclasses have tuples."""
+        raise InputError(f"unknown options: {', '.join(unknown)}")
+    # JSON has lists where the dataclasses have tuples.
     return kind(
         **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
     )
