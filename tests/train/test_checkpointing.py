@@ -320,13 +320,13 @@ def damage_step(directory: Path, step: int, kind: str) -> None:
 
 
 DAMAGE = {
-    "flipped value": "params/.* does not have its sha256",
+    "flipped value": "params/.* does not match its sha256",
     "truncated values": "state is broken",
     "lost values": "state is broken",
     "truncated index": "state is broken",
     "truncated tables": "state is broken",
-    "edited manifest": "manifest does not have its sha256",
-    "other manifest": "manifest does not have its sha256",
+    "edited manifest": "manifest does not match its sha256",
+    "other manifest": "manifest does not match its sha256",
     "lost manifest": "manifest is broken",
     "empty directory": "manifest is broken",
 }

@@ -1,9 +1,8 @@
-"""The checkpoints of a run: what is saved, what is kept and what is trusted.
+"""The checkpoints of a run: saving, keeping and verifying them.
 
-Names, dtypes and shapes are compared before a state is loaded, its sha256 after. A
-damaged step is passed over for the one before it, and set aside when the run saves
-again. A state that is whole but not like this run's is an error, and never loaded in
-part.
+Names, dtypes and shapes are compared before a state is loaded, sha256 hashes after. A
+damaged step is skipped for the one before it, and renamed when the run saves again. An
+intact state that does not fit this run is an error; no state is loaded in part.
 """
 
 import dataclasses
@@ -36,14 +35,14 @@ from train.checkpointing.store import StepStore
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """What a checkpoint held.
+    """The contents of a checkpoint.
 
     Attributes:
-      step: the number of updates done.
-      state: the tree given as template, with NumPy arrays and typed PRNG keys.
+      step: the number of updates.
+      state: a tree like the template, with NumPy arrays and typed PRNG keys.
       metadata: as given to `Checkpoints.save`.
       metrics: as given to `Checkpoints.save`, the finite ones.
-      skipped: a message for each newer step that was damaged and passed over.
+      skipped: a message for each newer step that was damaged and skipped.
     """
 
     step: int
@@ -56,16 +55,16 @@ class Restored:
 class Checkpoints:
     """The last few and the best few checkpoints of one run, in one directory.
 
-    A checkpoint is one copy of the state, without a replica axis: it may be saved on
-    any number of devices and restored on any other. Several processes on a shared
+    A checkpoint is one copy of the state, without a replica axis: it can be saved on
+    one number of devices and restored on another. Several processes on a shared
     directory make the same calls with equal values.
 
     Args:
-      directory: made if it is not there.
-      keep_last: how many of the newest steps to keep, at least one.
-      keep_best: how many of the best steps to keep besides, if `best_metric` is given.
-      best_metric: the name of the metric to rank by.
-      best_mode: whether the best is the largest or the smallest value.
+      directory: the directory, which is made if it does not exist.
+      keep_last: the number of newest steps to keep, at least one.
+      keep_best: the number of best steps to keep besides, if `best_metric` is given.
+      best_metric: the name of the metric that ranks the steps.
+      best_mode: "max" if the largest value is the best, "min" if the smallest is.
 
     Raises:
       InputError: if the directory cannot be made or an argument is out of range.
@@ -97,16 +96,16 @@ class Checkpoints:
             )
         self._keep_last, self._keep_best = keep_last, keep_best
         self._best_metric, self._best_mode = best_metric, best_mode
-        self._scores: dict[int, float] = {}  # of the steps that have the best metric
+        self._scores: dict[int, float] = {}  # of the steps that have this metric
         self._store = StepStore(directory, self._kept)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
         self._damaged: set[int] = set()
-        self._inspected = False  # whether all steps on disk are known to be whole
-        self._current: int | None = None  # the step that was saved or restored last
+        self._inspected = False  # True if all steps on disk are known to be intact
+        self._current: int | None = None  # the last step that was saved or restored
 
     def steps(self) -> list[int]:
-        """Lists the steps on disk, oldest first, without reading if they are whole."""
+        """Lists the steps on disk, oldest first, damaged ones included."""
         return self._store.steps()
 
     def save(
@@ -118,18 +117,18 @@ class Checkpoints:
     ) -> None:
         """Saves a step in the background; on return the state may be donated.
 
-        Waits first for the save before, if that is still being written. Does nothing
-        for the step that was saved or restored last.
+        Waits first for the previous save to finish. Does nothing for the last step that
+        was saved or restored.
 
         Args:
-          step: the number of updates done.
+          step: the number of updates.
           state: a tree of arrays, typed PRNG keys and None.
-          metadata: what JSON can hold, such as the configuration.
-          metrics: numbers to rank the steps by; those that are not finite are left out.
+          metadata: values that JSON can hold, such as the configuration.
+          metrics: numbers that rank the steps; those that are not finite are left out.
 
         Raises:
-          InputError: if the save before could not be written, or the directory holds a
-            whole checkpoint of this step from before.
+          InputError: if the previous save could not be written, or the directory
+            already holds an intact checkpoint of this step.
         """
         self.wait()
         if step == self._current:
@@ -144,18 +143,18 @@ class Checkpoints:
         if jax.process_count() == 1:
             self._pending = self._worker.submit(self._write, manifest, host)
         else:
-            # Orbax's barriers between processes are collectives, which every process
-            # has to start in the same order: from this thread, between two steps.
+            # Orbax's barriers between processes are collectives. Every process has to
+            # start them in the same order: from this thread, between two steps.
             self._begin(manifest, host)
             self._pending = self._worker.submit(self._store.finish)
         self._current = step
 
     def restore(self, template: PyTree, step: int | None = None) -> Restored | None:
-        """Reads the newest whole checkpoint, or that of one step.
+        """Reads the newest intact checkpoint, or that of one step.
 
         Args:
           template: a tree like the state, of arrays or `jax.ShapeDtypeStruct`.
-          step: the step to read; None for the newest that is whole.
+          step: the step to read; None for the newest intact one.
 
         Returns:
           The checkpoint, its arrays on the host, or None if the directory holds none.
@@ -186,7 +185,7 @@ class Checkpoints:
         if skipped:
             raise InputError(
                 f"nothing to restore in {self._store.directory}: {'; '.join(skipped)}; "
-                "move the directory away to start anew"
+                "move the directory away to start again"
             )
         return None
 
@@ -194,18 +193,18 @@ class Checkpoints:
         """Waits until the last save is on disk.
 
         Raises:
-          InputError: if the file system did not take it.
+          InputError: if the file system refused it.
         """
         pending, self._pending = self._pending, None
         try:
             if pending is not None:
                 pending.result()
         except Exception:
-            self._current = None  # it may be tried again
+            self._current = None  # the caller may save this step again
             raise
 
     def close(self) -> None:
-        """Waits for the last save and ends the threads."""
+        """Waits for the last save and ends the background threads."""
         try:
             self.wait()
         finally:
@@ -226,7 +225,7 @@ class Checkpoints:
         except InputError as failure:
             if error is None:
                 raise
-            error.add_note(str(failure))  # the first error is the one to show
+            error.add_note(str(failure))  # the first error is raised
 
     def _write(self, manifest: Manifest, host: PyTree) -> None:
         """Writes a step."""
@@ -234,14 +233,14 @@ class Checkpoints:
         self._store.finish()
 
     def _begin(self, manifest: Manifest, host: PyTree) -> None:
-        """Starts to write a step, among others that can be trusted."""
+        """Starts to write a step, after an inspection of the others on disk."""
         if not self._inspected:
             self._inspect()
         self._rank(manifest)
         self._store.begin(seal(manifest, host), host)
 
     def _inspect(self) -> None:
-        """Sets damaged steps aside and ranks the others."""
+        """Renames damaged steps and ranks the others."""
         self._scores.clear()
         for step in self.steps():
             try:
@@ -253,20 +252,20 @@ class Checkpoints:
         self._inspected = True
 
     def _rank(self, manifest: Manifest) -> None:
-        """Notes how good a step is."""
+        """Records the score of a step."""
         value = manifest["metrics"].get(self._best_metric)
         if value is not None:
             sign = 1 if self._best_mode == "max" else -1
             self._scores[manifest["step"]] = sign * value
 
     def _kept(self, steps: list[int]) -> set[int]:
-        """Tells which steps to keep: the last and the best, of equal ones the newer."""
+        """Chooses the steps to keep: the last and the best; of equal ones the newer."""
         scored = [(self._scores[step], step) for step in steps if step in self._scores]
         best = heapq.nlargest(self._keep_best, scored)
         return {*steps[-self._keep_last :], *(step for _, step in best)}
 
     def _read(self, step: int, template: PyTree) -> Restored:
-        """Reads a step, compared with the template and verified."""
+        """Reads a step, compares it with the template and verifies it."""
         manifest = self._store.read_manifest(step)
         if unlike := difference(manifest, template):
             raise InputError(

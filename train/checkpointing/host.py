@@ -2,7 +2,7 @@
 
 A state is a tree of JAX arrays (replicated over any number of devices), NumPy arrays
 and typed PRNG keys, which are stored as their key data. None and empty nodes belong to
-the structure of the tree and hold nothing.
+the structure of the tree.
 """
 
 from typing import Any
@@ -22,9 +22,9 @@ def copy_to_host(state: PyTree) -> PyTree:
       state: a tree of arrays and typed PRNG keys.
 
     Returns:
-      The tree with NumPy arrays that share no memory with those given: on a CPU,
-      `jax.device_get` returns views of buffers that the next step may overwrite.
+      The tree with NumPy arrays that share no memory with the state.
     """
+    # On a CPU, jax.device_get returns views of buffers that the next step overwrites.
     arrays = jax.tree.map(
         lambda leaf: jax.random.key_data(leaf) if is_key(leaf) else leaf, state
     )
@@ -32,7 +32,7 @@ def copy_to_host(state: PyTree) -> PyTree:
 
 
 def host_template(template: PyTree) -> PyTree:
-    """Makes arrays, not filled, of the shapes and dtypes that `copy_to_host` returns.
+    """Allocates arrays of the shapes and dtypes that `copy_to_host` returns.
 
     Args:
       template: a tree like a state, of arrays or `jax.ShapeDtypeStruct`.
@@ -51,11 +51,11 @@ def host_template(template: PyTree) -> PyTree:
 
 
 def restore_keys(template: PyTree, host: PyTree) -> PyTree:
-    """Makes typed PRNG keys of key data again.
+    """Converts key data back into typed PRNG keys.
 
     Args:
-      template: a tree with typed keys, or abstract ones, in the keys' places.
-      host: what `copy_to_host` returned for a state of that structure.
+      template: a tree with typed keys, or abstract ones, where the state has keys.
+      host: a tree of that structure, returned by `copy_to_host`.
 
     Returns:
       The tree with NumPy arrays and typed keys.
@@ -64,7 +64,7 @@ def restore_keys(template: PyTree, host: PyTree) -> PyTree:
     def restore(leaf: Leaf, array: np.ndarray) -> Leaf:
         if not is_key(leaf):
             return array
-        # An abstract key knows its dtype, but its generator by no public name.
+        # An abstract key has a dtype, but no public attribute for its generator.
         generator = jax.random.key_impl(jnp.empty((), leaf.dtype))
         return jax.random.wrap_key_data(jnp.asarray(array), impl=generator)
 
@@ -72,10 +72,10 @@ def restore_keys(template: PyTree, host: PyTree) -> PyTree:
 
 
 def as_array(leaf: Leaf) -> Leaf:
-    """Gives a number a dtype and a shape; what has them is returned as it is."""
+    """Converts a number to an array; returns other leaves unchanged."""
     return leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
 
 
 def is_key(leaf: Leaf) -> bool:
-    """Tells whether a leaf is an array of typed PRNG keys, or stands for one."""
+    """Returns True for an array of typed PRNG keys, also for an abstract one."""
     return jnp.issubdtype(as_array(leaf).dtype, jax.dtypes.prng_key)

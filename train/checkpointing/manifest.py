@@ -1,8 +1,8 @@
-"""What a checkpoint says of itself, and whether that is true.
+"""The manifest of a checkpoint: a description of the state, and its verification.
 
 A manifest is JSON: the step, the caller's metadata and metrics, the versions of the
-libraries, and each array's dtype, shape and sha256 by its name; then a sha256 over all
-of this. Nothing here touches a disk or knows who writes it.
+libraries, each array's dtype, shape and sha256 by its name, and a sha256 over all of
+this. This module reads and writes no files.
 """
 
 import functools
@@ -23,7 +23,7 @@ Manifest = dict[str, Any]
 
 
 class DamagedError(Exception):
-    """A checkpoint that is not as it was written; the message says what is wrong."""
+    """A checkpoint differs from what was written; the message names the damage."""
 
 
 def draft(
@@ -35,9 +35,9 @@ def draft(
     """Describes a state, without reading its values.
 
     Args:
-      step: the number of updates done.
+      step: the number of updates.
       state: a tree of arrays and typed PRNG keys.
-      metadata: what JSON can hold.
+      metadata: values that JSON can hold.
       metrics: numbers; those that are not finite are left out.
 
     Returns:
@@ -46,7 +46,9 @@ def draft(
     numbers = {name: float(value) for name, value in metrics.items()}
     return {
         "step": step,
-        "metadata": json.loads(json.dumps(metadata)),  # a copy, as it will be read
+        "metadata": json.loads(
+            json.dumps(metadata)
+        ),  # a copy, equal to what is read back
         "metrics": {n: value for n, value in numbers.items() if math.isfinite(value)},
         "versions": _versions(),
         "arrays": describe(state),
@@ -54,10 +56,10 @@ def draft(
 
 
 def seal(manifest: Manifest, host: PyTree) -> Manifest:
-    """Adds the hashes.
+    """Adds the hashes to a manifest.
 
     Args:
-      manifest: what `draft` returned.
+      manifest: a manifest returned by `draft`.
       host: the state's arrays on the host.
 
     Returns:
@@ -76,33 +78,33 @@ def verify(manifest: Manifest) -> None:
     """Checks a manifest against its own hash.
 
     Args:
-      manifest: what was read.
+      manifest: a manifest read from disk.
 
     Raises:
-      DamagedError: if it is not what `seal` returned.
+      DamagedError: if it differs from what `seal` returned.
     """
     if not isinstance(manifest, dict) or manifest.get("sha256") != _digest(manifest):
-        raise DamagedError("its manifest does not have its sha256")
+        raise DamagedError("its manifest does not match its sha256")
 
 
 def verify_arrays(manifest: Manifest, host: PyTree) -> None:
     """Checks arrays against a manifest.
 
     Args:
-      manifest: one that is verified.
-      host: the arrays that were read.
+      manifest: a verified manifest.
+      host: the arrays read from disk.
 
     Raises:
-      DamagedError: if an array is not what `seal` was given.
+      DamagedError: if an array differs from the one given to `seal`.
     """
     leaves = jax.tree.leaves(host)
     for (name, kind), leaf in zip(manifest["arrays"].items(), leaves, strict=True):
         if _sha256(leaf) != kind["sha256"]:
-            raise DamagedError(f"{name} does not have its sha256")
+            raise DamagedError(f"{name} does not match its sha256")
 
 
 def describe(tree: PyTree) -> dict[str, dict[str, Any]]:
-    """Names the arrays of a tree, with their dtypes and shapes.
+    """Returns the names of a tree's arrays with their dtypes and shapes.
 
     Args:
       tree: a tree of arrays, typed PRNG keys or `jax.ShapeDtypeStruct`.
@@ -125,14 +127,14 @@ def describe(tree: PyTree) -> dict[str, dict[str, Any]]:
 
 
 def difference(manifest: Manifest, template: PyTree) -> str:
-    """Says in one line how a checkpoint's state differs from a template.
+    """Describes in one line the differences between a checkpoint and a template.
 
     Args:
-      manifest: the checkpoint's.
+      manifest: the manifest of the checkpoint.
       template: a tree of arrays or `jax.ShapeDtypeStruct`.
 
     Returns:
-      The differences with their counts and first names; empty if there are none.
+      The kinds of differences with their counts and first names; "" for no difference.
 
     Example:
       >>> manifest = draft(1, {"a": np.zeros(2), "b": np.zeros(1)}, {}, {})
@@ -160,7 +162,7 @@ def difference(manifest: Manifest, template: PyTree) -> str:
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    """Returns the versions of the libraries that make a state what it is."""
+    """Returns the versions of the libraries that a state depends on."""
     names = ["jax", "flax", "optax", "orbax-checkpoint"]
     versions = {name: importlib.metadata.version(name) for name in names}
     return {"shiftjax": __version__} | versions
@@ -174,6 +176,6 @@ def _sha256(array: np.ndarray) -> str:
 
 
 def _digest(manifest: Manifest) -> str:
-    """Hashes a manifest, without the hash that is in it."""
+    """Hashes a manifest, without the hash that it contains."""
     body = {name: value for name, value in manifest.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()

@@ -1,9 +1,9 @@
-"""Steps in a directory, written and read by Orbax; the only module that knows it.
+"""Steps in a directory, written and read by Orbax; the only module that imports it.
 
-Orbax makes a step appear whole or not at all, removes what killed saves have left, and
-deletes the steps that are not to be kept. It does not notice a flipped byte, casts
-dtypes in silence, and takes an empty directory for a checkpoint: `manifest` and
-`checkpoints` see to these. A step holds two parts: `state`, the arrays, and `manifest`.
+Orbax writes steps atomically, removes the remains of killed saves, and deletes the
+steps that are not kept. It does not notice a flipped byte, casts dtypes silently, and
+takes an empty directory for a checkpoint; `manifest` and `checkpoints` detect these. A
+step has two parts: `state`, the arrays, and `manifest`.
 """
 
 import contextlib
@@ -29,11 +29,11 @@ from train.checkpointing.manifest import DamagedError, Manifest, verify
 class StepStore:
     """The steps in one directory.
 
-    Its methods are called from one thread at a time, and by every process alike.
+    Its methods are called from one thread at a time, and equally by every process.
 
     Args:
-      directory: made if it is not there.
-      keep: tells, of the steps in rising order, those not to be deleted.
+      directory: the directory, which is made if it does not exist.
+      keep: called with the steps in rising order; returns those to keep.
 
     Raises:
       InputError: if the directory cannot be made.
@@ -52,7 +52,7 @@ class StepStore:
         self._writer: v1.training.Checkpointer | None = None
 
     def steps(self) -> list[int]:
-        """Lists the steps, oldest first, whole or not."""
+        """Lists the steps, oldest first, damaged ones included."""
         try:
             names = [path.name for path in self.directory.iterdir() if path.is_dir()]
         except OSError as error:
@@ -60,14 +60,14 @@ class StepStore:
         return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9]\d*", name))
 
     def begin(self, manifest: Manifest, host: PyTree) -> None:
-        """Starts to write a step, which must not be there.
+        """Starts to write a step, which must not exist yet.
 
         Args:
-          manifest: a sealed one.
+          manifest: a manifest returned by `seal`.
           host: the state's arrays, which must not change until `finish` returns.
 
         Raises:
-          InputError: if the file system does not take it.
+          InputError: if the file system refuses it.
         """
         try:
             if self._writer is None:
@@ -86,10 +86,10 @@ class StepStore:
             raise self._explained(error) from error
 
     def finish(self) -> None:
-        """Waits until the step is written and those not to be kept are deleted.
+        """Waits until the step is written and superseded steps are deleted.
 
         Raises:
-          InputError: if the file system does not take it.
+          InputError: if the file system refuses it.
         """
         try:
             if self._writer is not None:
@@ -107,7 +107,7 @@ class StepStore:
           The manifest, verified.
 
         Raises:
-          DamagedError: if there is none, or not as it was written.
+          DamagedError: if it is missing, or differs from what was written.
         """
         manifest = self._load(step, "manifest")
         verify(manifest)
@@ -129,8 +129,8 @@ class StepStore:
         return self._load(step, "state", template)
 
     def set_aside(self, step: int) -> None:
-        """Renames a step to `STEP.corrupt`: nothing is lost, and its number is free."""
-        self.close()  # the writer would still count it
+        """Renames a step to `STEP.corrupt`, so that its number is free again."""
+        self.close()  # the writer would still list this step
         if v1.multihost.is_primary_host(0):
             names = (f"{step}.corrupt{n or ''}" for n in itertools.count())
             paths = (self.directory / name for name in names)
@@ -150,18 +150,20 @@ class StepStore:
             try:
                 with self._context:
                     return v1.load_checkpointables(path, {part: template})[part]
-            except Exception as error:  # which one depends on the file that is broken
+            except Exception as error:  # its type depends on the damaged file
                 cause: BaseException = error
-                while cause.__cause__ is not None:  # the others only wrap it
+                while (
+                    cause.__cause__ is not None
+                ):  # the outer errors only wrap the cause
                     cause = cause.__cause__
                 reason = f"{type(cause).__name__}: {cause}"
-            gc.collect()  # the abandoned reads, which the traceback has kept
+            gc.collect()  # abandoned reads, which the traceback kept alive
             time.sleep(0.1)
         raise DamagedError(f"its {part} is broken ({textwrap.shorten(reason, 160)})")
 
     def _explained(self, error: Exception) -> Exception:
-        """Makes one sentence of what the file system says; leaves other errors."""
-        self._writer = None  # it would raise the error again at each call
+        """Converts an error of the file system to one sentence; keeps other errors."""
+        self._writer = None  # the writer would raise the error again at each call
         if isinstance(error, OSError):
             reason = error.strerror or str(error)
         elif code := re.search(r"os_error_code='(\d+)'", str(error)):  # tensorstore's
@@ -173,10 +175,10 @@ class StepStore:
 
 @dataclasses.dataclass(frozen=True)
 class _PreservationPolicy:
-    """Orbax's form of the rule for the steps to keep.
+    """An adapter of `StepStore`'s `keep` to Orbax.
 
-    Its own rule for the best steps has Orbax read the metrics of each step when it
-    opens a directory, unverified, and a damaged file of them is a crash.
+    Orbax's own policy for the best steps reads the unverified metrics of each step when
+    it opens a directory, and crashes on a damaged file.
     """
 
     keep: Callable[[list[int]], set[int]]
@@ -187,27 +189,27 @@ class _PreservationPolicy:
         *,
         context: v1.training.preservation_policies.PreservationContext,
     ) -> list[bool]:
-        """Tells for each step whether it is kept."""
+        """Returns True for each step to keep."""
         steps = [checkpoint.step for checkpoint in checkpoints]
         kept = self.keep(sorted(steps))
         return [step in kept for step in steps]
 
 
 def _orbax_context() -> v1.Context:
-    """Builds Orbax's settings, and quiets its log."""
-    # Each failure is logged about eight times with its traceback, and raised besides.
+    """Builds Orbax's context, and filters its log."""
+    # Orbax logs each failure about eight times with its traceback, and also raises it.
     logging.getLogger("absl").addFilter(_quiet)
     registry = v1.handlers.local_registry()
-    # Without a handler of its own, a dict may be taken for a tree of arrays.
+    # Without this handler, Orbax may take the dict for a tree of arrays.
     registry.add(v1.handlers.JsonHandler, checkpointable_name="manifest")
     context = v1.Context()
     context.checkpointables.registry = registry
-    context.memory.deepcopy_host_arrays = False  # they are copies already
+    context.memory.deepcopy_host_arrays = False  # they are already copies
     return context
 
 
 def _quiet(entry: logging.LogRecord) -> bool:
-    """Lets through all log entries of others, and Orbax's warnings."""
+    """Passes Orbax's warnings, and all log entries of other packages."""
     return "orbax" not in entry.pathname or entry.levelno == logging.WARNING
 
 
@@ -215,8 +217,8 @@ def _quiet(entry: logging.LogRecord) -> bool:
 def _without_echoes() -> Iterator[None]:
     """Silences the reads that Orbax abandons when another one fails.
 
-    Each reports by itself, with a traceback, that it failed too or that the event loop
-    it belongs to is closed.
+    Each of them reports, with a traceback, that it failed too or that its event loop is
+    closed.
     """
     log, hook = logging.getLogger("asyncio"), sys.unraisablehook
 
