@@ -1,4 +1,4 @@
-"""Being asked to stop, by a signal or by the scheduler's notice of preemption."""
+"""Requests to stop: a signal, or a notice of preemption from the scheduler."""
 
 import os
 import signal
@@ -12,19 +12,19 @@ from jax.experimental import multihost_utils
 
 
 class StopRequest:
-    """Notes SIGTERM and Ctrl-C, so that the loop can save and stop by itself.
+    """Records SIGTERM and Ctrl-C, so that the loop can save and stop by itself.
 
     A second signal ends the process at once. Outside the main thread, where Python
-    allows no handlers, it notes nothing.
+    allows no signal handlers, signals are not recorded.
 
-    Of processes that have met, a signal to one stops all after the same dispatch: they
-    agree on it by JAX's service, to which SIGTERM and the notices of cloud providers
-    come. Ctrl-C is handed to it as SIGTERM.
+    In a run of several processes, a signal to one stops all after the same dispatch.
+    They agree through JAX's preemption service, which receives SIGTERM and the notices
+    of cloud providers; Ctrl-C is sent to it as SIGTERM.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
-        # Whether there are several is not asked: that would start the accelerators.
+        # jax.process_count() would start the accelerators, so it is not called.
         self._several = jax.distributed.is_initialized()
         self._asked = 0
         self._before: dict[int, Any] = {}
@@ -41,7 +41,7 @@ class StopRequest:
             signal.signal(number, handler)
 
     def reached(self) -> bool:
-        """Whether to stop now; every process asks once after each dispatch."""
+        """Returns True to stop now; every process calls it once after each dispatch."""
         if not self._several:
             return self.signal is not None
         self._asked += 1
@@ -57,17 +57,17 @@ class StopRequest:
 def stop_with_input(say: Callable[[str], None]) -> None:
     """Sends this process SIGTERM when its standard input ends.
 
-    That of a process that was started with a pipe ends when the pipe is closed, also by
-    the end of the process that holds it, however it ended.
+    If that is a pipe, it ends when the parent process closes it or ends, even if the
+    parent is killed.
 
     Args:
-      say: called with a line before the signal.
+      say: called with a message before the signal.
     """
 
     def watch() -> None:
-        while os.read(0, 1024):  # not sys.stdin, which a waiting thread would lock
+        while os.read(0, 1024):  # not sys.stdin, whose lock a waiting thread would hold
             pass
-        say("standard input has ended: the run saves its state and stops")
+        say("standard input has ended: saving the state and stopping")
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="stop_with_input", daemon=True).start()

@@ -1,1 +1,1 @@
-"""The zoo: the list of its networks (`entries`), and what trains them (`jobs`)."""
+"""The zoo: the list of its networks (`entries`), and their training (`jobs`)."""

@@ -1,7 +1,7 @@
-"""The list of the zoo: which networks are trained on what, how, and with which seeds.
+"""The list of the zoo: its networks with their data sets, recipes and seeds.
 
-Everything that a release needs follows from an `Entry`: its name, the configuration of
-each run, and the folder that the run is kept in.
+An `Entry` determines everything that a release needs: its name, and the configuration
+and the folder of each run.
 """
 
 import dataclasses
@@ -18,15 +18,15 @@ PAPER_EPOCHS, PAPER_BOUNDARIES = 160, (82.0, 124.0)
 
 
 def fast(config: Config) -> Config:
-    """Returns the experiment's own recipe, see `train/experiments/cifar10.py`."""
+    """Returns the experiment's own recipe; see `train/experiments/cifar10.py`."""
     return config
 
 
 def paper(config: Config) -> Config:
-    """Returns the paper's recipe: 160 epochs, the last of which counts.
+    """Returns the paper's recipe: 160 epochs, evaluated after the last one.
 
-    Plain SGD with momentum, weight decay on every parameter, random crop and flip, all
-    50,000 images; nothing is chosen on the test set.
+    It is SGD with momentum, weight decay on every parameter, random crop and flip, on
+    all 50,000 images; nothing is chosen on the test set.
     """
     return dataclasses.replace(
         config,
@@ -49,11 +49,11 @@ class Entry:
 
     Attributes:
       model: an architecture of `shiftjax.list_models()`.
-      dataset: an experiment, whose data are taken.
-      recipe: of `RECIPES`; the tag of `fast`, the default, is the data set alone.
-      seeds: one run each.
+      dataset: the experiment whose data set is used.
+      recipe: a name in `RECIPES`; the default, `fast`, is not part of the tag.
+      seeds: the seeds, one for each run.
       overrides: attributes of the network to set.
-      variant: what names these, in the tag.
+      variant: the name of these attributes in the tag.
     """
 
     model: str
@@ -65,7 +65,7 @@ class Entry:
 
     @property
     def tag(self) -> str:
-        """What follows the architecture in the release's name."""
+        """The part of the release's name after the architecture."""
         recipe = "" if self.recipe == "fast" else self.recipe
         return "_".join(filter(None, (self.dataset, self.variant, recipe)))
 
@@ -80,7 +80,7 @@ class Entry:
         return f"{self.model}.{self.tag}"
 
     def config(self, seed: int, root: Path) -> Config:
-        """Returns the configuration of the run of a seed, kept within a folder."""
+        """Returns the configuration of a seed's run, in a folder below `root`."""
         base = experiments.load(self.dataset)
         model = dataclasses.replace(
             base.model, name=self.model, overrides=dict(self.overrides)
@@ -93,21 +93,21 @@ class Entry:
         )
 
     def workdir(self, seed: int, root: Path) -> Path:
-        """Returns the folder of the run of a seed."""
+        """Returns the folder of a seed's run."""
         return root / self.name / f"seed{seed}"
 
 
 def _shift(
     depth: int, *expansions: int, seeds: tuple[int, ...] = (0,)
 ) -> Iterator[Entry]:
-    """Shift networks of one depth on both data sets."""
+    """Lists the shift networks of one depth on both data sets."""
     for expansion in expansions:
         for dataset in DATASETS:
             yield Entry(f"shiftresnet{depth}_e{expansion}", dataset, seeds=seeds)
 
 
 def _plain(depth: int) -> Iterator[Entry]:
-    """Plain networks of one depth: whole, and reduced to the shift networks' sizes."""
+    """Lists the ResNets of one depth, also reduced to the shift networks' sizes."""
     for dataset in DATASETS:
         yield Entry(f"resnet{depth}", dataset)
     for dataset in DATASETS:
@@ -120,7 +120,7 @@ def _plain(depth: int) -> Iterator[Entry]:
 
 
 def _depthwise(depth: int) -> Iterator[Entry]:
-    """The depthwise network of one depth on both data sets."""
+    """Lists the depthwise network of one depth on both data sets."""
     for dataset in DATASETS:
         yield Entry(f"depthwise_resnet{depth}", dataset)
 
@@ -141,7 +141,7 @@ def select(pattern: str) -> list[Entry]:
     """Returns the entries whose name matches a pattern of shell wildcards.
 
     Raises:
-      UnknownNameError: if none does; the nearest are named.
+      UnknownNameError: if none does, with the nearest names.
     """
     chosen = [e for e in ENTRIES if fnmatch.fnmatchcase(e.name, pattern)]
     if not chosen:

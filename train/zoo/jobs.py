@@ -1,9 +1,9 @@
-"""Works off the list of the zoo: what is done, running and missing, and training it.
+"""The runs of the zoo: their states, and a worker that trains the missing ones.
 
-A run is a process of its own, `python -m train resume`, which holds a lock on its
-folder: none is started twice, from whatever machine shares the folder. What is stopped
-goes on where it was; what is finished is released at once. It ends with this process,
-whose pipe is its standard input: when that is closed, it saves its state and stops.
+Each run is a process, `python -m train resume`, which locks its folder, so that no run
+is started twice, even from another machine that shares the folder. A stopped run is
+resumed, and a finished one is released at once. A run ends with its worker: its
+standard input is a pipe from the worker, and it saves and stops when that is closed.
 """
 
 import contextlib
@@ -38,14 +38,14 @@ SHOW_SECONDS = 60.0
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How to work.
+    """The options of a worker.
 
     Attributes:
-      root: folder of the runs.
-      directory: folder of the releases.
-      data_dir: where TFDS data sets are; None for where TFDS looks itself.
-      minutes: how long to work; None for as long as something is missing.
-      jobs: runs side by side.
+      root: the folder of the runs.
+      directory: the folder of the releases.
+      data_dir: the folder of the TFDS data sets; None for the one that TFDS uses.
+      minutes: the time limit; None to work until nothing is missing.
+      jobs: the number of runs at the same time.
     """
 
     root: Path
@@ -61,11 +61,11 @@ class Job:
 
     Attributes:
       entry: the network.
-      seed: of the run.
-      state: how far it is.
-      epoch: epochs done.
-      epochs: epochs in all.
-      top1: on the test set if it is finished, else of the last steps of training.
+      seed: the seed of the run.
+      state: one of `STATES`.
+      epoch: the number of finished epochs.
+      epochs: the number of all epochs.
+      top1: on the test set if the run is finished, else in the last line of the log.
     """
 
     entry: Entry
@@ -77,7 +77,7 @@ class Job:
 
 
 def look(entries: Sequence[Entry], options: Options) -> list[Job]:
-    """Returns all runs of some entries, in the order of training: each seed in turn."""
+    """Returns the runs of some entries in the order of training, seed by seed."""
     there = (options.directory / manifest.FILE).exists()
     releases = manifest.read(options.directory) if there else {}
     ranks = range(max(len(entry.seeds) for entry in entries))
@@ -90,7 +90,7 @@ def look(entries: Sequence[Entry], options: Options) -> list[Job]:
 def _look(
     entry: Entry, seed: int, release: manifest.Release | None, options: Options
 ) -> Job:
-    """Finds out how far one run is."""
+    """Returns the state of one run, from its folder and its release."""
     epochs = entry.config(seed, options.root).epochs
     for run in release.runs if release else ():
         if run.seed == seed:
@@ -109,7 +109,7 @@ def _look(
 
 
 def show(jobs: Sequence[Job], console: Console) -> None:
-    """Prints how far the zoo is, a line for each run."""
+    """Prints the state of each run, one line each, and their counts."""
     table = Table(title="the zoo")
     for heading in ("network", "seed", "state"):
         table.add_column(heading, no_wrap=True)
@@ -126,13 +126,14 @@ def show(jobs: Sequence[Job], console: Console) -> None:
 
 @contextlib.contextmanager
 def on_share(place: int, jobs: int) -> Iterator[None]:
-    """Starts processes on one run's share of the cores, where the system can.
+    """Pins processes that are started in this context to one run's share of the cores.
 
-    Runs that share all cores wait for each other's threads.
+    Runs that share all cores wait for each other's threads. Where the operating system
+    has no affinity, nothing is pinned.
 
     Args:
-      place: of the run, from 0.
-      jobs: how many runs there are side by side.
+      place: the position of the run, from 0.
+      jobs: the number of runs at the same time.
     """
     if not hasattr(os, "sched_setaffinity"):
         yield
@@ -147,12 +148,12 @@ def on_share(place: int, jobs: int) -> Iterator[None]:
 
 
 class Worker:
-    """Trains what is missing.
+    """Trains the missing runs of the zoo.
 
     Args:
-      entries: what to train, in order.
-      options: how.
-      console: what it is shown on.
+      entries: the networks to train, in order.
+      options: the options of the worker.
+      console: the console for progress messages.
     """
 
     def __init__(
@@ -163,13 +164,13 @@ class Worker:
         self.console = console
         self.failed: list[str] = []
         self._running: dict[Path, tuple[Job, subprocess.Popen]] = {}
-        self._places: dict[Path, int] = {}  # of runs, from 0
+        self._places: dict[Path, int] = {}  # positions of the runs, from 0
         self._awaited: set[Path] = set()  # runs of a worker that was killed
         self._tried: set[Path] = set()
         self._asked = False
 
     def work(self) -> None:
-        """Trains until nothing is missing, the time is over, or a signal comes.
+        """Trains until nothing is missing, the time is over, or a signal arrives.
 
         Raises:
           InputError: after the last run, if one of them failed.
@@ -196,10 +197,10 @@ class Worker:
             raise InputError(f"not trained: {'; '.join(self.failed)}")
 
     def _start_some(self) -> None:
-        """Starts runs, as many as are allowed, those that were under way first."""
+        """Starts as many runs as are allowed, stopped runs first."""
         orphans = self._orphans()
         for workdir in orphans - self._awaited:
-            self._print(f"{workdir}: its worker has ended, and it will soon")
+            self._print(f"{workdir}: its worker has ended, waiting for it to stop")
         ended, self._awaited = self._awaited - orphans, orphans
         if ended:
             self._release_trained()
@@ -222,7 +223,7 @@ class Worker:
                 self._fail(job, str(error))
 
     def _orphans(self) -> set[Path]:
-        """Returns the folders of runs whose worker was killed and that still save."""
+        """Returns the folders of runs that still save after their worker was killed."""
         folders = {lock.parent for lock in self.options.root.glob(f"*/*/{LOCK}")}
         holders = {folder: holder(folder) for folder in folders}
         return {folder for folder, by in holders.items() if by and by.is_orphan()}
@@ -251,7 +252,7 @@ class Worker:
         command = [sys.executable, "-m", "train", "resume", "--attached"]
         command += ["--workdir", str(workdir)]
         environment = dict(os.environ)
-        if self.options.jobs > 1:  # else the first would take all of a GPU's memory
+        if self.options.jobs > 1:  # else the first run would take all of a GPU's memory
             environment.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
         taken = {self._places[other] for other in self._running}
         place = min(set(range(self.options.jobs)) - taken)
@@ -263,11 +264,11 @@ class Worker:
                 stdout=log,
                 stderr=log,
                 env=environment,
-                start_new_session=True,  # a signal to all would stop it twice
+                start_new_session=True,  # a signal to the group would stop it twice
             )
 
     def _collect(self) -> None:
-        """Notes which runs have ended, and releases those that are finished."""
+        """Handles the runs that have ended, and releases the finished ones."""
         for workdir, (job, process) in list(self._running.items()):
             code = process.poll()
             if code is None:
@@ -286,23 +287,23 @@ class Worker:
             if now.state == "trained":
                 self._release(job.entry)
 
-    def _fail(self, job: Job, why: str) -> None:
-        """Notes that a run could not be trained; the others go on."""
-        self.failed.append(f"{job.entry.name} seed {job.seed}: {why}")
-        self._say(f"failed: {why}", job)
+    def _fail(self, job: Job, reason: str) -> None:
+        """Records that a run could not be trained; the others continue."""
+        self.failed.append(f"{job.entry.name} seed {job.seed}: {reason}")
+        self._say(f"failed: {reason}", job)
 
     def _release_trained(self) -> None:
-        """Releases what was trained before and not released."""
+        """Releases finished runs that are not released yet."""
         jobs = look(self.entries, self.options)
         for entry in dict.fromkeys(j.entry.name for j in jobs if j.state == "trained"):
             self._release(next(e for e in self.entries if e.name == entry))
 
     def _release(self, entry: Entry) -> None:
-        """Releases finished runs, in a process of its own, which loads JAX."""
+        """Releases an entry's finished runs, in a subprocess, which loads JAX."""
         jobs = look([entry], self.options)
         done = [str(self._workdir(job)) for job in jobs if job.state == "trained"]
         if not done:
-            return  # another process has done it
+            return  # another process has released them
         command = [sys.executable, "-m", "train", "release", "--workdir", *done]
         command += ["--tag", entry.tag, "--recipe", entry.recipe]
         command += ["--output", str(self.options.directory)]
@@ -318,15 +319,15 @@ class Worker:
         self._asked = True
         for job, process in self._running.values():
             _hang_up(process)
-            self._say("asked to save and stop", job)
+            self._say("saving and stopping", job)
 
     def _now(self, job: Job) -> Job:
-        """Looks how far a run is now."""
+        """Returns the current state of a run."""
         jobs = look([job.entry], self.options)
         return next(new for new in jobs if new.seed == job.seed)
 
     def _tell(self) -> None:
-        """Prints how far the running ones are."""
+        """Prints the progress of the running jobs."""
         for job, _ in self._running.values():
             now = self._now(job)
             self._say(f"epoch {now.epoch:.1f} of {now.epochs:.0f}{_top1(now)}", job)
@@ -340,7 +341,7 @@ class Worker:
 
 
 def _hang_up(process: subprocess.Popen) -> None:
-    """Closes the pipe to a run, which then saves and stops."""
+    """Closes the pipe to a run, which makes it save and stop."""
     if process.stdin is not None:
         process.stdin.close()
 

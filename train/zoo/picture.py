@@ -1,4 +1,4 @@
-"""The picture of results: accuracy against cost, ours beside the published."""
+"""The plot of the results: accuracy against cost, ours and the published ones."""
 
 import dataclasses
 import itertools
@@ -14,30 +14,30 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's, which the colour-blind tell apart.
-COLOURS = {
+# The palette of Okabe and Ito, which color-blind readers can tell apart.
+COLORS = {
     "shiftresnet": "#0072B2",
     "resnet": "#D55E00",
     "depthwise_resnet": "#009E73",
 }
-SIZES = {20: 4.0, 56: 6.0, 110: 8.0}  # of a marker, by the number of layers
-PAPER, OTHERS = "o", "sD^v"  # markers of the paper's recipe, and of other ones
+SIZES = {20: 4.0, 56: 6.0, 110: 8.0}  # of markers, by the number of layers
+PAPER, OTHERS = "o", "sD^v"  # markers of the paper's recipe, and of other recipes
 GREY = "#555555"
 PUBLIC = {"ResNet": "X", "ShuffleNetV2 x0.5": "P", "MobileNetV2 x0.5": "*"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """A network in the picture.
+    """A network in the plot.
 
     Attributes:
-      name: the release's.
-      dataset: e.g. "cifar10".
-      params: number of parameters.
-      macs: multiply-adds for one image.
-      top1: in percent.
-      spread: standard deviation over the seeds; 0 of one run.
-      recipe: "" for the paper's own figures.
+      name: the name of the release.
+      dataset: the data set, e.g. "cifar10".
+      params: the number of parameters.
+      macs: the multiply-adds for one image.
+      top1: the test top-1 in percent.
+      spread: the standard deviation over the seeds; 0 for one run.
+      recipe: the training recipe; "" for the paper's own results.
     """
 
     name: str
@@ -55,14 +55,14 @@ class Point:
 
 
 def draw(releases: Mapping[str, Release], path: Path) -> None:
-    """Draws test top-1 against parameters and multiply-adds, a row a data set.
+    """Draws test top-1 against parameters and multiply-adds, one row per data set.
 
-    Ours filled, with the spread over the seeds; the paper's hollow; the public zoo's
-    networks black.
+    Markers of our networks are filled, with the spread over the seeds; the paper's are
+    hollow, and those of the public zoo black.
 
     Args:
-      releases: by name.
-      path: the picture to write.
+      releases: the releases by name.
+      path: the image file to write.
     """
     from matplotlib.figure import Figure
 
@@ -85,7 +85,7 @@ def draw(releases: Mapping[str, Release], path: Path) -> None:
 
 
 def _papers() -> list[Point]:
-    """The paper's figures, but those that its authors take back."""
+    """Returns the paper's results, except those that its authors take back."""
     return [
         Point(name, f.dataset, f.params, f.macs, f.paper)
         for name, f in PUBLISHED.items()
@@ -94,7 +94,7 @@ def _papers() -> list[Point]:
 
 
 def _ours(releases: Iterable[Release]) -> list[Point]:
-    """The releases that are drawn."""
+    """Returns the points of the releases that are drawn."""
     return [
         Point(
             release.name,
@@ -106,14 +106,14 @@ def _ours(releases: Iterable[Release]) -> list[Point]:
             release.recipe or "unnamed",
         )
         for release in releases
-        if dataset(release) in TITLES and family(release.architecture) in COLOURS
+        if dataset(release) in TITLES and family(release.architecture) in COLORS
     ]
 
 
 def _panel(
     axes: "Axes", points: Sequence[Point], cost: str, markers: Mapping[str, str]
 ) -> None:
-    """Draws one data set against one cost, a line for what has one depth."""
+    """Draws one data set against one cost, with one line per recipe and depth."""
     from matplotlib.ticker import LogLocator, NullLocator
 
     axes.set_xscale("log")
@@ -129,7 +129,7 @@ def _panel(
     ordered = sorted(points, key=lambda p: (line(p), getattr(p, cost)))
     for (recipe, kind, layers), group in itertools.groupby(ordered, line):
         some = list(group)
-        colour = COLOURS[kind]
+        color = COLORS[kind]
         axes.errorbar(
             [getattr(p, cost) for p in some],
             [p.top1 for p in some],
@@ -137,8 +137,8 @@ def _panel(
             fmt=markers[recipe],
             linestyle="-" if recipe else "",
             linewidth=0.8,
-            color=colour,
-            markerfacecolor=colour if recipe else "white",
+            color=color,
+            markerfacecolor=color if recipe else "white",
             markersize=SIZES.get(layers, 6.0),
             capsize=2,
             zorder=3 if recipe else 2,
@@ -167,7 +167,7 @@ def _millions(value: float, _: float) -> str:
 def _legend(
     figure: "Figure", points: Sequence[Point], markers: Mapping[str, str]
 ) -> None:
-    """Explains colours, markers and sizes above the panels."""
+    """Explains colors, markers and sizes above the panels."""
     from matplotlib.lines import Line2D
 
     def entry(label: str, **style: Any) -> Line2D:
@@ -178,12 +178,12 @@ def _legend(
     hollow: dict[str, Any] = {"markerfacecolor": "white"}
     groups = [
         [
-            entry(FAMILIES[kind], color=colour, marker="", linestyle="-", linewidth=3)
-            for kind, colour in COLOURS.items()
+            entry(FAMILIES[kind], color=color, marker="", linestyle="-", linewidth=3)
+            for kind, color in COLORS.items()
             if any(family(p.architecture) == kind for p in points)
         ],
         [
-            entry("the paper's figures", **hollow),
+            entry("the paper's results", **hollow),
             *(
                 entry(f"ours, recipe {r}", marker=markers[r])
                 for r in sorted({p.recipe for p in points} - {""})

@@ -1,9 +1,9 @@
-"""Published results to stand beside ours: the paper's, and a public zoo's.
+"""Published results for comparison: the paper's, and a public zoo's.
 
-Test top-1 in percent, of one run each, at its best epoch on the test set: the paper's
-tables, and the authors' own later runs of the shift networks
-(https://github.com/alvinwan/shiftresnet-cifar). The public zoo is the best known for
-CIFAR (https://github.com/chenyaofo/pytorch-cifar-models), its figures its README's.
+Test top-1 is in percent, of one run each, at its best epoch on the test set. It comes
+from the paper's tables, and from the authors' later runs of the shift networks
+(https://github.com/alvinwan/shiftresnet-cifar). The results of the best-known public
+zoo for CIFAR (https://github.com/chenyaofo/pytorch-cifar-models) are its README's.
 """
 
 import dataclasses
@@ -38,10 +38,10 @@ _PLAIN = {
 }
 
 
-# Plain networks reduced to the sizes of the shift networks with E = 1, 3, 6: CIFAR-10
-# by the width within the blocks, CIFAR-100 by all widths. The reductions are ours, of
-# the nearest size. For 110 layers the paper's 76.82, 74.30 and 79.02 on CIFAR-10 come
-# of a fault, its authors say.
+# ResNets reduced to the sizes of the shift networks with E = 1, 3, 6: for CIFAR-10 in
+# the width within the blocks, for CIFAR-100 in all widths. We chose the reductions that
+# give the nearest size. According to the paper's authors, the 76.82, 74.30 and 79.02 of
+# 110 layers on CIFAR-10 are due to a fault.
 _BLOCK = {
     20: {8.1: 85.84, 2.8: 88.33, 1.4: 90.09},
     56: {8.1: 87.46, 2.8: 89.40, 1.4: 89.89},
@@ -52,16 +52,16 @@ _NET = {
     56: {7.2: 56.62, 2.7: 64.49, 1.5: 67.45},
     110: {7.8: 60.44, 2.7: 66.61, 1.5: 68.87},
 }
-# Reductions of each depth by data set: what is reduced, and by how much.
+# Reductions of each depth by data set: the reduced width, and the factors.
 REDUCTIONS = {
-    (dataset, depth): (option, tuple(figures))
+    (dataset, depth): (option, tuple(accuracies))
     for dataset, option, table in (
         ("cifar10", "block_reduction", _BLOCK),
         ("cifar100", "net_reduction", _NET),
     )
-    for depth, figures in table.items()
+    for depth, accuracies in table.items()
 }
-# Parameters and multiply-adds with 10 classes, which the tests count.
+# Parameters and multiply-adds with 10 classes, as counted by the tests.
 _COSTS = {
     "resnet20": (272_474, 40_813_184),
     "resnet56": (855_770, 125_747_840),
@@ -79,7 +79,10 @@ _COSTS = {
     "shiftresnet110_e6": (1_177_946, 173_720_192),
     "shiftresnet110_e9": (1_762_970, 260_227_712),
 }
-_HEAD = {"cifar10": (0, 0), "cifar100": (90 * 65, 90 * 64)}  # what 90 more classes add
+_HEAD = {
+    "cifar10": (0, 0),
+    "cifar100": (90 * 65, 90 * 64),
+}  # the cost of 90 more classes
 _REDUCED_COSTS = {
     ("cifar10", 20, 1.4): (191_918, 28_482_176),
     ("cifar10", 20, 2.8): (96_206, 14_049_920),
@@ -104,14 +107,14 @@ _REDUCED_COSTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-    """Figures of one network on one data set.
+    """The published results of one network on one data set.
 
     Attributes:
       dataset: "cifar10" or "cifar100".
-      params: number of parameters.
-      macs: multiply-adds for one image.
-      paper: test top-1 in the paper.
-      later: test top-1 in the authors' later run; None if there is none.
+      params: the number of parameters.
+      macs: the multiply-adds for one image.
+      paper: the test top-1 in the paper, in percent.
+      later: the test top-1 in the authors' later run; None if there is none.
     """
 
     dataset: str
@@ -122,7 +125,7 @@ class Published:
 
 
 def reduced(option: str, reduction: float) -> str:
-    """Returns what names a reduced network, in the tag of its release.
+    """Returns the name of a reduction, for the tag of a release.
 
     Example:
       >>> reduced("block_reduction", 2.8)
@@ -134,7 +137,7 @@ def reduced(option: str, reduction: float) -> str:
 def _published(
     name: str, dataset: str, paper: float, later: float | None = None
 ) -> Published:
-    """Adds what a network costs with the classes of a data set."""
+    """Adds the costs of a network with the classes of a data set."""
     params, macs = (a + b for a, b in zip(_COSTS[name], _HEAD[dataset], strict=True))
     return Published(dataset, params, macs, paper, later)
 
@@ -143,9 +146,9 @@ def _published(
 PUBLISHED: Mapping[str, Published] = {
     **{
         f"{name}.{dataset}": _published(name, dataset, paper, later)
-        for (dataset, depth), figures in _PAPER.items()
+        for (dataset, depth), accuracies in _PAPER.items()
         for e, paper, later in zip(
-            _EXPANSIONS, figures, _LATER[dataset, depth], strict=True
+            _EXPANSIONS, accuracies, _LATER[dataset, depth], strict=True
         )
         for name in [f"shiftresnet{depth}_e{e}"]
     },
@@ -166,7 +169,7 @@ PUBLISHED: Mapping[str, Published] = {
 }
 
 
-# What comes of a fault, the paper's authors say.
+# Results that are due to a fault, according to the paper's authors.
 DOUBTFUL = frozenset(
     f"resnet110.cifar10_{reduced('block_reduction', r)}" for r in _BLOCK[110]
 )
@@ -177,10 +180,10 @@ class Public:
     """A network of the public zoo.
 
     Attributes:
-      name: what it is called there, in words.
-      params: number of parameters, with 10 classes.
-      macs: multiply-adds for one image, with 10 classes.
-      top1: in percent, by data set.
+      name: the name in its README.
+      params: the number of parameters, with 10 classes.
+      macs: the multiply-adds for one image, with 10 classes.
+      top1: the test top-1 in percent, by data set.
     """
 
     name: str
@@ -202,10 +205,10 @@ PUBLIC_ZOO = tuple(
 
 
 def find(name: str, recipe: str) -> Published | None:
-    """Returns the figures that stand beside a release, if there are any.
+    """Returns the published results of a release's network, if there are any.
 
     Args:
-      name: of the release.
-      recipe: how it was trained; a name may end in it.
+      name: the name of the release.
+      recipe: the training recipe; the name may end in it.
     """
     return PUBLISHED.get(name.removesuffix(f"_{recipe}"))

@@ -1,4 +1,4 @@
-"""Our results beside the published ones: a page, and a table for the README."""
+"""Our results and the published ones: a page, and a table for the README."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,35 +11,36 @@ from train.zoo.speeds import Speeds
 MARKED = re.compile(r"(<!-- results: .*? -->\n).*?(<!-- end of results -->)", re.DOTALL)
 INTRODUCTION = """# Results
 
-Test top-1 in percent, of the last epoch; the test set is read once a run, and nothing
-is chosen on it. Mean and standard deviation over the runs (their number in brackets),
-which differ in their seeds alone; the weights are those of the lowest seed. The plain
-tag of a data set names the weights to take, whatever their recipe; a tag that ends in
-`_paper` is the paper's own recipe. The paper's figures, and those of its authors' later
-runs, are of one run each, at its best epoch on the test set. Made by
-`python -m train results` from `checkpoints/manifest.json`.
+Test top-1 is in percent, after the last epoch; the test set is read once per run, and
+nothing is chosen on it. The tables show the mean and the standard deviation over the
+runs, with their number in brackets. The runs differ only in their seeds, and the
+released weights are those of the lowest seed. A tag that is only a data set names the
+recommended weights, whatever their recipe; a tag that ends in `_paper` is the paper's
+own recipe. The results of the paper and of its authors' later runs are of one run each,
+at its best epoch on the test set. `python -m train results` makes this page from
+`checkpoints/manifest.json`.
 
 ![Test top-1 against parameters and multiply-adds](accuracy.png)
 
 Filled: ours, with the standard deviation over the seeds. Hollow: the paper's, without
-the reduced ResNet-110 on CIFAR-10, which come of a fault, its authors say. Lines join
-our networks of one depth. Black: networks of the best-known public zoo,
-[chenyaofo/pytorch-cifar-models](https://github.com/chenyaofo/pytorch-cifar-models)."""
+the reduced ResNet-110 on CIFAR-10, whose results are due to a fault according to its
+authors. Lines join our networks of one depth. Black: networks of the best-known public
+zoo, [chenyaofo/pytorch-cifar-models](https://github.com/chenyaofo/pytorch-cifar-models)."""
 WORDS = ("weights", "recipe", "hardware", "command", "log")
-# What each is called, in the order of the tables; others come after them.
+# Titles of the families, in the order of the tables; other families follow.
 FAMILIES = {
     "shiftresnet": "ShiftResNet",
     "resnet": "ResNet",
     "depthwise_resnet": "depthwise ResNet",
 }
 HOURS = (
-    "Hours are by the clock, and too many where a run was suspended or shared its "
+    "Hours are wall-clock time, and too many where a run was suspended or shared its "
     "cores: the log has the images per second of each line."
 )
 
 
 def dataset(release: Release) -> str:
-    """Returns what a release was trained on, e.g. "cifar10"."""
+    """Returns the data set of a release, e.g. "cifar10"."""
     return release.dataset.partition(":")[2] or release.dataset
 
 
@@ -65,7 +66,7 @@ def depth(architecture: str) -> int:
 
 
 def top1(release: Release) -> str:
-    """Returns mean and spread of the test top-1 in percent.
+    """Returns the mean and the spread of the test top-1 in percent.
 
     Example:
       >>> from shiftjax.releases.manifest import Run
@@ -79,7 +80,7 @@ def top1(release: Release) -> str:
 
 
 def short_table(releases: Mapping[str, Release]) -> str:
-    """Returns the README's table: a line for each release."""
+    """Returns the README's table, with one line per release."""
     heading = ["weights", "parameters", "multiply-adds", "test top-1", "runs"]
     heading += ["recipe", "paper"]
     rows = []
@@ -103,8 +104,8 @@ def page(releases: Mapping[str, Release], speeds: Speeds | None = None) -> str:
     """Returns docs/results.md.
 
     Args:
-      releases: by name.
-      speeds: images per second, where they were measured.
+      releases: the releases by name.
+      speeds: images per second, if they were measured.
     """
     lines = [INTRODUCTION]
     names = dict.fromkeys(dataset(release) for release in _sorted(releases))
@@ -117,19 +118,19 @@ def page(releases: Mapping[str, Release], speeds: Speeds | None = None) -> str:
 
 
 def update(readme: str, releases: Mapping[str, Release]) -> str:
-    """Returns the README with the table between its markers made anew."""
+    """Returns the README with a new table between its markers."""
     table = short_table(releases)
     return MARKED.sub(lambda m: f"{m[1]}\n{table}\n\n{m[2]}", readme)
 
 
 def _accuracies(releases: Sequence[Release], speeds: Speeds | None) -> str:
-    """The table of one data set; without speeds where none was measured."""
+    """Returns the table of one data set, with speeds if any was measured."""
     heading = ["weights", "parameters", "multiply-adds", "test top-1", "recipe"]
     heading += ["epochs", "paper", "authors' later run"]
-    figures = [speeds.find(release) if speeds else None for release in releases]
-    timed = speeds if any(figures) else None
+    measured = [speeds.find(release) if speeds else None for release in releases]
+    timed = speeds if any(measured) else None
     rows = []
-    for release, figure in zip(releases, figures, strict=True):
+    for release, speed in zip(releases, measured, strict=True):
         published = find(release.name, release.recipe)
         later = published.later if published else None
         row = [
@@ -142,13 +143,13 @@ def _accuracies(releases: Sequence[Release], speeds: Speeds | None) -> str:
             f"{published.paper:.2f}" if published else "",
             "" if later is None else f"{later:.2f}",
         ]
-        rows.append([*row, f"{figure:,.0f}" if figure else ""] if timed else row)
+        rows.append([*row, f"{speed:,.0f}" if speed else ""] if timed else row)
     table = grid([*heading, "images/s"] if timed else heading, rows, WORDS)
     return f"{table}\n\nImages per second: {timed.where}." if timed else table
 
 
 def _public(name: str) -> str:
-    """The public zoo's table of one data set."""
+    """Returns the public zoo's table of one data set."""
     heading = ["network", "parameters", "multiply-adds", "top-1"]
     rows = [
         [
@@ -159,11 +160,11 @@ def _public(name: str) -> str:
         ]
         for public in PUBLIC_ZOO
     ]
-    return f"Beside them, the [public zoo]({PUBLIC_URL}):\n\n{grid(heading, rows)}"
+    return f"For comparison, the [public zoo]({PUBLIC_URL}):\n\n{grid(heading, rows)}"
 
 
 def _origins(releases: Iterable[Release]) -> str:
-    """The table of all runs: what made them, on what, and their records."""
+    """Returns the table of all runs: commands, hardware, hours and logs."""
     heading = ["weights", "seed", "test top-1", "hours", "hardware", "command", "log"]
     rows = [
         [
@@ -182,7 +183,7 @@ def _origins(releases: Iterable[Release]) -> str:
 
 
 def _sorted(releases: Mapping[str, Release]) -> list[Release]:
-    """The classifiers, by data set, family and size."""
+    """Sorts the classifiers by data set, family and size."""
 
     def place(release: Release) -> tuple[str, int, str, int, str]:
         kind = family(release.architecture)

@@ -1,4 +1,4 @@
-"""Images per second of inference, as `python -m benchmarks inference` measured them."""
+"""Images per second of inference, measured by `python -m benchmarks inference`."""
 
 import dataclasses
 import json
@@ -15,27 +15,30 @@ OURS = "shiftjax"  # the row of each table
 
 @dataclasses.dataclass(frozen=True)
 class Speeds:
-    """Inference speeds of a benchmark file, of its largest batch in float32.
+    """The inference speeds in a benchmark file, at its largest batch in float32.
 
     Attributes:
-      where: batch, type, machine and command, in words.
-      images_per_second: by architecture, parameters and multiply-adds.
+      where: batch, dtype, machine and command, in words.
+      images_per_second: the speed by architecture, parameters and multiply-adds.
     """
 
     where: str
     images_per_second: Mapping[tuple[str, int, int], float]
 
     def find(self, release: Release) -> float | None:
-        """Returns the figure of a release's network; None if it was not measured."""
+        """Returns the speed of a release's network; None if it was not measured."""
         key = release.architecture, release.params, release.macs
         return self.images_per_second.get(key)
 
 
 def read(folder: Path) -> Speeds | None:
-    """Reads the figures of a folder of benchmarks; None if it has none.
+    """Reads the speeds in a folder of benchmarks; None if it has no file of them.
+
+    Args:
+      folder: the folder of benchmark results.
 
     Raises:
-      InputError: if the file is there and is not one of benchmarks.
+      InputError: if the file exists and is not a benchmark report.
     """
     path = folder / FILE
     if not path.is_file():
@@ -57,5 +60,5 @@ def read(folder: Path) -> Speeds | None:
             f"{machine['cpu']}: `{report['command']}`"
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is no file of benchmarks: {error!r}") from error
+        raise InputError(f"{path} is not a benchmark report: {error!r}") from error
     return Speeds(where, found) if found else None

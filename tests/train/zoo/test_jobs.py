@@ -159,7 +159,7 @@ def test_a_list_is_worked_off(make_entry, options, capsys):
         assert states(entry, options) == ["running", "released"]
 
     thread = when_it_trains(first, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    assert "seed 0: asked to save and stop" in work([entry], options)
+    assert "seed 0: saving and stopping" in work([entry], options)
     thread.join()
     (stopped, other) = look([entry], options)
     assert (stopped.state, other.state) == ("stopped", "released")
@@ -250,7 +250,7 @@ def test_a_run_ends_with_its_worker_and_is_the_first_to_go_on(
     worker.wait()
     worker = start_worker()
     wait_for(lambda: starts(first) == 2 and len(trainers(first)) == 1)
-    assert "standard input has ended: the run saves its state and stops" in log(first)
+    assert "standard input has ended: saving the state and stopping" in log(first)
     (step,) = re.findall(r"stopped after step (\d+), saved in", log(first))
     assert f"resuming {first} at step {step}" in log(first).replace(",", "")
     assert not second.exists()
@@ -314,7 +314,7 @@ def test_a_run_whose_worker_was_killed_is_waited_for(
         worker.work()
         thread.join()
     assert text.getvalue().count("its worker has ended") == 1
-    assert "seed 1: asked to save and stop" in text.getvalue()
+    assert "seed 1: saving and stopping" in text.getvalue()
 
 
 def test_a_run_with_a_checkpoint_and_no_record_is_stopped(make_entry, options):

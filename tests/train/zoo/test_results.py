@@ -178,7 +178,7 @@ def test_speeds_are_those_that_were_measured(benchmark):
         "`python -m benchmarks inference`." in text
     )
     (benchmark / "inference-cpu.json").write_text("{}")
-    with pytest.raises(InputError, match="is no file of benchmarks"):
+    with pytest.raises(InputError, match="is not a benchmark report"):
         speeds.read(benchmark)
     assert speeds.read(benchmark / "nowhere") is None
 
