@@ -27,10 +27,10 @@ def main(given: Sequence[str] | None = None) -> int:
     """Runs an experiment or a command.
 
     Args:
-      given: the arguments, by default those of the process.
+      given: the arguments; by default those of the process.
 
     Returns:
-      The exit code: 0, or 2 for a mistake of the user's, which is said in one line.
+      The exit code: 0, or 2 after a user's mistake, which is printed in one line.
     """
     given = list(sys.argv[1:] if given is None else given)
     if given[:1] in (["-h"], ["--help"]):
@@ -79,15 +79,13 @@ def _parse(kind: Any, name: str, rest: list[str], **options: Any) -> Any:
 
 def _overview() -> str:
     lines = [f"usage: {commands.PROGRAM} [experiment or command] [--options]", ""]
-    lines += ["experiments, the first of which is what runs without a name:"]
+    lines += ["experiments (without a name, the first one runs):"]
     for name in sorted(experiments.names(), key=lambda name: name != "digits"):
         summary = experiments.describe(name).splitlines()[0]
         lines.append(f"  {name:<10} {summary}")
     lines += ["", "commands:"]
     lines += [f"  {name:<10} {kind.__doc__}" for name, kind in COMMANDS.items()]
-    return "\n".join(
-        [*lines, "", f"{commands.PROGRAM} NAME --help shows every option of it."]
-    )
+    return "\n".join([*lines, "", f"{commands.PROGRAM} NAME --help shows its options."])
 
 
 if __name__ == "__main__":

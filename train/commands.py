@@ -1,6 +1,6 @@
-"""The trainer's commands beside training: one class each, its fields the options.
+"""The other commands of the trainer: one class each, whose fields are its options.
 
-They import what they need when they run, so that `--help` is quick.
+They import their dependencies when they run, so that `--help` is quick.
 """
 
 import dataclasses
@@ -30,12 +30,12 @@ class Evaluate:
     split: str = "test"
     """test, validation, train or train+validation."""
     step: int | None = None
-    """The checkpoint to take; by default the newest."""
+    """Step of the checkpoint to evaluate; by default the newest."""
     devices: int | None = None
-    """How many devices to use; by default all, and the cores of a CPU as devices."""
+    """Number of devices to use; by default all, and the cores of a CPU as devices."""
 
     def run(self, console: Console) -> None:
-        """Prints one line."""
+        """Evaluates, and prints one line."""
         prepare_process(self.devices)
         from train.evaluation import evaluate_run
 
@@ -54,16 +54,16 @@ class EvaluateWeights:
     split: str = "test"
     """test, validation, train or train+validation."""
     source: str | None = None
-    """digits, tfds:NAME or folder:PATH; by default what it was trained on."""
+    """digits, tfds:NAME or folder:PATH; by default the data set of training."""
     data_dir: str | None = None
-    """Where TFDS data sets are; by default where TFDS looks itself."""
+    """Folder of the TFDS data sets; by default the one that TFDS uses."""
     directory: str | None = None
     """Folder of the weights, or hf:owner/name."""
     devices: int | None = None
-    """How many devices to use; by default all, and the cores of a CPU as devices."""
+    """Number of devices to use; by default all, and the cores of a CPU as devices."""
 
     def run(self, console: Console) -> None:
-        """Prints one line."""
+        """Evaluates, and prints one line."""
         prepare_process(self.devices)
         from train.evaluation import evaluate_weights
 
@@ -85,9 +85,9 @@ class Prepare:
     name: tyro.conf.Positional[str]
     """cifar10 or cifar100."""
     source: tuple[str, ...] = ()
-    """The official archive, or the files in it; by default it is downloaded."""
+    """The official archive, or its files; by default the archive is downloaded."""
     data_dir: str | None = None
-    """Where TFDS data sets are kept; by default where TFDS looks itself."""
+    """Folder of the TFDS data sets; by default the one that TFDS uses."""
 
     def run(self, console: Console) -> None:
         """Writes the data set."""
@@ -98,19 +98,19 @@ class Prepare:
 
 @dataclasses.dataclass(frozen=True)
 class Release:
-    """Turn finished runs, which differ in their seeds, into released weights."""
+    """Turn finished runs, which differ only in their seeds, into released weights."""
 
     workdir: tuple[str, ...]
-    """Folders of the runs; the weights are those of the lowest seed."""
+    """Folders of the runs; the weights of the lowest seed are released."""
     tag: str
-    """What follows the architecture in the name, e.g. cifar10."""
+    """Part of the name after the architecture, e.g. cifar10."""
     recipe: str = ""
-    """How they were trained, in a word."""
+    """Name of the training recipe, e.g. paper."""
     output: str = "checkpoints"
     """Folder of the releases."""
 
     def run(self, console: Console) -> None:
-        """Prints one line."""
+        """Releases, and prints one line."""
         prepare_process()
         from train.release import release
 
@@ -124,15 +124,15 @@ class Release:
 
 @dataclasses.dataclass(frozen=True)
 class Resume:
-    """Go on with a run, as its configuration says."""
+    """Resume a run with the configuration in its folder."""
 
     workdir: str
     """Folder of the run."""
     attached: Flag = False
-    """Save the state and stop when standard input ends, as with its parent process."""
+    """Save the state and stop when standard input ends, as with the parent process."""
 
     def run(self, console: Console) -> None:
-        """Trains, as the command that began the run would."""
+        """Trains like the command that started the run."""
         from train import config
 
         if self.attached:
@@ -145,25 +145,25 @@ class Resume:
 
 @dataclasses.dataclass(frozen=True)
 class Zoo:
-    """Train what is missing of the zoo, and release what is finished."""
+    """Train the missing networks of the zoo, and release the finished ones."""
 
     only: str = "*"
     """Shell wildcards that a network's name must match, e.g. 'shiftresnet20*'."""
     show: Flag = False
-    """Show what is done, running and missing, and train nothing."""
+    """Show the state of every run, and train nothing."""
     minutes: float | None = None
-    """Stop after so long; the same command goes on."""
+    """Stop after this many minutes; the same command resumes."""
     jobs: int = 1
-    """Runs side by side."""
+    """Number of runs at the same time."""
     root: str = "runs/zoo"
     """Folder of the runs."""
     output: str = "checkpoints"
     """Folder of the releases."""
     data_dir: str | None = None
-    """Where TFDS data sets are; by default where TFDS looks itself."""
+    """Folder of the TFDS data sets; by default the one that TFDS uses."""
 
     def run(self, console: Console) -> None:
-        """Prints a table, or a line now and then."""
+        """Trains with a line now and then, and prints a table of all runs."""
         from train.zoo import entries, jobs
 
         options = jobs.Options(
@@ -177,19 +177,19 @@ class Zoo:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """Write what the releases reach: docs/results.md, its picture, README's table."""
+    """Write the results of the releases: docs/results.md, its plot, README's table."""
 
     directory: str = "checkpoints"
     """Folder of the releases."""
     docs: str = "docs"
-    """Folder of the page and the picture."""
+    """Folder of the page and the plot."""
     readme: str = "README.md"
-    """The file whose table is made anew."""
+    """File whose table is updated."""
     benchmarks: str = "benchmarks/results"
-    """Folder of benchmarks, for images per second; none are shown if it has none."""
+    """Folder of benchmarks, for images per second; these are optional."""
 
     def run(self, console: Console) -> None:
-        """Writes three files, and prints their names."""
+        """Writes the three files, and prints their names."""
         from shiftjax.releases import manifest
         from train.zoo import picture, results, speeds
 
@@ -205,7 +205,7 @@ class Results:
 
 
 def train_run(run: "Config", console: Console) -> None:
-    """Trains, and says how it ended."""
+    """Trains, and prints the outcome."""
     from train import hosts
 
     hosts.join(run.hosts)
@@ -235,11 +235,11 @@ def train_run(run: "Config", console: Console) -> None:
 
 
 def prepare_process(devices: int | None = None, batch_size: int = 512) -> bool:
-    """Settings that must come before the first array.
+    """Applies the settings that must precede the first array.
 
     Args:
-      devices: how many devices a CPU is; by default what suits the batch.
-      batch_size: images in a step.
+      devices: the number of devices of a CPU; by default it follows from the batch.
+      batch_size: the number of images in a step.
 
     Returns:
       True if the allocator now keeps freed memory.
@@ -258,12 +258,12 @@ def prepare_process(devices: int | None = None, batch_size: int = 512) -> bool:
 
 
 def say(console: Console, line: str) -> None:
-    """Prints a line as it is."""
+    """Prints a line without markup."""
     console.print(line, highlight=False, markup=False)
 
 
 def _reached(entry: "Entry") -> str:
-    """The test top-1 of a release with its spread; of a stylizer the loss."""
+    """Formats the test top-1 of a release with its spread, or a stylizer's loss."""
     if "top1" not in entry.runs[0].test:
         return f"test loss {entry.mean('loss'):.4g}"
     spread = entry.spread()
@@ -272,7 +272,7 @@ def _reached(entry: "Entry") -> str:
 
 
 def _told(split: str, result: dict[str, float]) -> str:
-    """The figures of an evaluation, those that are shares first."""
+    """Formats the metrics of an evaluation, percentages first."""
     from train.logging import metric_names
 
     shares = [

@@ -78,47 +78,47 @@ class Model:
     """The network."""
 
     name: str = "shiftresnet20_e3"
-    """A name of `shiftjax list`, or a family's with its option in `overrides`."""
+    """A name of `shiftjax list`, or a family name with its option in `overrides`."""
     overrides: dict[str, int | float] = dataclasses.field(default_factory=dict)
     """Attributes of the network to set, e.g. expansion 4 or block_reduction 2.8."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What to compute in; parameters are always float32."""
+    """Dtype of the computation; parameters are always float32."""
     remat: bool = False
-    """Compute each block again in the backward pass, to save memory."""
+    """Recompute each block in the backward pass, to save memory."""
     sync_batch_norm: bool = True
-    """Take BatchNorm's statistics over all devices, not over each alone."""
+    """Compute BatchNorm statistics over all devices, not on each device alone."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """The pictures."""
+    """The images."""
 
     source: str = "digits"
-    """digits, tfds:NAME (any image classification set of TFDS) or folder:PATH."""
+    """digits, tfds:NAME (any image classification data set of TFDS) or folder:PATH."""
     data_dir: str | None = option(None, free=True)
-    """Where TFDS data sets are; by default where TFDS looks itself."""
+    """Folder of the TFDS data sets; by default the one that TFDS uses."""
     image_size: int = option(32, low=1)
-    """Height and width that pictures are brought to."""
+    """Height and width that images are resized to."""
     validation_examples: int | None = option(None, low=0)
-    """Training examples set apart, by a fixed seed, to validate on; default a tenth."""
+    """Training examples held out for validation, by a fixed seed; default a tenth."""
     train_on: Literal["train", "train+validation"] = "train"
-    """Train on what is left, or on all official training examples."""
+    """Train without the held-out examples, or on all official training examples."""
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Mean of each channel to subtract, for values in 0 .. 1."""
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
     """Standard deviation of each channel to divide by, for values in 0 .. 1."""
     resident_bytes: int = option(2**31, low=0, free=True)
-    """Sets up to this size live on the device, larger ones are fed from the host."""
+    """Largest size of a data set that stays on the device; a larger one is streamed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """What is done to training pictures, inside the compiled step."""
+    """Augmentation of training images, inside the compiled step."""
 
     crop_padding: int = option(4, low=0)
-    """Pixels of zeros around a picture before a random crop of its size; 0 for none."""
+    """Pixels of zeros around an image before a random crop of its size; 0 for none."""
     flip: bool = True
-    """Mirror half of the pictures left to right."""
+    """Mirror half of the images left to right."""
     mixup: float = option(0.0, low=0)
     """Parameter alpha of mixup's Beta(alpha, alpha); 0 for none."""
     cutmix: float = option(0.0, low=0)
@@ -127,20 +127,20 @@ class Augment:
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """Style transfer: the painting, and how pictures are compared (task style)."""
+    """Style transfer: the painting, and the features that define the losses."""
 
     image: str | None = None
-    """The painting whose style is learned."""
+    """File of the painting whose style is learned."""
     size: int = option(256, low=1)
-    """Height and width that the painting is brought to."""
+    """Height and width that the painting is resized to."""
     features: str = "vgg16"
     """Network whose features are compared: vgg16, squeezenet, or released weights."""
     weights: str | None = None
-    """File of weights of vgg16 or squeezenet, as torchvision's."""
+    """File with torchvision's weights of vgg16 or squeezenet."""
     content_weight: float = option(1e5, low=0)
-    """Of the content loss."""
+    """Weight of the content loss."""
     style_weight: float = option(1e10, low=0)
-    """Of the style loss."""
+    """Weight of the style loss."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,19 +150,19 @@ class Optimizer:
     kind: Literal["sgd", "adam", "muon"] = "sgd"
     """SGD, Adam with its usual constants, or Muon for hidden kernels beside SGD."""
     momentum: float = option(0.9, low=0, high=1)
-    """How much of the last update is kept (sgd, muon)."""
+    """Momentum: the share of the last update that is kept (sgd, muon)."""
     nesterov: bool = False
-    """Use Nesterov's form of momentum (sgd, muon)."""
+    """Use Nesterov momentum (sgd, muon)."""
     weight_decay: float = option(5e-4, low=0)
-    """Added to the gradient, times the parameters."""
+    """L2 penalty: this times the parameters is added to the gradient."""
     decay: Literal["all", "kernels"] = "all"
-    """Decay all parameters, or the kernels alone (no BatchNorm, no biases)."""
+    """Decay all parameters, or only the kernels (no BatchNorm, no biases)."""
     clip_norm: float | None = option(None, above=0)
-    """Bound on the norm of the gradient."""
+    """Largest norm of the gradient; a larger gradient is scaled down to it."""
     freeze: tuple[str, ...] = ()
-    """Parameters to leave as they are: shell wildcards of their paths, as 'stem*'."""
+    """Parameters that are not trained: shell wildcards of their paths, as 'stem*'."""
     muon_rate: float = option(0.5, low=0)
-    """Learning rate of hidden kernels, over that of the schedule (muon)."""
+    """Learning rate of hidden kernels, as a multiple of the schedule's (muon)."""
     muon_decay: float = option(0.02, low=0)
     """Weight decay of hidden kernels, times their learning rate (muon)."""
 
@@ -172,7 +172,7 @@ class Schedule:
     """The learning rate over the run."""
 
     kind: Literal["steps", "cosine", "one_cycle", "constant"] = "cosine"
-    """Steps at the boundaries, half a cosine to 0, a triangle, or constant."""
+    """Steps at the boundaries, half a cosine to 0, a triangle, or a constant rate."""
     learning_rate: float = option(0.1, low=0)
     """The highest learning rate."""
     warmup_epochs: float = option(0.0, low=0)
@@ -180,39 +180,39 @@ class Schedule:
     boundaries: tuple[float, ...] = ()
     """Epochs after which the rate falls (steps)."""
     factor: float = option(0.1, low=0, high=1)
-    """What the rate is multiplied by at each boundary (steps)."""
+    """Factor of the rate at each boundary (steps)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Hosts:
-    """Where the processes of a run on several hosts meet, if no cluster says it."""
+    """Address and number of a process, for several hosts outside a known cluster."""
 
     coordinator: str | None = option(None, free=True)
     """HOST:PORT of the first process."""
     count: int | None = option(None, low=1, free=True)
-    """How many processes there are."""
+    """Number of processes."""
     index: int | None = option(None, low=0, free=True)
-    """Which of them this is, from 0."""
+    """Number of this process, from 0."""
     timeout: int = option(300, low=1, free=True)
-    """Seconds to wait for the others at the start."""
+    """Seconds to wait for the other processes at the start."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """A run: what is trained, on what, how, and where it is kept."""
+    """All options of a training run."""
 
     task: Literal["classification", "style"] = "classification"
-    """What the network is trained for."""
+    """The training task: its loss and its metrics."""
     workdir: str = option("runs/digits", free=True)
-    """Folder of the run: configuration, record, checkpoints. Resumed if it exists."""
+    """Folder of the run: configuration, log, checkpoints. Resumed if it exists."""
     seed: int = option(0, low=0, high=2**31 - 1)
-    """Decides initial parameters, order of examples and augmentation."""
+    """Seed of the initial parameters, the order of examples and the augmentation."""
     epochs: float = option(10.0, above=0)
-    """How many times each example is seen."""
+    """Number of passes over the training examples."""
     batch_size: int = option(128, low=1)
-    """Examples in a step, over all devices."""
+    """Examples in a training step, over all devices."""
     init: str | None = None
-    """Weights to begin with, of `shiftjax list --pretrained`, or a .safetensors."""
+    """Initial weights: one of `shiftjax list --pretrained`, or a .safetensors file."""
     label_smoothing: float = option(0.0, low=0, high=1)
     """Share of the target spread evenly over the classes."""
     ema_decay: float | None = option(None, low=0, high=1)
@@ -224,23 +224,23 @@ class Config:
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
     eval_batch_size: int = option(512, low=1, free=True)
-    """Examples in a step of evaluation, over all devices."""
+    """Examples in an evaluation step, over all devices."""
     eval_epochs: float = option(1.0, above=0, free=True)
     """Epochs between evaluations on the validation split."""
     save_epochs: float = option(1.0, above=0, free=True)
     """Epochs between checkpoints."""
     log_steps: int = option(50, low=1, free=True)
-    """Steps between lines of the record."""
+    """Steps between lines of the log."""
     keep_last: int = option(2, low=1, free=True)
-    """Checkpoints kept: so many of the last ..."""
+    """Number of newest checkpoints to keep."""
     keep_best: int = option(1, low=0, free=True)
-    """... and so many of the best on the validation split."""
+    """Number of checkpoints to keep besides, the best on the validation split."""
     steps_per_dispatch: int | None = option(None, low=1, free=True)
-    """Steps given to the device at once; by default 1 on a CPU, else 32."""
+    """Steps dispatched to the device at once; by default 1 on a CPU, else 32."""
     devices: int | None = option(None, low=1, free=True)
-    """How many devices to use; by default all, and the cores of a CPU as devices."""
+    """Number of devices to use; by default all, and the cores of a CPU as devices."""
     backend: Literal["pmap", "shard_map"] = option("pmap", free=True)
-    """How a step is mapped over the devices."""
+    """JAX transformation that maps a step over the devices."""
     tensorboard: bool = option(True, free=True)
     """Write TensorBoard events too."""
     hosts: Hosts = dataclasses.field(default_factory=Hosts)
@@ -258,20 +258,20 @@ def _options() -> dict[str, dataclasses.Field[Any]]:
     return options
 
 
-# Both follow from the fields above: the class of each group, by its name in Config ...
+# The class of each group of options, by the name of its field in Config.
 GROUPS: Mapping[str, type[Any]] = {
     name: kind
     for name, kind in get_type_hints(Config).items()
     if isinstance(kind, type) and dataclasses.is_dataclass(kind)
 }
-# ... and the field of each option, by its dotted name.
+# The field of each option, by its dotted name.
 OPTIONS: Mapping[str, dataclasses.Field[Any]] = _options()
 # The options that may differ between a run and its resumption.
 FREE = frozenset(name for name, field in OPTIONS.items() if field.metadata.get("free"))
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """Returns the configuration by dotted name.
+    """Returns every option's value by its dotted name.
 
     Example:
       >>> flatten(Config())["schedule.learning_rate"]
@@ -287,7 +287,7 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def validate(config: Config) -> None:
-    """Raises InputError for a value that no run could use, naming its flag."""
+    """Raises InputError for a value that no run can use, with the name of its flag."""
     for name, value in flatten(config).items():
         bounds = OPTIONS[name].metadata.get("bounds", Bounds())
         if value is not None and value not in bounds:
@@ -306,7 +306,7 @@ def validate(config: Config) -> None:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Lists the fields, with both values, in which two runs differ in their results."""
+    """Lists the options, with both values, that make the results of two runs differ."""
     before, after = flatten(old), flatten(new)
     return [
         f"--{_flag(name)} was {before[name]}, is {after[name]}"
@@ -316,12 +316,12 @@ def differences(old: Config, new: Config) -> list[str]:
 
 
 def record(config: Config) -> dict[str, Any]:
-    """Returns what is kept of a configuration: the same on every host."""
+    """Returns the configuration to write to disk, which is the same on every host."""
     return dataclasses.asdict(dataclasses.replace(config, hosts=Hosts()))
 
 
 def save(config: Config, workdir: Path) -> None:
-    """Writes the resolved configuration to `workdir/config.json`."""
+    """Writes the configuration to `workdir/config.json`."""
     text = json.dumps(record(config), indent=2)
     partial = workdir / f"{FILE}.partial"
     partial.write_text(text + "\n")
@@ -333,7 +333,7 @@ def load(workdir: Path) -> Config:
 
     Raises:
       MissingFileError: if there is no run.
-      InputError: if the file is damaged, or of another version.
+      InputError: if the file is damaged, or has options that are not known.
     """
     path = workdir / FILE
     if not path.is_file():

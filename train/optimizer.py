@@ -18,15 +18,15 @@ from train.config import Optimizer, Schedule
 def learning_rate(
     schedule: Schedule, total_steps: int, steps_per_epoch: float
 ) -> optax.Schedule:
-    """Makes the learning rate as a function of the step.
+    """Builds the learning rate as a function of the step.
 
     Args:
-      schedule: its shape; durations in epochs.
-      total_steps: length of the run.
-      steps_per_epoch: steps in which each example is seen once.
+      schedule: the options of the schedule, with durations in epochs.
+      total_steps: the length of the run.
+      steps_per_epoch: the number of steps in which each example is seen once.
 
     Returns:
-      A function from the number of steps done to the rate of the next one.
+      A function from the number of finished steps to the rate of the next one.
 
     Example:
       >>> rate = learning_rate(Schedule(learning_rate=0.4, warmup_epochs=1), 100, 10)
@@ -58,7 +58,7 @@ def learning_rate(
 def make_optimizer(
     optimizer: Optimizer, rate: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Makes the optimizer, which decays weights by way of the gradient, as PyTorch's.
+    """Builds the optimizer; as in PyTorch, weight decay is added to the gradient.
 
     Muon updates the kernels of hidden layers by their orthogonalized momentum (see
     `muon_labels`), at `muon_rate` times the learning rate and with a decay of its own;
@@ -67,12 +67,12 @@ def make_optimizer(
     Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/.
 
     Args:
-      optimizer: its options.
+      optimizer: the options.
       rate: the learning rate as a function of the step.
 
     Returns:
-      The transformation: clip, decay, SGD, Adam or Muon, in this order; parameters that
-      are frozen stay as they are (BatchNorm continues to average its statistics).
+      The transformation: clipping, weight decay, then SGD, Adam or Muon. Frozen
+      parameters do not change; BatchNorm still averages its statistics.
     """
     clip = optimizer.clip_norm
     trained = optax.chain(
@@ -89,7 +89,7 @@ def make_optimizer(
 
 
 def _plain(optimizer: Optimizer, rate: optax.Schedule) -> optax.GradientTransformation:
-    """Makes SGD or Adam after the decay."""
+    """Builds weight decay followed by SGD or Adam."""
     mask = _is_kernel if optimizer.decay == "kernels" else None
     if optimizer.kind == "adam":
         rule = optax.adam(rate)
@@ -99,7 +99,7 @@ def _plain(optimizer: Optimizer, rate: optax.Schedule) -> optax.GradientTransfor
 
 
 def _muon(optimizer: Optimizer, rate: optax.Schedule) -> optax.GradientTransformation:
-    """Makes Muon for hidden kernels beside SGD for all others."""
+    """Builds Muon for hidden kernels, and SGD for all other parameters."""
     muon = contrib.muon(
         lambda step: optimizer.muon_rate * rate(step),
         beta=optimizer.momentum,
@@ -111,7 +111,7 @@ def _muon(optimizer: Optimizer, rate: optax.Schedule) -> optax.GradientTransform
 
 
 def _as_matrix(kernel: Any) -> contrib.MuonDimensionNumbers:
-    """Describes `[..., in, out]` as a matrix of `out` columns."""
+    """Describes a kernel `[..., in, out]` as a matrix of `out` columns."""
     last = kernel.ndim - 1
     return contrib.MuonDimensionNumbers(tuple(range(last)), last)
 
@@ -119,14 +119,14 @@ def _as_matrix(kernel: Any) -> contrib.MuonDimensionNumbers:
 def muon_labels(params: Any) -> Any:
     """Chooses the parameters that Muon updates: the kernels of hidden layers.
 
-    These are matrices from features to features. The first and the last layer ("stem",
-    "head") are not, nor are depthwise kernels, scales and biases.
+    These are matrices from features to features. SGD updates the first and the last
+    layer ("stem", "head"), depthwise kernels, scales and biases.
 
     Args:
-      params: the tree.
+      params: the tree of parameters.
 
     Returns:
-      A tree of "muon" and "sgd".
+      A tree of the same structure with "muon" or "sgd" at each leaf.
 
     Example:
       >>> import numpy as np
@@ -143,15 +143,15 @@ def muon_labels(params: Any) -> Any:
 
 
 def label(patterns: Sequence[str], params: Any) -> Any:
-    """Tells which parameters are frozen.
+    """Labels each parameter as frozen or trained.
 
     Args:
-      patterns: shell wildcards of paths such as "stem/conv/kernel", or the beginnings
-        of paths, as "stem".
-      params: the tree.
+      patterns: shell wildcards of paths such as "stem/conv/kernel", or the first parts
+        of paths, such as "stem".
+      params: the tree of parameters.
 
     Returns:
-      A tree of "frozen" and "trained".
+      A tree of the same structure with "frozen" or "trained" at each leaf.
 
     Raises:
       UnknownNameError: if a pattern matches no parameter.
@@ -173,7 +173,7 @@ def label(patterns: Sequence[str], params: Any) -> Any:
 
 
 def _beginnings(paths: Iterable[str]) -> list[str]:
-    """Paths and what they begin with."""
+    """Lists paths and their first parts."""
     parts = [path.split("/") for path in paths]
     return sorted({"/".join(p[: i + 1]) for p in parts for i in range(len(p))})
 

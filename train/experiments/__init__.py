@@ -1,4 +1,4 @@
-"""The experiments, one file each: its `CONFIG`, and what to expect of it."""
+"""The experiments, one file each: a `CONFIG`, and its expected time and accuracy."""
 
 import importlib
 import pkgutil
@@ -48,7 +48,7 @@ def command(config: Config) -> str:
 
 
 def _options(base: Config, config: Config) -> list[str]:
-    """The options that turn one configuration into another of the same results."""
+    """Returns the options that turn a configuration into one of the same results."""
     before, after = flatten(base), flatten(config)
     words: list[str] = []
     for name, value in after.items():

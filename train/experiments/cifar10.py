@@ -4,8 +4,8 @@
     python -m train cifar10
 
 90.16% test top-1 (seed 0, one run, all 50,000 training examples), in 45 minutes on one
-core of an AMD EPYC. docs/recipe.md says how the options were chosen, on a validation
-split; the record is in checkpoints/logs.
+core of an AMD EPYC. docs/recipe.md describes how the options were chosen on a
+validation split; the log is in checkpoints/logs.
 
 The paper's own recipe takes four times as long:
 

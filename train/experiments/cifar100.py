@@ -1,4 +1,4 @@
-"""ShiftResNet-20, E = 3, on CIFAR-100, by the recipe of CIFAR-10.
+"""ShiftResNet-20, E = 3, on CIFAR-100, with the recipe of CIFAR-10.
 
 python -m train prepare cifar100
 python -m train cifar100

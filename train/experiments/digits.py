@@ -1,7 +1,7 @@
-"""ShiftResNet-20, E = 3, on scikit-learn's handwritten digits: the first thing to try.
+"""ShiftResNet-20, E = 3, on scikit-learn's handwritten digits, as a first run.
 
-1,797 real digits of 8x8 pixels that ship with scikit-learn, enlarged to 32x32; 360 of
-them are the test set. Nothing is downloaded.
+The data set has 1,797 real digits of 8x8 pixels, resized to 32x32; 360 of them are the
+test set. It ships with scikit-learn, so nothing is downloaded.
 
     python -m train digits
 

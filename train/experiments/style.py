@@ -1,20 +1,20 @@
-"""The shift net of the paper for style transfer, on a folder of pictures.
+"""The paper's shift network for style transfer, on a folder of images.
 
     python -m train style
 
-learns the style of painting.jpg from the pictures in the folder pictures, comparing
-features of VGG-16, whose weights are in vgg16.pth (torchvision's state dict, as
-`torch.save` writes it). Each has an option. Without a file of weights, features of a
-released network are compared; then the losses want other weights:
+learns the style of painting.jpg from the images in the folder pictures. The losses
+compare features of VGG-16, whose weights are in vgg16.pth (torchvision's state dict,
+written by `torch.save`). Each of these paths has an option. Without a file of weights,
+features of a released network can be compared; the losses then need other weights:
 
     python -m train style --style.image starry.jpg --data.source folder:coco \
         --style.features shiftresnet20_e3.digits --style.weights None \
         --style.content-weight 1 --style.style-weight 1000
 
-The paper's recipe: Adam at 0.001, batches of 4 pictures of 256 x 256, two epochs of the
-82,783 pictures of COCO 2014, 41,392 steps; `--model.name stylizer` is its plain net,
-with 6.5 times as many parameters. `sample.png` in the run's folder shows what is
-learned.
+The paper's recipe is Adam at 0.001, batches of 4 images of 256x256 and two epochs of
+the 82,783 images of COCO 2014, which are 41,392 steps. `--model.name stylizer` is its
+network without shifts, with 6.5 times as many parameters. `sample.png` in the run's
+folder shows a restyled image.
 """
 
 from train.config import Augment, Config, Data, Model, Optimizer, Schedule, Style
