@@ -1,9 +1,9 @@
-"""The processes of a run on several hosts: how they meet, agree, stop and fail.
+"""The processes of a run on several hosts: joining, agreeing, stopping and failing.
 
-Each host runs the same command. `join` finds the others: on TPU pods, under SLURM and
-Open MPI by what these tell, elsewhere by three options. What only one may do - to write
-the record, to make the folder - the first does, and the others learn how it went. A
-process that loses its peers ends at once with `LOST`, which asks to be restarted.
+Each host runs the same command. `join` finds the other processes: on TPU pods and under
+SLURM and Open MPI from their environment, elsewhere from three options. The first
+process alone makes the folder and writes the log, and the others learn of its errors. A
+process that loses another one ends at once with the code `LOST`, for a restart.
 """
 
 import importlib.util
@@ -22,21 +22,21 @@ from jax.experimental import multihost_utils
 from shiftjax.errors import InputError
 from train.config import Hosts
 
-MISTAKE = 2  # a user's
+MISTAKE = 2  # the exit code after a user's mistake
 LOST = 75  # sysexits.h's EX_TEMPFAIL: the same command may succeed
-HEARTBEAT_SECONDS = 30  # after which a process that does not answer is given up
+HEARTBEAT_SECONDS = 30  # a process that does not answer for so long is lost
 MESSAGE_BYTES = 4096
 
 
 def join(options: Hosts) -> None:
-    """Meets the run's other processes, if there are any; call it before any array.
+    """Joins the run's other processes, if any; to be called before the first array.
 
     Args:
-      options: where they meet; nothing where the cluster says it.
+      options: the address and number of this process; empty in a known cluster.
 
     Raises:
-      InputError: if the options do not fit together, or name no place to meet. If not
-        all come in time, the process says so and ends.
+      InputError: if the options contradict each other, or the processes cannot connect.
+        After the timeout, the process prints an error and exits.
     """
     given = {
         "--hosts.coordinator": options.coordinator,
@@ -46,18 +46,18 @@ def join(options: Hosts) -> None:
     missing = [flag for flag, value in given.items() if value is None]
     if 0 < len(missing) < len(given):
         raise InputError(f"{missing[0]} is missing: {', '.join(given)} go together")
-    told = in_cluster(os.environ)
+    clustered = in_cluster(os.environ)
     if options.index is not None and options.count is not None:
         if not 0 <= options.index < options.count:
             raise InputError(
                 f"--hosts.index {options.index}: of {options.count} processes it must "
                 f"be 0 to {options.count - 1}"
             )
-    elif not (told or on_tpu(Path("/dev"))):
+    elif not (clustered or on_tpu(Path("/dev"))):
         return
     if jax.distributed.is_initialized():
         return
-    # JAX would end the process by itself, with a stack of C++.
+    # At its own timeout, JAX would end the process with a C++ stack trace.
     late = threading.Timer(options.timeout, _give_up, (options,))
     late.daemon = True
     late.start()
@@ -71,10 +71,10 @@ def join(options: Hosts) -> None:
             shutdown_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
-        if isinstance(error, ValueError) and missing and not told:
-            return  # a host of TPUs by itself, as in a notebook
+        if isinstance(error, ValueError) and missing and not clustered:
+            return  # a single TPU host, as in a notebook
         raise InputError(
-            f"the run's processes cannot meet (this is {_place(options)}): "
+            f"the run's processes cannot connect (this is {_place(options)}): "
             f"{str(error).splitlines()[0]}"
         ) from error
     finally:
@@ -82,7 +82,7 @@ def join(options: Hosts) -> None:
 
 
 def in_cluster(environment: Mapping[str, str]) -> bool:
-    """Whether the environment tells of several processes, in words that JAX reads.
+    """Returns True if environment variables that JAX reads name several processes.
 
     Example:
       >>> in_cluster({}), in_cluster({"TPU_WORKER_HOSTNAMES": "a,b,c,d"})
@@ -95,26 +95,29 @@ def in_cluster(environment: Mapping[str, str]) -> bool:
 
 
 def on_tpu(devices: Path) -> bool:
-    """Whether this is a host of TPUs: its peers are known to the metadata server."""
+    """Returns True on a TPU host, whose peers the metadata server knows."""
     found = [*devices.glob("accel[0-9]*"), *devices.glob("vfio/[0-9]*")]
     return bool(found) and importlib.util.find_spec("libtpu") is not None
 
 
 def count() -> int:
-    """Returns how many processes there are."""
+    """Returns the number of processes."""
     return jax.process_count()
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes what there is one of."""
+    """Returns True on the process that writes logs and checkpoints."""
     return jax.process_index() == 0
 
 
 def first_does(action: Callable[[], object]) -> None:
-    """Has the first process do something while the others wait.
+    """Runs an action on the first process while the others wait.
+
+    Args:
+      action: called without arguments, on the first process only.
 
     Raises:
-      InputError: on every host, if it is raised on the first.
+      InputError: on every process, if the action raises it.
     """
     failure: InputError | None = None
     if is_first():
@@ -123,18 +126,21 @@ def first_does(action: Callable[[], object]) -> None:
         except InputError as error:
             failure = error
     if count() > 1:
-        said = _share(str(failure).encode() if failure else b"")
-        if said and failure is None:
-            raise InputError(said.decode(errors="replace"))
+        message = _share(str(failure).encode() if failure else b"")
+        if message and failure is None:
+            raise InputError(message.decode(errors="replace"))
     if failure is not None:
         raise failure
 
 
 def all_do(action: Callable[[], object]) -> None:
-    """Has every process do something, and fails on each if it fails on one.
+    """Runs an action on every process, and fails on all of them if it fails on one.
+
+    Args:
+      action: called without arguments.
 
     Raises:
-      InputError: with the number of the process, if there are several.
+      InputError: if the action raises it; elsewhere with the number of that process.
     """
     failure: InputError | None = None
     try:
@@ -145,13 +151,13 @@ def all_do(action: Callable[[], object]) -> None:
         failed = np.asarray(multihost_utils.process_allgather(failure is not None))
         if failed.any() and failure is None:
             process = int(failed.argmax())
-            raise InputError(f"process {process} failed, see what it says")
+            raise InputError(f"process {process} failed, see its output")
     if failure is not None:
         raise failure
 
 
 def agreed(value: bool) -> bool:
-    """Returns what the first process holds to be true."""
+    """Returns the first process's value, on every process."""
     if count() == 1:
         return value
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
@@ -161,7 +167,7 @@ def check_shared(folder: Path) -> None:
     """Checks that every process sees the same folder.
 
     Raises:
-      InputError: if one does not, on all.
+      InputError: on every process, if one does not.
     """
     if count() == 1:
         return
@@ -175,15 +181,15 @@ def check_shared(folder: Path) -> None:
     if not seen.all():
         raise InputError(
             f"--workdir {folder} is not one folder for all hosts: process "
-            f"{int(seen.argmin())} does not see what the first has written there; put "
-            "it on a shared file system"
+            f"{int(seen.argmin())} does not see a file that the first process wrote "
+            "there; put it on a shared file system"
         )
 
 
 def fail(error: BaseException) -> NoReturn:
-    """Ends this process, one of several, at once.
+    """Prints an error and ends this process, one of several, at once.
 
-    To leave in good order would be to wait for those that are gone.
+    A regular exit would wait for processes that may have ended.
     """
     if isinstance(error, InputError):
         print(f"train: {error}", file=sys.stderr)
@@ -192,7 +198,7 @@ def fail(error: BaseException) -> NoReturn:
         traceback.print_exception(error)
         print(
             f"train: process {jax.process_index()} of {count()} stops: it failed, or "
-            "lost another; the same command on every host resumes",
+            "lost another one; the same command on every host resumes the run",
             file=sys.stderr,
         )
         code = LOST
@@ -202,11 +208,11 @@ def fail(error: BaseException) -> NoReturn:
 
 
 def _give_up(options: Hosts) -> None:
-    """Ends the process, which waits for others in vain."""
+    """Prints that other processes did not come in time, and ends this one."""
     error = InputError(
-        f"the run's processes did not meet within {options.timeout} s (this is "
-        f"{_place(options)}): start the same command on every host, and let "
-        "--hosts.coordinator be an address of the first that all can reach"
+        f"the run's processes did not connect within {options.timeout} s (this is "
+        f"{_place(options)}): start the same command on every host, and set "
+        "--hosts.coordinator to an address of the first that all can reach"
     )
     print(f"train: {error}", file=sys.stderr, flush=True)
     os._exit(MISTAKE)
@@ -220,7 +226,7 @@ def _touch(mark: Path) -> None:
 
 
 def _share(message: bytes) -> bytes:
-    """Returns the first process's message."""
+    """Returns the first process's message, on every process."""
     buffer = np.zeros(MESSAGE_BYTES, np.uint8)
     kept = np.frombuffer(message[:MESSAGE_BYTES], np.uint8)
     buffer[: len(kept)] = kept
@@ -230,5 +236,5 @@ def _share(message: bytes) -> bytes:
 
 def _place(options: Hosts) -> str:
     if options.index is None:
-        return "one of a cluster's"
+        return "one process of a cluster"
     return f"process {options.index} of {options.count}"

@@ -1,4 +1,4 @@
-"""What numbers depend on: machine, commit and versions; and the starts of a run."""
+"""The provenance of a run: machine, commit and versions at each of its starts."""
 
 import importlib.metadata
 import json
@@ -16,7 +16,7 @@ SOURCES = ("shiftjax", "train", "benchmarks/*.py")
 
 
 def machine() -> dict[str, Any]:
-    """Returns commit, processor and versions, without starting JAX."""
+    """Returns the commit, the processor and the versions, without starting JAX."""
     versions = {}
     for package in ("jax", "flax", "torch"):
         try:
@@ -33,7 +33,7 @@ def machine() -> dict[str, Any]:
 
 
 def cores() -> list[int]:
-    """Returns the numbers of the processor's cores that this process may use."""
+    """Returns the numbers of the CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
@@ -48,7 +48,7 @@ def processor() -> str:
 
 
 def commit() -> str | None:
-    """Returns the commit, marked if the sources have been changed since."""
+    """Returns the commit, which ends in "-dirty" if the sources have changed since."""
     if git("ls-files", "shiftjax/shift.py") is None:
         return None  # an installed package, perhaps within somebody's repository
     head = git("rev-parse", "--short=12", "HEAD")
@@ -57,7 +57,7 @@ def commit() -> str | None:
 
 
 def git(*arguments: str) -> str | None:
-    """Returns what git says, or None."""
+    """Returns the output of a git command; None if it is empty or git fails."""
     command = ["git", "-C", str(ROOT), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -67,7 +67,7 @@ def git(*arguments: str) -> str | None:
 
 
 def note_start(workdir: Path, step: int, devices: Sequence[Any]) -> None:
-    """Notes in a run's folder when, from which step and on what it was started."""
+    """Appends time, step, devices and versions of a start to a run's folder."""
     facts = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "step": step,
@@ -79,19 +79,19 @@ def note_start(workdir: Path, step: int, devices: Sequence[Any]) -> None:
 
 
 def starts(workdir: Path) -> list[dict[str, Any]]:
-    """Returns the notes of a run's starts, oldest first; none of an older run."""
+    """Returns the starts of a run, oldest first; empty for runs without a file."""
     path = workdir / STARTS
     lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line) for line in lines]
 
 
 def hardware(workdir: Path) -> list[str]:
-    """Returns on what a run was trained, in words, each once, in order."""
+    """Lists the devices that a run was trained on, in words, each once, in order."""
     return list(dict.fromkeys(_words(start) for start in starts(workdir)))
 
 
 def trained_by(workdir: Path) -> str:
-    """Returns the commit that trained a run last; "" if it is not known."""
+    """Returns the commit of a run's last start; "" if it is not known."""
     commits = [start["commit"] or "" for start in starts(workdir)]
     return commits[-1] if commits else ""
 

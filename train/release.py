@@ -29,18 +29,18 @@ from train.tasks.models import make_model
 from train.workdir import CHECKPOINTS
 
 LOGS = "logs"
-LOCK = ".lock"  # one process at a time adds to a folder
+LOCK = ".lock"  # one process at a time adds releases to a folder
 
 
 def load_run(workdir: str | Path, step: int | None = None) -> Pretrained:
     """Loads the network of a run from its Orbax checkpoint.
 
     Args:
-      workdir: folder of the run.
-      step: the checkpoint to take; None for the newest.
+      workdir: the folder of the run.
+      step: the step of the checkpoint; None for the newest.
 
     Returns:
-      The network, its variables (their moving average, where there is one) and a card.
+      The network, its variables (their moving average, if the run has one) and a card.
 
     Raises:
       InputError: if there is no such run or checkpoint.
@@ -75,24 +75,24 @@ def release(
     *,
     recipe: str = "",
 ) -> manifest.Release:
-    """Releases finished runs that differ in their seeds alone.
+    """Releases finished runs that differ only in their seeds.
 
-    Writes `architecture.tag.safetensors` with the variables of the lowest seed,
-    compressed records to `logs/`, and the entry in the manifest. An older entry keeps
-    its runs of other seeds.
+    Writes the variables of the lowest seed to `architecture.tag.safetensors`, the
+    compressed logs to `logs/`, and an entry to the manifest. An older entry keeps its
+    runs of other seeds.
 
     Args:
-      workdirs: folders of the runs.
-      tag: what follows the architecture in the name.
-      directory: the folder of releases, made if it is not there.
-      recipe: how they were trained, in a word.
+      workdirs: the folders of the runs.
+      tag: the part of the name after the architecture.
+      directory: the folder of releases, which is made if it does not exist.
+      recipe: the name of the training recipe.
 
     Returns:
-      The entry.
+      The entry of the manifest.
 
     Raises:
-      InputError: if a run is not finished, or differs in more than its seed, or the
-        name is taken by another recipe.
+      InputError: if a run is not finished, if the runs differ in more than their seeds,
+        or if the name belongs to another recipe.
     """
     folders = [Path(workdir) for workdir in workdirs]
     configs = [config_file.load(folder) for folder in folders]
@@ -105,28 +105,28 @@ def release(
 
 
 def check(config: Config, tag: str, directory: str | Path, *, recipe: str = "") -> None:
-    """Checks, also before it is trained, that a run can be released.
+    """Checks that a run can be released, also before it is trained.
 
     Args:
-      config: the run's.
-      tag: what follows the architecture in the name.
-      directory: the folder of releases, made if it is not there.
-      recipe: how it is trained, in a word.
+      config: the run's configuration.
+      tag: the part of the name after the architecture.
+      directory: the folder of releases, which is made if it does not exist.
+      recipe: the name of the training recipe.
 
     Raises:
-      InputError: if the tag is not allowed, the name is taken by another recipe, there
-        is no such network, its options cannot be written, or nor can the folder.
+      InputError: if the tag is not allowed, the name belongs to another recipe, the
+        network is unknown, its options cannot be written, or the folder cannot.
     """
     if not re.fullmatch(r"[A-Za-z0-9_]+", tag):
-        raise InputError(f"--tag {tag!r}: letters, digits and _ alone are allowed")
+        raise InputError(f"--tag {tag!r}: only letters, digits and _ are allowed")
     make_model(config)
     for option, value in config.model.overrides.items():
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"--model.overrides {option} {value}: a release's card holds finite "
-                "numbers alone"
+                f"--model.overrides {option} {value}: a release's card holds only "
+                "finite numbers"
             ) from error
     out = Path(directory)
     try:
@@ -137,12 +137,12 @@ def check(config: Config, tag: str, directory: str | Path, *, recipe: str = "") 
     if older is not None and older.recipe != recipe:
         raise InputError(
             f"{older.name} is released with recipe {older.recipe!r}, not {recipe!r}: "
-            "give another --tag"
+            "choose another --tag"
         )
 
 
 def _releases(out: Path) -> dict[str, manifest.Release]:
-    """Reads the releases of a folder, which may have none."""
+    """Reads the releases of a folder; empty if it has no manifest."""
     return manifest.read(out) if (out / manifest.FILE).exists() else {}
 
 
@@ -168,7 +168,7 @@ def _add(
     if first in own:
         entry = _weights(own[first][0], name, recipe, out)
     else:
-        assert older is not None  # whose run it is
+        assert older is not None  # it has the run of this seed
         entry = older
     entry = dataclasses.replace(entry, runs=ordered)
     manifest.write(out, releases | {name: entry})
@@ -176,7 +176,7 @@ def _add(
 
 
 def _weights(folder: Path, name: str, recipe: str, out: Path) -> manifest.Release:
-    """Writes the weights of a run, and returns their entry, without runs."""
+    """Writes the weights of a run, and returns their entry without runs."""
     pretrained = load_run(folder)
     card = dataclasses.replace(pretrained.card, recipe=recipe)
     path = out / f"{name}{SUFFIX}"
@@ -197,21 +197,21 @@ def _weights(folder: Path, name: str, recipe: str, out: Path) -> manifest.Releas
 
 
 def _same_but_seeds(configs: Sequence[Config]) -> None:
-    """Raises InputError unless runs differ in their seeds, all of them."""
+    """Raises InputError unless the runs differ in their seeds, and only in these."""
     first = configs[0]
     for other in configs[1:]:
         same = dataclasses.replace(other, seed=first.seed)
         if changed := config_file.differences(first, same):
-            raise InputError(f"the runs differ in more than seeds: {changed[0]}")
+            raise InputError(f"the runs differ in more than their seeds: {changed[0]}")
     seeds = [config.seed for config in configs]
     if len(set(seeds)) < len(seeds):
-        raise InputError(f"two runs have the same seed, of {seeds}")
+        raise InputError(f"two runs have the same seed: {seeds}")
 
 
 def _run(
     folder: Path, config: Config, out: Path, name: str, examples: int
 ) -> manifest.Run:
-    """Describes a finished run, and copies its record."""
+    """Describes a finished run, and copies its log."""
     records = read_metrics(folder)
     tests = [r for r in records if r["split"] == "test"]
     if not tests:
@@ -241,7 +241,7 @@ def _means(record: dict[str, Any]) -> dict[str, float]:
 
 
 def _hours(records: Sequence[dict[str, Any]], examples: int) -> float:
-    """Hours of training alone: what lies between two lines, over its rate."""
+    """Returns the hours of training, from the images per second of each line."""
     seconds, epoch = 0.0, 0.0
     for line in records:
         if line["split"] == "train":

@@ -1,4 +1,4 @@
-"""The folder of a run: it holds one run, and one process at a time trains in it."""
+"""The folder of a run, in which one process at a time trains one run."""
 
 import dataclasses
 import fcntl
@@ -18,10 +18,13 @@ TRIES, PAUSE_SECONDS = 5, 0.1
 
 
 def open_workdir(config: Config) -> IO[str]:
-    """Makes the folder of a run, or checks that it holds this one.
+    """Makes the folder of a run, or checks that it holds this run, and locks it.
+
+    Args:
+      config: the run's configuration, which is written to the folder.
 
     Returns:
-      A file that holds the folder for as long as it is open.
+      A file that locks the folder for as long as it is open.
 
     Raises:
       InputError: if it holds another run, is in use or cannot be written.
@@ -47,19 +50,19 @@ class Holder:
     """The process that trains in a folder.
 
     Attributes:
-      machine: the name of its host; empty if it is not known.
-      parent: the id of the process that started it.
+      machine: the host name; empty if it is not known.
+      parent: the id of the parent process.
     """
 
     machine: str = ""
     parent: int = 0
 
     def is_orphan(self) -> bool:
-        """Returns whether it runs on this machine and its parent has ended."""
+        """Returns True if it runs on this machine and its parent has ended."""
         if self.machine != socket.gethostname():
             return False
         try:
-            os.kill(self.parent, 0)  # signal 0 only looks
+            os.kill(self.parent, 0)  # signal 0 only checks that the process exists
         except ProcessLookupError:
             return True
         except PermissionError:
@@ -81,13 +84,13 @@ def holder(workdir: Path) -> Holder | None:
 
 
 def _lock(workdir: Path) -> IO[str]:
-    """Holds the folder for as long as the file is open, or raises if another does."""
+    """Locks the folder for as long as the file is open; raises if it is locked."""
     file = (workdir / LOCK).open("a")
     for _ in range(TRIES):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            time.sleep(PAUSE_SECONDS)  # `holder` holds it for a moment too
+            time.sleep(PAUSE_SECONDS)  # `holder` locks it for a moment too
             continue
         file.truncate(0)
         file.write(f"{socket.gethostname()} {os.getppid()}")

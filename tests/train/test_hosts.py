@@ -85,7 +85,7 @@ def test_a_host_of_tpus_that_no_cluster_tells_of_trains_alone(monkeypatch):
     monkeypatch.setattr(hosts, "on_tpu", lambda _: True)
     hosts.join(Hosts())
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "a,b")
-    with pytest.raises(InputError, match=r"cannot meet .*coordinator_address"):
+    with pytest.raises(InputError, match=r"cannot connect .*coordinator_address"):
         hosts.join(Hosts())
 
 
@@ -258,4 +258,4 @@ def test_processes_that_do_not_meet_say_so(tmp_path, start, command_line, tiny):
     process = start(*command_line(config), devices=2)
     codes, said = wait([process])
     assert codes == [2], said
-    assert "did not meet within 3 s (this is process 0 of 2)" in said[0][1]
+    assert "did not connect within 3 s (this is process 0 of 2)" in said[0][1]
