@@ -8,7 +8,7 @@ jax_*.py     our cases, built
 torch_*.py   PyTorch's
 worker.py    a process that builds cases and times them
 turns.py     cases in turns, over such processes
-report.py    JSON, tables, the README's figures
+report.py    JSON and tables; the sections of README.md and docs/speed.md
 console.py   tables on the console
 picture.py   docs/speed.png
 tpu*.py      costs on a TPU, by its compiler

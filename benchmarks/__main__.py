@@ -5,7 +5,7 @@ block: the block around it in every lowering and form, without its shift, and wi
 depthwise or a dense convolution in its place.
 training, inference: whole networks beside PyTorch's and the networks they replace.
 memory: training steps of ShiftResNet-110.
-report: brings the README's tables and docs/speed.png up to date with the results.
+report: writes the results into README.md, docs/speed.md and docs/speed.png.
 
 They run on whatever JAX runs on, with PyTorch's rows where that is installed and runs
 on the same. On a GPU, cases of `shift` and `block` run on several inputs, so that no
@@ -31,7 +31,7 @@ from rich.console import Console
 from benchmarks import RESULTS, ROOT, block, nets, shift
 from benchmarks.cases import Options, Table
 from benchmarks.console import show
-from benchmarks.report import Report, Result, cells, update
+from benchmarks.report import Report, Result, cells, speed_page, speed_summary, update
 from benchmarks.turns import Worker, WorkerError, Workers, measure
 from shiftjax.errors import InputError
 from train.machine import machine
@@ -108,14 +108,18 @@ def folder(options: Options) -> Path:
 
 
 def write_report(options: Options, console: Console) -> None:
-    """Brings README.md and docs/speed.png up to date."""
+    """Writes the results into README.md, docs/speed.md and docs/speed.png."""
     from benchmarks.picture import draw  # needs matplotlib
 
-    readme = ROOT / "README.md"
-    readme.write_text(update(readme.read_text(), folder(options)))
-    console.log(f"wrote {readme}")
+    results = folder(options)
+    pages = {"README.md": speed_summary(results), "docs/speed.md": speed_page(results)}
+    for name, body in pages.items():
+        path = ROOT / name
+        if path.is_file():
+            path.write_text(update(path.read_text(), body))
+            console.log(f"wrote {path}")
     picture = ROOT / "docs" / "speed.png"
-    drawn = draw(folder(options), picture)
+    drawn = draw(results, picture)
     console.log(f"wrote {picture}" if drawn else f"nothing to draw in {picture}")
 
 

@@ -17,7 +17,7 @@ class Options:
     """What to measure."""
 
     names: tyro.conf.Positional[tuple[Name, ...]]
-    """Which benchmarks; and `report`, which brings README.md up to date."""
+    """Which benchmarks; and `report`, which writes results into README.md and docs/."""
     models: tuple[str, ...] = ("shiftresnet20_e*", "shiftnet_*")
     """Shift nets, by wildcards; each is measured beside its competitors."""
     expansions: tuple[int, ...] = (1, 3, 6, 9)

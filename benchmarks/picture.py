@@ -27,14 +27,14 @@ SERIES = {
 
 
 def draw(folder: Path, path: Path) -> bool:
-    """Draws what the results hold.
+    """Draws the results of training and of the operation.
 
     Args:
       folder: of the results.
-      path: of the picture.
+      path: of the figure.
 
     Returns:
-      Whether there was anything to draw.
+      True if there was anything to draw.
     """
     found = [
         (load(folder, "training", platform), load(folder, "shift", platform))
@@ -119,7 +119,9 @@ def draw_training(axes: Axes, report: Report) -> None:
         ),
     ]
     labels = [*kinds, "shiftjax", "PyTorch"]
-    finish(axes, report, f"Training step, time over {unit}", handles, labels)
+    finish(
+        axes, report, f"Time of a training step, relative to {unit}", handles, labels
+    )
 
 
 def draw_operation(axes: Axes, report: Report) -> None:
@@ -162,7 +164,7 @@ def draw_operation(axes: Axes, report: Report) -> None:
         Line2D([], [], color=FRAME, markerfacecolor="white", **dot),
     ]
     labels = [*(f"K = {size}" for size in SHADES), "forward", "forward + backward"]
-    title = "The operation, time over a memory copy"
+    title = "Time of the operation, relative to a memory copy"
     finish(axes, report, title, handles, labels)
 
 

@@ -1,9 +1,9 @@
-"""Keeps results as JSON and tables, and brings the README's figures up to date."""
+"""Keeps results as JSON and tables, and writes them into README.md and docs/."""
 
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,15 @@ from train.markdown import grid
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 SECTION = re.compile(r"(<!-- speed: .*? -->\n).*?(<!-- end of speed -->)", re.DOTALL)
-PICTURE = "![Training steps and the operation, in time over others](docs/speed.png)"
-DEPTH = 20  # of the networks in the README's tables
+PICTURE = "![Relative time of a training step and of the operation](docs/speed.png)"
+DEPTH = 20  # of the networks in the pages
+EXPANSION = 3  # of the network in the README's sentences
+TITLES = {"training": "Training step", "inference": "Inference"}  # by benchmark
+LABELS = {  # words of the rows' names, and those of the pages for them
+    "the same": f"ShiftResNet-{DEPTH}",
+    "plain form": "reference implementation",
+    "kernel form": "kernel",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,54 +204,74 @@ def markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-# The README.
+# The sections of README.md and docs/speed.md.
 
 
-def update(readme: str, folder: Path) -> str:
-    """Returns the README with the section between its markers made from results.
+def update(page: str, body: str) -> str:
+    """Returns a page with a new body between its markers.
 
     Args:
-      readme: the text.
-      folder: of the results; without any the text stays as it is.
+      page: the text, with or without the markers.
+      body: Markdown; where it is empty the text stays as it is.
     """
-    reports = [
-        (report, what)
-        for platform in PLATFORMS
-        for name, what in (("training", "Training step"), ("inference", "Inference"))
-        if (report := load(folder, name, platform)) is not None
-    ]
-    if not reports:
-        return readme
-    origins = list(zip(*(origin(report) for report, _ in reports), strict=True))
-    same = [len(set(each)) == 1 for each in origins]
-    shared = ", ".join(each[0] for each, one in zip(origins, same, strict=True) if one)
-    intro = "The time of others over that of shiftjax"
-    parts = [f"{intro}; {shared}." if shared else f"{intro}."]
-    for report, what in reports:
-        own = [part for part, one in zip(origin(report), same, strict=True) if not one]
-        parts += comparison(report, what, own)
-    if any(report.benchmark == "training" for report, _ in reports):
+    if not body:
+        return page
+    return SECTION.sub(lambda found: f"{found[1]}\n{body}\n\n{found[2]}", page)
+
+
+def speed_page(folder: Path) -> str:
+    """Returns the section of docs/speed.md: one table per benchmark and batch size.
+
+    Args:
+      folder: of the results; the section is empty without any.
+    """
+    parts = [part for report in timed(folder) for part in comparison(report)]
+    return "\n\n".join(parts)
+
+
+def speed_summary(folder: Path) -> str:
+    """Returns the README's section: one sentence per benchmark, and the figure.
+
+    Args:
+      folder: of the results; the section is empty without any.
+    """
+    reports = timed(folder)
+    sentences = " ".join(filter(None, map(sentence, reports)))
+    parts = ["\n".join(wrap(sentences))] if sentences else []
+    if any(report.benchmark == "training" for report in reports):
         parts.append(PICTURE)
-    body = "\n\n".join(
-        part if "|" in part or part == PICTURE else "\n".join(wrap(part))
-        for part in parts
+    return "\n\n".join(parts)
+
+
+def timed(folder: Path) -> list[Report]:
+    """Returns the reports of a folder that the pages show, in their order."""
+    reports = (
+        load(folder, name, platform) for platform in PLATFORMS for name in TITLES
     )
-    return SECTION.sub(lambda found: f"{found[1]}\n{body}\n\n{found[2]}", readme)
+    return [report for report in reports if report is not None]
 
 
-def origin(report: Report) -> tuple[str, str]:
-    """Returns the machine and the commit of a report, in words."""
-    return place(report), f"commit {report.machine.get('commit') or 'unknown'}"
+def sentence(report: Report) -> str:
+    """Returns a benchmark's main result in words; empty without rows of PyTorch."""
+    for table in report.find(depth=DEPTH, expansion=EXPANSION):
+        ratios = table.ratios()
+        same = ratios.get("the same in PyTorch")
+        resnet = ratios.get(f"ResNet-{DEPTH} in PyTorch")
+        if same is not None and resnet is not None:
+            what = TITLES[report.benchmark].lower()
+            article = "a " if report.benchmark == "training" else ""
+            facts = f"E = {EXPANSION}, {images(table)}, {table.facts['dtype']}"
+            return (
+                f"On {place(report)}, {article}{what} of ShiftResNet-{DEPTH} ({facts}) "
+                f"takes {same.median:.1f} times as long in PyTorch as in shiftjax, and "
+                f"that of ResNet-{DEPTH} in PyTorch takes {resnet.median:.1f} times as "
+                "long."
+            )
+    return ""
 
 
-def comparison(report: Report, what: str, own: Sequence[str]) -> list[str]:
-    """Returns the README's captions and tables of one benchmark.
-
-    Args:
-      report: of the benchmark.
-      what: it times.
-      own: machine or commit, where other benchmarks have others.
-    """
+def comparison(report: Report) -> list[str]:
+    """Returns the headings, the tables and their origins of one benchmark."""
     parts = []
     kinds = {
         (table.facts["dtype"], table.facts["batch_size"]): None
@@ -253,11 +280,32 @@ def comparison(report: Report, what: str, own: Sequence[str]) -> list[str]:
     for dtype, batch_size in kinds:
         found = report.find(depth=DEPTH, dtype=dtype, batch_size=batch_size)
         table, spread = pivot(found)
-        images = "1 image" if batch_size == 1 else f"{batch_size} images"
-        facts = [f"`{report.command}`", *own, f"quartiles within {spread:.0%}"]
-        caption = f"{what} of ShiftResNet-{DEPTH}, {images}, {dtype}"
-        parts += [f"{caption} ({'; '.join(facts)}):", table]
+        what = f"{TITLES[report.benchmark]} of ShiftResNet-{DEPTH}"
+        origin = (
+            f"Measured by `{report.command}` on {place(report)}. The quartiles lie "
+            f"within {spread:.0%} of the medians."
+        )
+        parts += [f"### {what}, {images(found[0])}, {dtype}", table]
+        parts.append("\n".join(wrap(origin)))
     return parts
+
+
+def images(table: Result) -> str:
+    """Returns the batch size of a table in words."""
+    count = table.facts["batch_size"]
+    return "1 image" if count == 1 else f"{count} images"
+
+
+def row_label(name: str) -> str:
+    """Returns a row's name as the pages have it.
+
+    Example:
+      >>> row_label("the same, plain form"), row_label("ResNet-20 in PyTorch")
+      ('ShiftResNet-20, reference implementation', 'ResNet-20 in PyTorch')
+    """
+    for word, label in LABELS.items():
+        name = name.replace(word, label)
+    return name
 
 
 def pivot(tables: list[Result]) -> tuple[str, float]:
@@ -271,13 +319,13 @@ def pivot(tables: list[Result]) -> tuple[str, float]:
     names = dict.fromkeys(
         row.name for table in tables for row in table.rows if row.name != table.base
     )
-    rows = [[name] for name in names]
+    lines = [[row_label(name)] for name in names]
     spread = 0.0
     for table in tables:
         ratios = table.ratios()
-        for row in rows:
-            compared = ratios.get(row[0])
-            row.append("" if compared is None else f"{compared.median:.1f}")
+        for name, line in zip(names, lines, strict=True):
+            compared = ratios.get(name)
+            line.append("" if compared is None else f"{compared.median:.1f}")
             if compared and compared.low is not None and compared.high is not None:
                 distances = (
                     compared.median - compared.low,
@@ -285,7 +333,7 @@ def pivot(tables: list[Result]) -> tuple[str, float]:
                 )
                 spread = max(spread, max(distances) / compared.median)
     headings = [f"E = {table.facts['expansion']}" for table in tables]
-    return grid(["", *headings], rows), spread
+    return grid([f"relative to ShiftResNet-{DEPTH}", *headings], lines), spread
 
 
 def wrap(text: str, width: int = 88) -> list[str]:

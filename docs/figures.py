@@ -1,4 +1,4 @@
-"""Draws the pictures of the documentation: `python docs/figures.py`."""
+"""Draws the figures of the documentation: `python docs/figures.py`."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ FRAME = "#999999"
 
 
 def letter() -> np.ndarray:
-    """A small picture that shows which way it was moved: an arrow head, 0 or 1."""
+    """Returns a small image of an arrow, 0 or 1, which shows where it was moved."""
     rows = ("..#..", ".###.", "#####", "..#..", "..#..")
     return np.array([[c == "#" for c in row] for row in rows], np.float32)
 
@@ -30,11 +30,11 @@ def draw_grid(axes: Axes, picture: np.ndarray, title: str) -> None:
 
 
 def shift_figure() -> Figure:
-    """One channel before, and nine after a shift with K = 3."""
+    """Draws one channel before a shift with K = 3, and nine after it."""
     figure = Figure(figsize=(7.2, 3.6), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.35))
     axes = left.subplots()
-    draw_grid(axes, letter(), "before: any channel")
+    draw_grid(axes, letter(), "before: one channel")
     axes.title.set_fontsize(10)
     moved = shiftjax.shift(np.repeat(letter()[:, :, None], 9, 2), 3)
     grid = right.subplots(3, 3)
@@ -44,7 +44,7 @@ def shift_figure() -> Figure:
             np.asarray(moved[:, :, channel]),
             f"({dy:+d}, {dx:+d})".replace("+0", "0"),
         )
-    right.suptitle("after: group by group, moved by its (dy, dx)", fontsize=10)
+    right.suptitle("after: each channel group reads at its own (dy, dx)", fontsize=10)
     return figure
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from shiftjax.cli.main import main
+from shiftjax.cli import main
 from train.__main__ import parse
 
 ROOT = Path(__file__).parents[1]
@@ -92,10 +92,10 @@ def test_training_commands_parse(line):
 
 
 @pytest.fixture
-def pictures(tmp_path, monkeypatch):
-    """A folder as the commands suppose it: pictures, and a checkpoint of PyTorch."""
-    (tmp_path / "pictures").mkdir()
-    for name in ("photo.jpg", "pictures/one.png"):
+def images(tmp_path, monkeypatch):
+    """A working directory with the images that the commands name."""
+    (tmp_path / "images").mkdir()
+    for name in ("photo.jpg", "images/one.png"):
         Image.new("RGB", (40, 30), "teal").save(tmp_path / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("train.commands.prepare_process", lambda *_: None)
@@ -106,7 +106,7 @@ def needs_a_checkpoint(line: str) -> bool:
     return ".t7" in line or "weights.safetensors" in line
 
 
-@pytest.mark.usefixtures("pictures")
+@pytest.mark.usefixtures("images")
 @pytest.mark.parametrize("line", commands("shiftjax "))
 def test_library_commands_run(line, capsys):
     code = main.main(shlex.split(line)[1:])

@@ -49,7 +49,22 @@ def test_mistakes_are_named(arguments, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_report_writes_the_readme_and_the_picture(monkeypatch, tmp_path):
+def test_report_writes_the_pages(monkeypatch, tmp_path):
+    """Each has its section, made from the results."""
+    section = "<!-- speed: x -->\n<!-- end of speed -->\n"
+    (tmp_path / "docs").mkdir()
+    pages = tmp_path / "README.md", tmp_path / "docs" / "speed.md"
+    for page in pages:
+        page.write_text(section)
+    monkeypatch.setattr(command, "ROOT", tmp_path)
+    assert command.main(["report", "--results", str(command.RESULTS)]) == 0
+    readme, tables = (page.read_text() for page in pages)
+    assert "docs/speed.png" in readme
+    assert "|" in tables
+    assert (tmp_path / "docs" / "speed.png").exists()
+
+
+def test_report_without_results_writes_nothing(monkeypatch, tmp_path):
     """Without results there is nothing to change, and nothing to draw."""
     (tmp_path / "README.md").write_text("as it was")
     monkeypatch.setattr(command, "ROOT", tmp_path)

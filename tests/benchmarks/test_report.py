@@ -1,4 +1,4 @@
-"""Results: kept as JSON and Markdown, and what the README makes of them."""
+"""Results as JSON and Markdown, and the sections of the pages made from them."""
 
 import dataclasses
 
@@ -14,6 +14,8 @@ from benchmarks.report import (
     markdown,
     pivot,
     rounded,
+    speed_page,
+    speed_summary,
     update,
 )
 from benchmarks.turns import Row
@@ -27,7 +29,7 @@ MACHINE = {
     "platform": "cpu",
     "device": "cpu",
 }
-README = "before\n<!-- speed: made by x -->\nold\n<!-- end of speed -->\nafter\n"
+PAGE = "before\n<!-- speed: made by x -->\nold\n<!-- end of speed -->\nafter\n"
 
 
 def result(expansion, ours, theirs, resnet=(4.0, 4.0), **changes):
@@ -111,38 +113,62 @@ def test_expansions_stand_side_by_side(report):
     """Sorted by E; PyTorch's rounds of E = 3 lie a quarter of 2 from their median."""
     text, spread = pivot(list(report.tables))
     assert text == (
-        "|  | E = 1 | E = 3 |\n|---|--:|--:|\n"
-        "| ResNet-20 | 4.0 | 2.0 |\n| the same in PyTorch | 0.5 | 2.0 |"
+        "| relative to ShiftResNet-20 | E = 1 | E = 3 |\n|---|--:|--:|\n"
+        "| ResNet-20 | 4.0 | 2.0 |\n| ShiftResNet-20 in PyTorch | 0.5 | 2.0 |"
     )
     assert spread == 0.125
 
 
 def test_update_writes_between_the_markers(report, tmp_path):
     report.save(tmp_path)
-    text = update(README, tmp_path)
+    text = update(PAGE, speed_page(tmp_path))
     assert text.startswith("before\n<!-- speed: made by x -->\n")
     assert text.endswith("\n<!-- end of speed -->\nafter\n")
     assert "old" not in text
-    assert "| the same in PyTorch | 0.5 | 2.0 |" in text
-    assert "`python -m benchmarks training`" in text
-    assert update(text, tmp_path) == text
+    assert "### Training step of ShiftResNet-20, 128 images, float32\n" in text
+    assert "| ShiftResNet-20 in PyTorch | 0.5 | 2.0 |" in text
+    assert update(text, speed_page(tmp_path)) == text
     assert max(map(len, text.splitlines())) <= 88
 
 
-def test_machine_and_commit_are_said_once_where_they_are_the_same(report, tmp_path):
+def test_command_machine_and_spread_stand_under_a_table_once(report, tmp_path):
+    """And the commit stands in neither heading nor caption."""
     report.save(tmp_path)
-    tables = dataclasses.replace(report, benchmark="inference")
-    tables.save(tmp_path)
-    text = " ".join(update(README, tmp_path).split())
-    assert text.count("2 cores of Abacus, commit 0123456789ab") == 1
-    assert text.count("Abacus") == text.count("The time of others over") == 1
-    assert "128 images, float32 (`python -m benchmarks training`; quartiles" in text
-    other = dict(MACHINE, commit="ba9876543210")
-    dataclasses.replace(tables, machine=other).save(tmp_path)
-    text = " ".join(update(README, tmp_path).split())
-    assert text.count("Abacus") == 1
-    assert "training`; commit 0123456789ab; quartiles within" in text
-    assert "training`; commit ba9876543210; quartiles within" in text
+    dataclasses.replace(report, benchmark="inference").save(tmp_path)
+    text = speed_page(tmp_path)
+    assert "0123456789ab" not in text
+    for heading in ("Training step", "Inference"):
+        part = " ".join(text.split(f"### {heading} of")[1].partition("###")[0].split())
+        origin = (
+            "Measured by `python -m benchmarks training` on 2 cores of Abacus. "
+            "The quartiles lie within 12% of the medians."
+        )
+        assert part.endswith(f"| {origin}")
+        assert part.count("Abacus") == 1
+
+
+def test_the_summary_takes_its_numbers_from_the_table_of_one_expansion(
+    report, tmp_path
+):
+    """E = 3: PyTorch's rounds are 3/2 and 5/2 of ours, its ResNet's 2 and 1."""
+    resnet = Row("ResNet-20 in PyTorch", (4.0, 2.0), 1.0, None, None, {})
+    tables = tuple(
+        dataclasses.replace(table, rows=(*table.rows, resnet))
+        for table in report.tables
+    )
+    dataclasses.replace(report, tables=tables).save(tmp_path)
+    text = " ".join(speed_summary(tmp_path).split())
+    assert text.startswith(
+        "On 2 cores of Abacus, a training step of ShiftResNet-20 (E = 3, 128 images, "
+        "float32) takes 2.0 times as long in PyTorch as in shiftjax, and that of "
+        "ResNet-20 in PyTorch takes 1.5 times as long."
+    )
+    assert text.endswith("](docs/speed.png)")
+
+
+def test_the_summary_has_no_sentence_without_rows_of_pytorch(report, tmp_path):
+    report.save(tmp_path)
+    assert speed_summary(tmp_path).startswith("![")
 
 
 def test_floor_of_a_table():
@@ -165,13 +191,17 @@ def test_floor_of_a_table():
 
 
 def test_update_without_results_changes_nothing(tmp_path):
-    assert update(README, tmp_path) == README
+    assert update(PAGE, speed_page(tmp_path)) == PAGE
+    assert update(PAGE, speed_summary(tmp_path)) == PAGE
 
 
-def test_the_readme_says_what_the_results_say():
-    readme = (ROOT / "README.md").read_text()
-    assert "<!-- speed: " in readme
-    assert update(readme, RESULTS) == readme, "run `python -m benchmarks report`"
+@pytest.mark.parametrize(
+    ("name", "make"), [("README.md", speed_summary), ("docs/speed.md", speed_page)]
+)
+def test_the_pages_agree_with_the_results(name, make):
+    page = (ROOT / name).read_text()
+    assert "<!-- speed: " in page
+    assert update(page, make(RESULTS)) == page, "run `python -m benchmarks report`"
 
 
 def test_the_picture_is_drawn_from_what_there_is(report, tmp_path):
