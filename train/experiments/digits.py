@@ -5,7 +5,8 @@ test set. It ships with scikit-learn, so nothing is downloaded.
 
     python -m train digits
 
-98.33% test top-1 (seed 0, one run), in about a minute and a half on 2 cores.
+98.89% test top-1 (seed 0, one run, the released weights), in about two minutes on one
+core of an Intel Xeon.
 """
 
 from train.config import Augment, Config, Data, Schedule
