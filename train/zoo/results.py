@@ -11,21 +11,23 @@ from train.zoo.speeds import Speeds
 MARKED = re.compile(r"(<!-- results: .*? -->\n).*?(<!-- end of results -->)", re.DOTALL)
 INTRODUCTION = """# Results
 
-Test top-1 is in percent, after the last epoch; the test set is read once per run, and
-nothing is chosen on it. The tables show the mean and the standard deviation over the
-runs, with their number in brackets. The runs differ only in their seeds, and the
-released weights are those of the lowest seed. A tag that is only a data set names the
-recommended weights, whatever their recipe; a tag that ends in `_paper` is the paper's
-own recipe. The results of the paper and of its authors' later runs are of one run each,
-at its best epoch on the test set. `python -m train results` makes this page from
-`checkpoints/manifest.json`.
+The tables have the test top-1 of the released weights in percent, after the last epoch.
+A run reads the test set once, and nothing is chosen on it. Networks with several runs
+have the mean and the standard deviation over the seeds, with the number of runs in
+brackets. The weights are those of the lowest seed. `NAME.cifar10` names the weights to
+use. A tag that ends in `_paper` stands for the paper's recipe. The columns "paper" and
+"authors' later run" have the published accuracies, each of one run at its best epoch on
+the test set.
 
 ![Test top-1 against parameters and multiply-adds](accuracy.png)
 
-Filled: ours, with the standard deviation over the seeds. Hollow: the paper's, without
-the reduced ResNet-110 on CIFAR-10, whose results are due to a fault according to its
-authors. Lines join our networks of one depth. Black: networks of the best-known public
-zoo, [chenyaofo/pytorch-cifar-models](https://github.com/chenyaofo/pytorch-cifar-models)."""
+Filled markers are networks of shiftjax, with the standard deviation over the seeds.
+Hollow markers are the paper's results, without the reduced ResNet-110 on CIFAR-10, in
+which its authors found an error. Lines join the networks of shiftjax with the same
+depth. Black markers are networks of a public zoo,
+[chenyaofo/pytorch-cifar-models](https://github.com/chenyaofo/pytorch-cifar-models).
+
+`python -m train results` writes this page from `checkpoints/manifest.json`."""
 WORDS = ("weights", "recipe", "hardware", "command", "log")
 # Titles of the families, in the order of the tables; other families follow.
 FAMILIES = {
@@ -34,8 +36,8 @@ FAMILIES = {
     "depthwise_resnet": "depthwise ResNet",
 }
 HOURS = (
-    "Hours are wall-clock time, and too many where a run was suspended or shared its "
-    "cores: the log has the images per second of each line."
+    "The hours are wall-clock time. They include the time in which a run was suspended "
+    "or shared its cores. The log has the images per second of each line."
 )
 
 
@@ -160,7 +162,7 @@ def _public(name: str) -> str:
         ]
         for public in PUBLIC_ZOO
     ]
-    return f"For comparison, the [public zoo]({PUBLIC_URL}):\n\n{grid(heading, rows)}"
+    return f"Networks of the [public zoo]({PUBLIC_URL}):\n\n{grid(heading, rows)}"
 
 
 def _origins(releases: Iterable[Release]) -> str:
