@@ -127,10 +127,13 @@ def compile_for_gpu(function: Any, *shapes: Any) -> Cost:
         traced = jax.jit(function).trace(*placed)
         lowered = traced.lower(lowering_platforms=("cuda",))
     compiled = lowered.compile()
-    program = list(operations(compiled.as_text()))
+    text, memory = compiled.as_text(), compiled.memory_analysis()
+    if text is None or memory is None:
+        raise RuntimeError(f"XLA returns no program or no memory analysis for {CHIP}")
+    program = list(operations(text))
     kernels = sum(op.times for op in program)
     moved = sum(op.times * op.hbm_bytes for op in program)
-    return Cost(kernels, moved, compiled.memory_analysis().temp_size_in_bytes)
+    return Cost(kernels, moved, memory.temp_size_in_bytes)
 
 
 def cells(floor: int, costs: dict[str, Cost]) -> list[list[str]]:

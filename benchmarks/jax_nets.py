@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -19,6 +19,7 @@ from train.assemble import set_up
 from train.data.image_set import ImageSet
 from train.data.stream import items
 from train.parallel import AXIS, Replicas, replica_count, split_cpu
+from train.tasks.classification import Classification
 
 
 class ShiftNet(Unit):
@@ -91,7 +92,8 @@ def training_step(
     classes = tuple(map(str, range(net.num_classes)))
     examples = ImageSet(images, labels, classes)
     setup = set_up(config, examples)
-    task = dataclasses.replace(setup.trainer.task, model=net)
+    task = cast(Classification, setup.trainer.task)
+    task = dataclasses.replace(task, model=net)
     trainer = dataclasses.replace(setup.trainer, task=task)
     setup = dataclasses.replace(setup, trainer=trainer)
     steps, replicas = setup.steps_per_dispatch, setup.replicas

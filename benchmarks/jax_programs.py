@@ -54,7 +54,7 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
     """
     if not hasattr(function, "lower"):
         function = jax.jit(function)
-    program = function.lower(*arguments).compile()  # pyright: ignore
+    program = function.lower(*arguments).compile()  # pyright: ignore[reportFunctionMemberAccess]
     analysis = program.memory_analysis()
     if analysis is None:
         return program, 0

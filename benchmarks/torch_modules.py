@@ -7,9 +7,9 @@ a CPU. On a GPU slices, compiled, are measured beside it.
 
 from collections.abc import Sequence
 
-import torch
-from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+import torch  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
+from torch.nn.utils import fusion  # pyright: ignore[reportMissingImports]
 
 import shiftjax
 
@@ -36,7 +36,7 @@ class ConvNorm(nn.Module):
     def fold(self) -> None:
         """Makes one convolution of both."""
         assert isinstance(self.norm, nn.BatchNorm2d)
-        self.conv = fuse_conv_bn_eval(self.conv, self.norm)
+        self.conv = fusion.fuse_conv_bn_eval(self.conv, self.norm)
         self.norm = nn.Identity()
 
 

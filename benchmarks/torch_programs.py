@@ -9,8 +9,8 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
-from torch import nn
+import torch  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
 
 import shiftjax
 from benchmarks.cases import Program
@@ -90,7 +90,8 @@ def images(*shape: int, dtype: str = "float32") -> torch.Tensor:
 
 def place(net: nn.Module) -> nn.Module:
     """Puts a network where and how it is fastest."""
-    return net.to(DEVICE, memory_format=torch.channels_last)  # pyright: ignore
+    net = net.to(DEVICE)
+    return net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def compiled(net: nn.Module) -> Any:

@@ -14,6 +14,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import tyro
@@ -31,6 +32,7 @@ from benchmarks.console import show
 from benchmarks.jax_blocks import applied, trained
 from shiftjax.layers import ShiftConv
 from shiftjax.models.resnet import ShiftResNet
+from shiftjax.module import Activations
 from train import experiments
 from train.data.resident import Resident
 from train.machine import machine
@@ -93,7 +95,7 @@ class Stages(nn.Module):
     shifts: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, x: Activations, train: bool = False) -> Activations:
         """Applies the blocks."""
         for features, expansion, kernel_size, strides, count in self.stages:
             for i in range(count):
@@ -147,20 +149,22 @@ def training_step(form: str, batch_size: int) -> Cost:
     rate = learning_rate(config.schedule, 10_000, 400)
     optimizer = make_optimizer(config.optimizer, rate)
     program = Trainer(task, optimizer).train_steps
-    replicas = Replicas(tuple(cores(1).mesh.devices.flat), backend="shard_map")
+    replicas = Replicas(tuple(cores(1).device_set), backend="shard_map")
     shape = jax.ShapeDtypeStruct
     image = (32, 32, 3)
     state = jax.eval_shape(lambda: create_state(network, optimizer, 0, image))
-    data = Resident(
-        shape((EXAMPLES, math.prod(image)), jnp.uint8),
-        shape((EXAMPLES,), jnp.int32),
-        image,
+    pictures = jax.eval_shape(
+        lambda: Resident(
+            jnp.zeros((EXAMPLES, math.prod(image)), jnp.uint8),
+            jnp.zeros((EXAMPLES,), jnp.int32),
+            image,
+        )
     )
     items = {"index": shape((1, batch_size), jnp.int32)}
     return compile_for_tpu(
         replicas.parallelize(program, donate_state=True),
         state,
-        data,
+        pictures,
         items,
         shape((), jnp.int32),
     )
@@ -195,6 +199,7 @@ def main() -> int:
     """Costs every case in every form."""
     options = tyro.cli(Options, prog="python -m benchmarks.tpu", description=__doc__)
     console, facts = Console(), machine()
+    cases: list[tuple[str, Callable[[str, Any], Cost], Any]]
     cases = [(f"blocks {name}", stages, name) for name in options.stages]
     if options.batch_size:
         title = f"training step, ShiftResNet-20, E = 3, {options.batch_size} images"

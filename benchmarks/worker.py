@@ -104,7 +104,7 @@ class Server:
         """
         answer = self._answer(request)
         gc.collect()
-        if hasattr(LIBC, "malloc_trim"):
+        if LIBC is not None and hasattr(LIBC, "malloc_trim"):
             LIBC.malloc_trim(0)
         return answer
 
@@ -150,7 +150,7 @@ def devices() -> dict[str, Any]:
     device = jax.devices()[0]
     found = {"platform": device.platform, "device": device.device_kind}
     if importlib.util.find_spec("torch"):
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         found["torch"] = "gpu" if torch.cuda.is_available() else "cpu"
     return found
