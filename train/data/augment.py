@@ -1,8 +1,8 @@
-"""Augmentation and normalisation inside the compiled step.
+"""Augmentation and normalization inside the compiled step.
 
 Each random choice is a function of a key and of the example's index in its data set,
-so it does not depend on how a batch is shared out over devices. (mixup and CutMix mix
-the examples of one device, and so do.)
+so it does not depend on how a batch is divided over devices. mixup and CutMix are the
+exception: they mix the examples of one device.
 """
 
 from typing import Any
@@ -16,13 +16,13 @@ from train.config import Augment
 def crop_and_flip(
     key: jax.Array, images: jax.Array, index: jax.Array, options: Augment
 ) -> jax.Array:
-    """Moves each image by a random offset, and mirrors it with probability one half.
+    """Shifts each image by a random offset, and mirrors it with probability one half.
 
     Args:
-      key: the step's.
-      images: `[batch, height, width, channels]`, any dtype; zero lies around them.
-      index: `[batch]`, each example's place in the data set.
-      options: which of the two are done, and how far images move.
+      key: the random key of the step.
+      images: `[batch, height, width, channels]`, any dtype; padded with zeros.
+      index: `[batch]`, the position of each example in the data set.
+      options: the padding of the crop, and True or False for the flip.
 
     Returns:
       The images, of the same shape and dtype.
@@ -47,12 +47,12 @@ def crop_and_flip(
 
 
 def normalize(images: jax.Array, mean: Any, std: Any) -> jax.Array:
-    """Brings uint8 images to zero mean and unit deviation, as float32.
+    """Normalizes uint8 images to zero mean and unit deviation, as float32.
 
     Args:
       images: `[..., channels]`, 0 to 255.
-      mean: of each channel, of values in 0 .. 1.
-      std: of each channel, of values in 0 .. 1.
+      mean: the mean of each channel, for values in 0 .. 1.
+      std: the standard deviation of each channel, for values in 0 .. 1.
 
     Returns:
       Float32 of the same shape.
@@ -64,21 +64,21 @@ def normalize(images: jax.Array, mean: Any, std: Any) -> jax.Array:
 def mix(
     key: jax.Array, images: jax.Array, targets: jax.Array, options: Augment
 ) -> tuple[jax.Array, jax.Array]:
-    """Mixes each image, and its target, with its neighbour's: mixup or CutMix.
+    """Mixes each image and its target with the next example's: mixup or CutMix.
 
-    With both, each step does one of them, by a fair coin.
+    If both are enabled, each step applies one of them with probability one half.
 
     Source: Zhang et al. 2017, https://arxiv.org/abs/1710.09412 (mixup); Yun et al.
     2019, https://arxiv.org/abs/1905.04899 (CutMix).
 
     Args:
-      key: the step's and the device's.
+      key: the random key of the step and the device.
       images: `[batch, height, width, channels]` floats.
       targets: `[batch, classes]`, probabilities.
       options: the parameters of the Beta distributions; 0 for none.
 
     Returns:
-      Images and targets, mixed.
+      The mixed images and targets.
     """
     coin_key, mixup_key, cutmix_key = jax.random.split(key, 3)
     mixed = {
@@ -112,8 +112,8 @@ def _cutmix(
     side = jnp.sqrt(1 - jax.random.beta(share_key, alpha, alpha))
 
     def inside(key: jax.Array, length: int) -> jax.Array:
-        centre = jax.random.randint(key, (), 0, length)
-        distance = jnp.abs(jnp.arange(length) - centre)
+        center = jax.random.randint(key, (), 0, length)
+        distance = jnp.abs(jnp.arange(length) - center)
         return distance * 2 < jnp.round(side * length)
 
     box = inside(row_key, height)[:, None] & inside(column_key, width)

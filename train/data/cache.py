@@ -1,8 +1,8 @@
-"""Keeps decoded pictures on the disk: decoding CIFAR costs seconds, reading it none.
+"""A cache of decoded images on disk, which saves seconds of decoding CIFAR.
 
-An entry is a folder with two arrays and a description, named after a digest of all that
-the arrays depend on. It is written beside and renamed, so it is whole or not there; its
-checksums are compared at every reading, and what does not fit is built anew.
+An entry is a folder with two arrays and a description, named by a digest of everything
+that the arrays depend on. It is written to a temporary folder and renamed, so it is
+never partial. Checksums are compared at every read, and damaged entries are rebuilt.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from shiftjax.errors import InputError
 from train.data.image_set import ImageSet
 
 _LOG = logging.getLogger(__name__)
-_FORMAT = 1  # to be raised when the same pictures are decoded to other numbers
+_FORMAT = 1  # to be increased when the same images decode to other numbers
 
 
 def cache_directory() -> Path:
@@ -31,17 +31,17 @@ def cache_directory() -> Path:
 
 
 def cached(identity: Mapping[str, object], build: Callable[[], ImageSet]) -> ImageSet:
-    """Reads pictures from the cache, or builds them and puts them there.
+    """Reads images and labels from the cache, or builds them and writes them to it.
 
-    A cache that cannot be read or written is never an error, it only costs time.
+    A cache that cannot be read or written is not an error; it only costs time.
 
     Args:
-      identity: all that the pictures depend on, as JSON values; `identity["name"]`
-        begins the folder's name.
-      build: makes the pictures.
+      identity: everything that the examples depend on, as JSON values; the name of
+        the entry starts with `identity["name"]`.
+      build: called without arguments; returns the examples.
 
     Returns:
-      The pictures.
+      The examples.
     """
     text = json.dumps({"format": _FORMAT, **identity}, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:20]
@@ -54,16 +54,16 @@ def cached(identity: Mapping[str, object], build: Callable[[], ImageSet]) -> Ima
     # A damaged array's header may raise almost anything.
     except Exception as e:
         _LOG.warning("cache entry %s is damaged (%s) and is built anew", entry, e)
-    pictures = build()
+    examples = build()
     try:
-        _write(entry, pictures, text)
+        _write(entry, examples, text)
     except OSError as e:
         _LOG.warning("cannot write the cache entry %s: %s", entry, e)
-    return pictures
+    return examples
 
 
 def _read(entry: Path) -> ImageSet:
-    """Reads an entry and compares its checksums."""
+    """Reads an entry and verifies its checksums."""
     about = json.loads((entry / "about.json").read_text())
     arrays = {}
     for key in ("images", "labels"):
@@ -73,21 +73,21 @@ def _read(entry: Path) -> ImageSet:
     return ImageSet(**arrays, class_names=tuple(about["class_names"]))
 
 
-def _write(entry: Path, pictures: ImageSet, identity: str) -> None:
-    """Writes an entry beside its place and renames it."""
+def _write(entry: Path, examples: ImageSet, identity: str) -> None:
+    """Writes an entry to a temporary folder and renames it."""
     entry.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=entry.parent, prefix=".writing-"))
     try:
-        arrays = {"images": pictures.images, "labels": pictures.labels}
+        arrays = {"images": examples.images, "labels": examples.labels}
         for key, array in arrays.items():
             np.save(scratch / f"{key}.npy", array)
         about = {
             "identity": json.loads(identity),
-            "class_names": pictures.class_names,
+            "class_names": examples.class_names,
             "crc32": {key: _checksum(array) for key, array in arrays.items()},
         }
         (scratch / "about.json").write_text(json.dumps(about, indent=1))
-        if entry.exists():  # damaged, or just written by another process: equally good
+        if entry.exists():  # damaged, or just written by another process
             shutil.rmtree(entry, ignore_errors=True)
         os.replace(scratch, entry)
     finally:

@@ -1,6 +1,6 @@
-"""The handwritten digits that come with scikit-learn: no download, a test in seconds.
+"""The handwritten digits that come with scikit-learn, without a download.
 
-1,797 pictures of 8x8 grey values 0..16, the test set of
+1,797 images of 8x8 gray values 0..16, the test set of
 https://archive.ics.uci.edu/dataset/80 (E. Alpaydin, C. Kaynak, 1998).
 """
 
@@ -20,8 +20,8 @@ def open_digits(image_size: int, channels: int) -> splits.OfficialSplits:
     """Opens the digits: 1,437 training and 360 test examples, stratified by class.
 
     Args:
-      image_size: height and width to which the 8x8 pictures are enlarged (bilinear).
-      channels: 1, or 3 equal ones.
+      image_size: the height and width to resize the 8x8 images to (bilinear).
+      channels: 1, or 3 for three equal channels.
 
     Returns:
       The splits.
@@ -37,10 +37,10 @@ def open_digits(image_size: int, channels: int) -> splits.OfficialSplits:
 
 def _read(image_size: int, channels: int) -> ImageSet:
     """Reads all digits in scikit-learn's order."""
-    from sklearn.datasets import load_digits  # a second, which other sources spare
+    from sklearn.datasets import load_digits  # takes a second, so only if needed
 
-    digits: Any = load_digits()  # its annotation does not know the attributes
-    grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    images = [image_files.fit(Image.fromarray(g), image_size, channels) for g in grey]
+    digits: Any = load_digits()  # its annotation lacks the attributes
+    gray = np.round(digits.images * (255 / 16)).astype(np.uint8)
+    images = [image_files.fit(Image.fromarray(g), image_size, channels) for g in gray]
     names = tuple(str(name) for name in digits.target_names)
     return ImageSet(np.stack(images), digits.target.astype(np.int32), names)

@@ -1,10 +1,9 @@
-"""Reads pictures from folders: one folder a class.
+"""Reads images from folders, one folder per class.
 
 `PATH/train/CLASS/*.jpg` with `PATH/test/CLASS/*.jpg` beside it, and also
-`PATH/validation/CLASS/*.jpg` (or `val`, `valid`); or `PATH/CLASS/*.jpg` alone. A test
-split that is not there is cut out: a fifth of the pictures, stratified by class, by a
-fixed seed. It is a function of the files, so adding pictures changes it: give it a
-folder of its own to hold it fixed.
+`PATH/validation/CLASS/*.jpg` (or `val`, `valid`); or `PATH/CLASS/*.jpg` alone.
+Without a test split, a fifth of the images is held out, stratified by class, by a fixed
+seed. It depends on the files, so adding images changes it; a folder `test` is fixed.
 """
 
 import warnings
@@ -30,24 +29,25 @@ def open_folder(
     on_corrupt: str = "error",
     labelled: bool = True,
 ) -> splits.OfficialSplits:
-    """Opens a folder of pictures.
+    """Opens a folder of images.
 
     Args:
       path: the folder.
-      image_size: height and width to which the pictures are brought.
-      channels: 1 (grey) or 3 (RGB).
-      on_corrupt: `"error"` stops at a damaged picture, `"skip"` leaves it out and
+      image_size: the height and width to resize the images to.
+      channels: 1 (gray) or 3 (RGB).
+      on_corrupt: `"error"` stops at a damaged image, `"skip"` leaves it out and
         warns.
-      labelled: whether folders are classes; if not, the pictures have one class, and
+      labelled: True if folders are classes; if False, the images have one class and
         no splits.
 
     Returns:
       The splits.
 
     Raises:
-      MissingFileError: the folder is not there.
-      UnknownNameError: another `on_corrupt`.
-      InputError: no pictures, one class only, or splits whose classes differ.
+      MissingFileError: if the folder does not exist.
+      UnknownNameError: for another value of `on_corrupt`.
+      InputError: if there are no images or only one class, or the splits' classes
+        differ.
     """
     if on_corrupt not in ON_CORRUPT:
         raise unknown_name("value of on_corrupt", on_corrupt, ON_CORRUPT)
@@ -68,7 +68,7 @@ def _labelled(root: Path) -> tuple[dict[str, Path], list[str]]:
     names = [name for name in inside if name in splits.SPLIT_NAMES]
     if names and "train" not in names:
         raise InputError(
-            f"{root} has {names[0]}/ and no train/: put the training pictures into "
+            f"{root} has {names[0]}/ and no train/: put the training images into "
             f"{root / 'train'}/CLASS/"
         )
     roots = {name: root / name for name in names} or {"train": root}
@@ -89,7 +89,7 @@ def _classes(roots: dict[str, Path]) -> list[str]:
             f"one class only, {classes[0]!r}" if classes else "no folders of classes"
         )
         raise InputError(
-            f"{roots['train']} has {found}: pictures are expected in one folder a "
+            f"{roots['train']} has {found}: images are expected in one folder a "
             "class, two classes at least"
         )
     for root in roots.values():
@@ -108,7 +108,7 @@ def _classes(roots: dict[str, Path]) -> list[str]:
 
 
 def _files(root: Path, classes: list[str]) -> tuple[list[Path], np.ndarray]:
-    """Lists the pictures of a split by class and path, with their labels."""
+    """Lists the images of a split by class and path, with their labels."""
     files: list[Path] = []
     counts = []
     for name in classes:
@@ -121,7 +121,7 @@ def _files(root: Path, classes: list[str]) -> tuple[list[Path], np.ndarray]:
 def _read(
     root: Path, classes: list[str], image_size: int, channels: int, on_corrupt: str
 ) -> ImageSet:
-    """Decodes the pictures of a split."""
+    """Decodes the images of a split."""
     files, labels = _files(root, classes)
     images = bulk.allocate(len(files), image_size, channels)
     corrupt: list[tuple[int, InputError]] = []
@@ -141,7 +141,7 @@ def _read(
     if corrupt:
         first = min(corrupt, key=lambda pair: pair[0])[1]
         warnings.warn(
-            f"{root}: {len(corrupt)} of {len(files)} pictures are left out, "
+            f"{root}: {len(corrupt)} of {len(files)} images are left out, "
             f"the first is {first}",
             stacklevel=2,
         )

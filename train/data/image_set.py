@@ -1,4 +1,4 @@
-"""Labelled pictures in memory: what every source gives and the trainer takes."""
+"""Labeled images in memory: the result of every source, and the input of training."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,25 +10,25 @@ from shiftjax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """Labelled pictures in memory.
+    """Labeled images in memory.
 
     Attributes:
-      images: uint8 `[examples, height, width, channels]`, 1 or 3 channels (grey, RGB).
+      images: uint8 `[examples, height, width, channels]`, 1 or 3 channels (gray, RGB).
       labels: int32 `[examples]`, indices into `class_names`.
       class_names: one name per class, in the order of the labels.
 
     Raises:
-      InputError: a wrong shape or dtype, or a label outside the classes.
+      InputError: for a wrong shape or dtype, or a label outside the classes.
 
     Example:
-      >>> pictures = ImageSet(
+      >>> examples = ImageSet(
       ...     images=np.zeros([2, 8, 8, 3], np.uint8),
       ...     labels=np.array([1, 0], np.int32),
       ...     class_names=("cat", "dog"),
       ... )
-      >>> len(pictures), pictures.num_classes
+      >>> len(examples), examples.num_classes
       (2, 2)
-      >>> pictures.take([1]).labels
+      >>> examples.take([1]).labels
       array([0], dtype=int32)
     """
 
@@ -37,7 +37,7 @@ class ImageSet:
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        """Refuses arrays that do not fit together."""
+        """Rejects arrays that do not fit together."""
         images, labels = self.images, self.labels
         if (
             images.dtype != np.uint8
@@ -71,9 +71,9 @@ class ImageSet:
         """Copies the examples at the given positions.
 
         Args:
-          indices: positions, in the order wanted.
+          indices: the positions, in the wanted order.
 
         Returns:
-          Those examples, with the same classes.
+          These examples, with the same classes.
         """
         return ImageSet(self.images[indices], self.labels[indices], self.class_names)

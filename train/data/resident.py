@@ -1,4 +1,4 @@
-"""A small set on the device, from which every step takes its examples."""
+"""A small data set on the device, from which every step takes its examples."""
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,10 @@ from train.data.image_set import ImageSet
 
 @struct.dataclass
 class Resident:
-    """Labelled pictures on a device.
+    """Labeled images on a device.
 
-    An image is kept as one row of numbers: of four axes, a TPU would store the batch as
-    the last one, and copy the whole set for every batch that is taken from it.
+    An image is stored as one row of numbers. With four axes, a TPU would store the
+    batch axis last, and copy the whole data set for every batch.
 
     Attributes:
       pixels: uint8 `[examples, height * width * channels]`.
@@ -23,8 +23,8 @@ class Resident:
     Example:
       >>> images = np.arange(24, dtype=np.uint8).reshape(2, 2, 2, 3)
       >>> labels = np.array([5, 3], np.int32)
-      >>> pictures = Resident.of(ImageSet(images, labels, tuple("abcdef")))
-      >>> images, labels = pictures.take(np.array([1, 0, 1]))
+      >>> examples = Resident.of(ImageSet(images, labels, tuple("abcdef")))
+      >>> images, labels = examples.take(np.array([1, 0, 1]))
       >>> images.shape, labels.tolist()
       ((3, 2, 2, 3), [3, 5, 3])
     """
@@ -35,7 +35,7 @@ class Resident:
 
     @classmethod
     def of(cls, examples: ImageSet) -> "Resident":
-        """Makes one of a set, still in the memory of the host."""
+        """Converts a data set, still in the memory of the host."""
         count, *shape = examples.images.shape
         pixels = examples.images.reshape(count, -1)
         return cls(pixels, examples.labels, tuple(shape))
@@ -49,11 +49,11 @@ class Resident:
 def lookup(
     data: Resident | None, item: dict[str, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns images and labels: from the set on the device, or fed with the item.
+    """Returns images and labels, from the data set on the device or from the item.
 
     Args:
-      data: the set, or None.
-      item: "index" `[batch]`, -1 for no example; of a fed set "images", "labels" too.
+      data: the data set on the device; None if it is fed from the host.
+      item: "index" `[batch]`, -1 for no example; if fed, also "images" and "labels".
     """
     if data is None:
         return item["images"], item["labels"]

@@ -1,11 +1,11 @@
-"""Loads labelled pictures by the name of their source.
+"""Loads labeled images from a source by its name.
 
 A source is a file with a function that opens it, and a row of `SOURCES`.
 
 `digits`: scikit-learn's handwritten digits, which need no download.
 `tfds:NAME`: a data set of TensorFlow Datasets on the disk, e.g. `tfds:cifar10`; also
 `tfds:NAME/CONFIG`, `tfds:NAME:VERSION` and `tfds:NAME/CONFIG:VERSION`.
-`folder:PATH`: pictures in `PATH/train/CLASS/` and `PATH/test/CLASS/`, or `PATH/CLASS/`.
+`folder:PATH`: images in `PATH/train/CLASS/` and `PATH/test/CLASS/`, or `PATH/CLASS/`.
 """
 
 import dataclasses
@@ -104,35 +104,35 @@ def load(
 ) -> ImageSet:
     """Loads a split of a source into memory.
 
-    The order is the source's own and the same at every call; nothing is shuffled.
+    The order is that of the source, and the same at every call.
 
     Args:
       source: `"digits"`, `"tfds:NAME"` (`NAME/CONFIG`, `NAME:VERSION`) or
         `"folder:PATH"`.
       split: `"train"`, `"validation"`, `"train+validation"` (all official training
-        examples) or `"test"`. A source without a test split has its validation split
-        for one, or a fifth of its examples.
-      image_size: height and width; pictures of another size have their short side
-        resized and the centre cropped.
+        examples) or `"test"`. Without a test split, the source's validation split is
+        the test split, or else a fifth of its examples.
+      image_size: the height and width; for images of another size, the short side is
+        resized and the center cropped.
       data_dir: for `tfds:`, the folder of all TFDS data sets; by default
         `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
-      validation_examples: how many training examples are held out as validation split
-        where the source has none, by a fixed seed; `None` is a tenth, 0 is none.
-      channels: 3 (RGB; grey pictures are repeated) or 1 (grey).
-      use_cache: for `tfds:`, keep decoded pictures in `$SHIFTJAX_CACHE` or
+      validation_examples: the number of training examples to hold out for validation,
+        by a fixed seed, if the source has none; `None` for a tenth, 0 for no split.
+      channels: 3 (RGB; gray images are repeated) or 1 (gray).
+      use_cache: for `tfds:`, keep decoded images in `$SHIFTJAX_CACHE` or
         `~/.cache/shiftjax`.
-      on_corrupt: for `folder:`, `"error"` stops at a damaged picture, `"skip"` leaves
+      on_corrupt: for `folder:`, `"error"` stops at a damaged image, `"skip"` leaves
         it out and warns.
-      labelled: for `folder:`, whether its folders are classes; if not, all pictures
-        in it, at any depth, are of one class.
+      labelled: for `folder:`, True if its folders are classes; if False, all images
+        in it, at any depth, have one class.
 
     Returns:
-      The pictures with their labels.
+      The images with their labels.
 
     Raises:
-      UnknownNameError: an unknown source, split or other name.
-      MissingFileError: the data are not there, with what to run.
-      InputError: data or numbers that cannot be used.
+      UnknownNameError: for an unknown source, split or other name.
+      MissingFileError: if the data are missing, with the command that prepares them.
+      InputError: for data or numbers that cannot be used.
 
     Example:
       >>> digits = load("digits", "train", image_size=16, validation_examples=137)

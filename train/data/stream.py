@@ -1,9 +1,9 @@
-"""Which examples each step sees, and bringing them to the device in time.
+"""The order of examples, and their prefetch to the device.
 
-The order of examples is a pure function of the seed and the epoch. Epochs follow each
-other without a gap: step t sees the positions `t * batch_size` onwards of the endless
-sequence of epochs. So every example is seen exactly once in each, no batch is cut
-short, and the step alone says where the data are.
+The order is a pure function of the seed and the epoch. Epochs follow each other without
+a gap: step t takes `batch_size` positions of the endless sequence of epochs, from
+`t * batch_size` on. So each epoch has every example exactly once, all batches are full,
+and the step alone determines its examples.
 """
 
 import functools
@@ -24,9 +24,9 @@ class Order:
     """The endless sequence of examples.
 
     Args:
-      examples: size of the data set.
-      batch_size: examples in a step, over all hosts.
-      seed: decides the order within each epoch.
+      examples: the size of the data set.
+      batch_size: the number of examples in a step, over all hosts.
+      seed: the seed of the order within each epoch.
 
     Example:
       >>> order = Order(examples=5, batch_size=3, seed=0)
@@ -43,7 +43,7 @@ class Order:
 
     @property
     def steps_per_epoch(self) -> float:
-        """Steps in which each example is seen once; not always a whole number."""
+        """The number of steps in an epoch; not always an integer."""
         return self.examples / self.batch_size
 
     def indices(self, step: int) -> np.ndarray:
@@ -75,15 +75,15 @@ def padded_order(examples: int, batch_size: int) -> np.ndarray:
 
 
 def items(indices: np.ndarray, fed: ImageSet | None, length: int) -> dict[str, Any]:
-    """Makes the items of several steps.
+    """Builds the input of several steps.
 
     Args:
-      indices: `[steps, batch]` of examples; -1 stands for none.
-      fed: the data set, if it is fed from the host; None if it lives on the device.
-      length: how many steps to pad to, so that every dispatch has one shape.
+      indices: `[steps, batch]`, the positions of examples; -1 for no example.
+      fed: the data set, if it is fed from the host; None if it is on the device.
+      length: the number of steps to pad to, so that every dispatch has one shape.
 
     Returns:
-      "index" `[length, batch]`, and for a fed set "images" and "labels" of these.
+      "index" `[length, batch]`, and for a fed data set their "images" and "labels".
     """
     index = np.full((length, indices.shape[1]), -1, np.int32)
     index[: len(indices)] = indices
@@ -94,14 +94,14 @@ def items(indices: np.ndarray, fed: ImageSet | None, length: int) -> dict[str, A
 
 
 class Prefetch:
-    """Prepares what is needed next on a thread of its own, and measures the wait.
+    """Prepares the next items on a background thread, and measures the wait for them.
 
     Args:
-      prepare: makes one item; an exception reaches the consumer.
-      requests: what to prepare, in order.
+      prepare: makes one item from a request; its exceptions reach the consumer.
+      requests: the requests, in order.
 
     Attributes:
-      waited: seconds that the consumer spent waiting.
+      waited: the seconds that the consumer has waited.
 
     Example:
       >>> list(Prefetch(lambda x: x * x, [1, 2, 3]))
@@ -143,5 +143,5 @@ class Prefetch:
                 if self._closed.is_set():
                     return
             self._ready.put(("end", None))
-        except Exception as error:  # handed on, to be raised where it can be caught
+        except Exception as error:  # raised again in the consumer
             self._ready.put(("error", error))

@@ -1,6 +1,6 @@
 """Reads any image classification data set of TensorFlow Datasets, without TensorFlow.
 
-The records are array_record files, which have random access; pictures are decoded with
+The records are array_record files, which have random access; images are decoded with
 Pillow on several threads and kept in memory, and in the cache for the next time.
 """
 
@@ -33,9 +33,9 @@ def open_tfds(
     Args:
       name: `NAME`, `NAME/CONFIG`, `NAME:VERSION` or `NAME/CONFIG:VERSION`.
       data_dir: the folder of all TFDS data sets; by default TFDS's own.
-      image_size: height and width of the pictures.
-      channels: 1 (grey) or 3 (RGB).
-      use_cache: keep decoded pictures on the disk.
+      image_size: height and width of the images.
+      channels: 1 (gray) or 3 (RGB).
+      use_cache: keep decoded images on the disk.
 
     Returns:
       The splits.
@@ -76,14 +76,14 @@ def _decode(
         raise InputError(f"{directory.path} is not a whole TFDS data set: {e}") from e
     features = dict(builder.info.features.items())
     image_key, label_key = _keys(directory, features, builder.info.supervised_keys)
-    # Pictures are decoded here, the ones that nobody asks for not at all.
+    # Images are decoded here, the ones that nobody asks for not at all.
     skipped = {
         key: tfds.decode.SkipDecoding()
         for key, feature in features.items()
         if isinstance(feature, tfds.features.Image)
     }
     records = builder.as_data_source(split=split, decoders=skipped)
-    _LOG.info("decoding %d pictures of %s", len(records), directory.full_name)
+    _LOG.info("decoding %d images of %s", len(records), directory.full_name)
     images = bulk.allocate(len(records), image_size, channels)
     labels = np.empty(len(records), np.int32)
 

@@ -1,6 +1,6 @@
-"""Style transfer: how alike two pictures are in what they show, and in their style.
+"""Style transfer: losses that compare two images in content and in style.
 
 features.py     frozen networks whose features are compared: VGG-16, SqueezeNet, our own
-files.py        the files that hold weights of the first two
-losses.py       of content and of style
+files.py        files with weights of VGG-16 and SqueezeNet
+losses.py       the content loss and the style loss
 """

@@ -1,8 +1,8 @@
-"""Frozen networks whose features say how alike two pictures are.
+"""Frozen networks whose features measure the similarity of two images.
 
-VGG-16, the paper's, and SqueezeNet 1.0 take their weights from a file of the user's;
-any released network of ours needs none. The weights are an argument of `FeatureNet`'s
-call, so that they are no constants of the compiled program.
+VGG-16, which the paper uses, and SqueezeNet 1.0 need a file of weights from the user;
+our released networks bring their own. The weights are an argument of `FeatureNet`'s
+call, so that they do not become constants of the compiled program.
 """
 
 import dataclasses
@@ -25,9 +25,9 @@ Features = dict[str, jax.Array]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CAFFE_MEAN = (123 / 255, 117 / 255, 104 / 255)
 
-# Convolutions and their width, of the stages of VGG-16 up to relu4_3.
+# Number and width of the convolutions in the stages of VGG-16 up to relu4_3.
 VGG_STAGES = ((2, 64), (2, 128), (3, 256), (3, 512))
-# What each fire module of SqueezeNet 1.0 squeezes to, and half of what it expands to.
+# Width of the squeeze layer and of each expand layer, for SqueezeNet 1.0's modules.
 FIRES = {
     2: (16, 64),
     3: (16, 64),
@@ -37,24 +37,28 @@ FIRES = {
     7: (48, 192),
     8: (64, 256),
 }
-POOLED = (2, 5)  # the modules in front of which the picture is made smaller
+POOLED = (2, 5)  # the modules that follow a pooling
 PARTS = ("squeeze", "expand1x1", "expand3x3")
-DEEP_COMPRESSION = ("conv1x1_1", "conv1x1_2", "conv3x3_2")  # its names of these
+DEEP_COMPRESSION = (
+    "conv1x1_1",
+    "conv1x1_2",
+    "conv3x3_2",
+)  # the names of PARTS in its files
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FeatureNet:
-    """A frozen network, as the losses use it.
+    """A frozen network whose features the losses compare.
 
     Attributes:
-      apply: maps params and prepared images `[batch, height, width, 3]` to features
+      apply: maps params and normalized images `[batch, height, width, 3]` to features
         `[batch, h, w, channels]` by layer.
-      params: what to give it.
-      content_layer: whose features say what a picture shows.
-      style_layers: whose Gram matrices say in which style.
-      mean: of red, green and blue in 0 .. 1, to subtract.
-      std: of red, green and blue, to divide by.
-      order: of the channels that `apply` takes, "RGB" or "BGR".
+      params: the parameters for `apply`.
+      content_layer: the layer of the content loss.
+      style_layers: the layers whose Gram matrices make the style loss.
+      mean: the mean of red, green and blue in 0 .. 1, to subtract.
+      std: the standard deviation of red, green and blue, to divide by.
+      order: the order of the channels for `apply`, "RGB" or "BGR".
     """
 
     apply: Callable[[Any, jax.Array], Features]
@@ -77,14 +81,14 @@ def load(name: str, path: str | os.PathLike[str] | None = None) -> FeatureNet:
     Args:
       name: "vgg16" or "squeezenet"; or a released network, "architecture.tag" or a
         .safetensors file.
-      path: the file of weights of the first two.
+      path: the file of weights, for "vgg16" and "squeezenet" only.
 
     Returns:
-      The network, with params.
+      The network with its parameters.
 
     Raises:
       MissingFileError: if there is no such file.
-      InputError: if it does not fit, or is none of a network with features.
+      InputError: if the weights do not fit, or the network has no named features.
       UnknownNameError: if there is no such release.
     """
     builders = {"vgg16": vgg16, "squeezenet": squeezenet}
@@ -98,14 +102,14 @@ def load(name: str, path: str | os.PathLike[str] | None = None) -> FeatureNet:
 
 
 def vgg16(path: str | os.PathLike[str]) -> FeatureNet:
-    """VGG-16 up to relu4_3, with the paper's layers.
+    """Loads VGG-16 up to relu4_3, with the paper's layers.
 
     Args:
-      path: a state dict of torchvision's `vgg16`, as `torch.save` writes it.
+      path: a state dict of torchvision's `vgg16`, written by `torch.save`.
 
     Raises:
       MissingFileError: if there is no such file.
-      InputError: if it cannot be read, or lacks a layer; all that do are named.
+      InputError: if it cannot be read, or lacks layers, all of which are named.
     """
     layers: dict[str, tuple[str, Shape]] = {}
     index, channels = 0, 3  # torchvision counts convolutions, ReLUs and poolings
@@ -133,18 +137,18 @@ def apply_vgg16(params: Params, images: jax.Array) -> Features:
 
 
 def squeezenet(path: str | os.PathLike[str]) -> FeatureNet:
-    """SqueezeNet 1.0 up to its module fire8.
+    """Loads SqueezeNet 1.0 up to its module fire8.
 
     Source: Iandola et al. 2016, https://arxiv.org/abs/1602.07360.
 
     Args:
-      path: a state dict of torchvision's `squeezenet1_0`, as `torch.save` writes it; or
-        an .npz with the names of Caffe's model of Deep Compression ("conv1.weight",
-        "fire2/conv1x1_1.bias", ...), which takes BGR less (104, 117, 123).
+      path: a state dict of torchvision's `squeezenet1_0`, written by `torch.save`, or
+        an .npz with the names of Deep Compression's Caffe model ("conv1.weight",
+        "fire2/conv1x1_1.bias", ...), whose inputs are BGR minus (104, 117, 123).
 
     Raises:
       MissingFileError: if there is no such file.
-      InputError: if it cannot be read, or lacks a layer; all that do are named.
+      InputError: if it cannot be read, or lacks layers, all of which are named.
     """
     caffe = os.fspath(path).endswith(".npz")
     layers: dict[str, tuple[str, Shape]] = {}
@@ -169,12 +173,12 @@ def squeezenet(path: str | os.PathLike[str]) -> FeatureNet:
 
 
 def apply_squeezenet(params: Params, images: jax.Array) -> Features:
-    """Computes "conv1" and "fire2" to "fire8", all behind their ReLU."""
+    """Computes "conv1" and "fire2" to "fire8", all after their ReLU."""
     features = {"conv1": nn.relu(_conv(params["conv1"], images, strides=2))}
     x = features["conv1"]
     for fire in FIRES:
         if fire in POOLED:
-            # The last window may reach over the edge, as in Caffe.
+            # The last window may extend past the edge, as in Caffe.
             over: Any = [(0, (size - 3) % 2) for size in x.shape[1:3]]
             x = nn.max_pool(x, (3, 3), (2, 2), over)
         squeeze, one, three = (params[f"fire{fire}/{part}"] for part in PARTS)
@@ -185,15 +189,15 @@ def apply_squeezenet(params: Params, images: jax.Array) -> Features:
 
 
 def released(name: str, directory: str | None = None) -> FeatureNet:
-    """One of our own networks, with its stem and stages.
+    """Loads one of our released networks, with its stem and stages.
 
     Args:
       name: "architecture.tag", or a .safetensors file.
-      directory: folder of the releases; see `shiftjax.load_pretrained`.
+      directory: the folder of the releases; see `shiftjax.load_pretrained`.
 
     Raises:
       UnknownNameError: if there is no such release.
-      InputError: if it has no features, as a stylizer.
+      InputError: if it has no named features, e.g. a stylizer.
     """
     pretrained = open_pretrained(name, directory)
     model, card = pretrained.model, pretrained.card
@@ -214,7 +218,7 @@ def released(name: str, directory: str | None = None) -> FeatureNet:
 def _conv(
     params: dict[str, jax.Array], x: jax.Array, strides: int = 1, padding: int = 0
 ) -> jax.Array:
-    """A convolution with bias."""
+    """Applies a convolution with bias."""
     y = lax.conv_general_dilated(
         x,
         params["kernel"],

@@ -1,4 +1,4 @@
-"""Weights of convolutions from other programs' files: names and shapes as expected."""
+"""Weights of convolutions from other programs' files, with checked shapes."""
 
 import os
 import zipfile
@@ -22,21 +22,21 @@ def read_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
       MissingFileError: if there is no such file.
-      InputError: if it is no such archive.
+      InputError: if the file is not a NumPy archive.
     """
     if not Path(path).is_file():
         raise MissingFileError(f"no file {path}")
     if not zipfile.is_zipfile(path):
-        raise InputError(f"{path} is no NumPy archive")
+        raise InputError(f"{path} is not a NumPy archive")
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except (EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is no NumPy archive: {error}") from error
+        raise InputError(f"{path} is not a NumPy archive: {error}") from error
 
 
 def read_torch(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Reads the tensors of a file of `torch.save` by name, and runs nothing in it.
+    """Reads named tensors from a file of `torch.save`, without running its code.
 
     Raises:
       MissingFileError: if there is no such file.
@@ -52,19 +52,19 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, Any]:
 def convolutions(
     arrays: Mapping[str, Any], layers: Mapping[str, tuple[str, Shape]], where: str
 ) -> Params:
-    """Takes convolutions out of named arrays, which may hold more.
+    """Selects convolutions from named arrays, and ignores the other arrays.
 
     Args:
       arrays: "NAME.weight" `[out, in, height, width]` and "NAME.bias" `[out]`.
-      layers: NAME and shape of the weight, by the name here.
-      where: what an error calls the arrays.
+      layers: NAME and shape of the weight, by the name in the result.
+      where: the source of the arrays, for error messages.
 
     Returns:
-      "kernel" `[height, width, in, out]` and "bias" by the name here, float32.
+      "kernel" `[height, width, in, out]` and "bias" of each layer, float32.
 
     Raises:
-      InputError: if an array is missing, of another shape or not of floats; all of
-        these are named.
+      InputError: if arrays are missing, have another shape or are not floats; all of
+        them are named.
 
     Example:
       >>> arrays = {"0.weight": np.ones((8, 3, 5, 5), "f"), "0.bias": np.ones(8, "f")}
@@ -86,7 +86,7 @@ def convolutions(
 def _floats(
     arrays: Mapping[str, Any], name: str, shape: tuple[int, ...], wrong: list[str]
 ) -> jax.Array:
-    """Returns an array; of one that does not fit, zeros and a line in `wrong`."""
+    """Returns an array; zeros, and a line in `wrong`, if it does not fit."""
     value = arrays.get(name)
     if value is None:
         wrong.append(f"{name} {list(shape)} is missing")

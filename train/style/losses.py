@@ -1,8 +1,8 @@
-"""Losses of style transfer: what a picture shows, and in which style.
+"""The losses of style transfer: content and style.
 
-Johnson et al. 2016 (https://arxiv.org/abs/1603.08155, section 3.2), in the scale of the
-paper's authors: a Gram matrix is divided by height, width and channels, an error is a
-mean over its elements.
+They follow Johnson et al. 2016 (https://arxiv.org/abs/1603.08155, section 3.2) in the
+scale of the shift paper's authors: a Gram matrix is divided by height, width and
+channels, and an error is a mean over its elements.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ Grams = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Perceptual:
-    """The loss of a picture that shows one picture in the style of another.
+    """The loss of an image that has the content of one image and the style of another.
 
     Attributes:
-      net: whose features are compared.
-      content_weight: of the content loss. The paper's two weights are for VGG-16;
-        features of another network have another size.
-      style_weight: of the style loss.
+      net: the network whose features are compared.
+      content_weight: the weight of the content loss. The paper's two weights are for
+        VGG-16; features of other networks have another scale.
+      style_weight: the weight of the style loss.
     """
 
     net: FeatureNet
@@ -33,10 +33,10 @@ class Perceptual:
     style_weight: float = 1e10
 
     def grams(self, params: Any, painting: jax.Array) -> Grams:
-        """Computes the style of a picture, once for all steps.
+        """Computes the Gram matrices of the painting, once for all steps.
 
         Args:
-          params: of the net.
+          params: the parameters of the net.
           painting: `[1, height, width, 3]`, RGB in 0 .. 1.
 
         Returns:
@@ -51,14 +51,14 @@ class Perceptual:
         """Computes the loss.
 
         Args:
-          params: of the net.
-          grams: of the painting.
-          pictures: `[batch, height, width, 3]`, RGB in 0 .. 1: what is judged.
-          contents: what they are to show, of the same shape.
+          params: the parameters of the net.
+          grams: the Gram matrices of the painting.
+          pictures: the restyled images, `[batch, height, width, 3]`, RGB in 0 .. 1.
+          contents: the images with the wanted content, of the same shape.
 
         Returns:
-          The loss, a mean over the batch; and its parts, "content" and "style",
-          weighted.
+          The loss, a mean over the batch, and its weighted parts, "content" and
+          "style".
         """
         features, wanted = self.net(params, pictures), self.net(params, contents)
         layer = self.net.content_layer
@@ -71,7 +71,7 @@ class Perceptual:
 
 
 def gram(features: jax.Array) -> jax.Array:
-    """Computes how far channels agree, wherever in the picture.
+    """Computes the Gram matrix of the channels, over all pixels.
 
     Args:
       features: `[batch, height, width, channels]`.
@@ -89,7 +89,7 @@ def gram(features: jax.Array) -> jax.Array:
         "npi,npj->nij",
         x,
         x,
-        precision="highest",  # what is compared are small differences of these
+        precision="highest",  # the loss compares small differences of these
         preferred_element_type=jnp.promote_types(x.dtype, jnp.float32),
     )
     return total / (x.shape[1] * x.shape[2])
@@ -100,16 +100,16 @@ def style_loss(features: Features, grams: Mapping[str, jax.Array]) -> jax.Array:
 
     Args:
       features: `[batch, height, width, channels]` by layer.
-      grams: `[1 or batch, channels, channels]` of the layers that count.
+      grams: `[1 or batch, channels, channels]` by layer, of the layers to compare.
 
     Returns:
-      A number.
+      A scalar.
     """
     errors = [mean_square(gram(features[name]), grams[name]) for name in grams]
     return jnp.sum(jnp.stack(errors))
 
 
 def mean_square(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Computes the mean squared difference, in float32 at least."""
+    """Computes the mean squared difference, at least in float32."""
     dtype = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
     return ((x.astype(dtype) - y.astype(dtype)) ** 2).mean()

@@ -102,7 +102,7 @@ def test_a_corrupt_picture_is_named(corrupt):
 
 
 def test_corrupt_pictures_are_left_out_with_a_warning(corrupt):
-    first = r"2 of 8 pictures are left out, the first is .*train/b/002\.png"
+    first = r"2 of 8 images are left out, the first is .*train/b/002\.png"
     with pytest.warns(UserWarning, match=first):
         train = read(corrupt, "train", validation_examples=0, on_corrupt="skip")
     assert values(train) == [0, 1, 2, 3, 0, 1]

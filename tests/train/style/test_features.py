@@ -267,14 +267,14 @@ def test_what_is_no_array_is_refused():
 def test_a_file_of_another_format(tmp_path, content):
     path = tmp_path / "s.npz"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="is no NumPy archive"):
+    with pytest.raises(InputError, match="is not a NumPy archive"):
         read_npz(path)
 
 
 def test_a_single_array_is_no_archive(tmp_path):
     with (tmp_path / "s.npz").open("wb") as file:
         np.save(file, np.zeros(3))
-    with pytest.raises(InputError, match="is no NumPy archive"):
+    with pytest.raises(InputError, match="is not a NumPy archive"):
         read_npz(tmp_path / "s.npz")
 
 

@@ -1,7 +1,7 @@
 """Writes CIFAR-10 and CIFAR-100 as TensorFlow Datasets has them, without TensorFlow.
 
 The official builders of TFDS (`image_classification/cifar.py`) need TensorFlow to read
-the archive and to encode the pictures. The builder here takes name, version, features,
+the archive and to encode the images. The builder here takes name, version, features,
 keys and so the order of the records from them, and reads and encodes by other means;
 what it writes is read by `tfds.data_source("cifar10")` like the genuine data set.
 """

@@ -1,6 +1,6 @@
-"""What is published of CIFAR-10 and CIFAR-100: names of files and their digests.
+"""The published files of CIFAR-10 and CIFAR-100: their names and digests.
 
-Both data sets come twice, as Python 2 pickles and as plain binary records; the pixels,
+Both data sets have two formats, Python 2 pickles and binary records; the pixels,
 the labels and their order are the same (https://www.cs.toronto.edu/~kriz/cifar.html).
 """
 
@@ -12,11 +12,11 @@ URL = "https://www.cs.toronto.edu/~kriz/"
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """One of the two ways in which a CIFAR data set is published.
+    """One of the two published formats of a CIFAR data set.
 
     Attributes:
-      archive: file name of the archive.
-      archive_bytes: size of the archive.
+      archive: the file name of the archive.
+      archive_bytes: the size of the archive.
       archive_digest: its digest, as `algorithm:hexadecimal`.
       folder: the folder in the archive.
       train: names of the files of the training split, in order.
@@ -41,13 +41,13 @@ class Layout:
 
     @property
     def is_pickled(self) -> bool:
-        """Whether the files are Python pickles."""
+        """True if the files are Python pickles."""
         return not self.train[0].endswith(".bin")
 
 
 @dataclasses.dataclass(frozen=True)
 class Cifar:
-    """What is published of a CIFAR data set.
+    """The published formats of a CIFAR data set.
 
     Attributes:
       name: name in TensorFlow Datasets.

@@ -15,7 +15,7 @@ from shiftjax.errors import InputError, MissingFileError
 from train.data.prepare.files import Cifar, Layout
 from train.data.prepare.pickles import load_pickle
 
-_PIXELS = 3 * 32 * 32  # a picture is stored as its red, green and blue planes
+_PIXELS = 3 * 32 * 32  # an image is stored as its red, green and blue planes
 
 
 @dataclasses.dataclass(frozen=True)
