@@ -64,12 +64,17 @@ def parse(given: Sequence[str]) -> Any:
     if first not in experiments.names():
         known = [*experiments.names(), *COMMANDS]
         raise unknown_name("experiment or command", first, known)
+    description = experiments.describe(first)
+    if not {"-h", "--help"}.isdisjoint(rest):
+        from train.tasks import TASKS  # seconds, which other command lines spare
+
+        description += f"\n\nTasks, for --task: {', '.join(TASKS)}."
     return _parse(
         config.Config,
         first,
         rest,
         default=experiments.load(first),
-        description=experiments.describe(first),
+        description=description,
     )
 
 

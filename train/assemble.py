@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,21 +10,16 @@ import optax
 
 import shiftjax
 from shiftjax.errors import InputError
+from train import tasks
 from train.config import Config, validate
 from train.data.image_set import ImageSet
 from train.data.placement import FED_STEPS, is_resident, on_devices
-from train.data.sources import load_split
 from train.data.stream import Order
 from train.optimizer import learning_rate, make_optimizer
 from train.parallel import Replicas
 from train.state import TrainState, create_state
 from train.steps import Trainer
-from train.tasks import Task, classification, style
-
-MAKERS: dict[str, Callable[[Config, ImageSet], Task]] = {
-    "classification": classification.make,
-    "style": style.make,
-}
+from train.tasks import load_split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +81,8 @@ class Setup:
         )
         if self.config.init is None:
             return state
-        classes = self.train_set.num_classes
-        kept = classes if self.config.task == "classification" else None
-        return begin_with(self.config.init, state, kept)
+        classes = self.trainer.task.class_names(self.train_set)
+        return begin_with(self.config.init, state, len(classes) or None)
 
     def epoch(self, step: int) -> float:
         """How often each example has been seen after so many steps."""
@@ -107,11 +100,12 @@ def set_up(config: Config, train_set: ImageSet | None = None) -> Setup:
       InputError: if a value of the configuration cannot be used.
     """
     validate(config)
+    kind = tasks.find(config.task)
     replicas = Replicas.local(config.devices, config.backend)
     if train_set is None:
         replicas.per_device(config.batch_size)
         train_set = load_split(config, config.data.train_on)
-    task = MAKERS[config.task](config, train_set)
+    task = kind.make(config, train_set)
     order = Order(len(train_set), config.batch_size, config.seed)
     total_steps = max(round(config.epochs * order.steps_per_epoch), 1)
     rate = learning_rate(config.schedule, total_steps, order.steps_per_epoch)

@@ -201,7 +201,7 @@ class Hosts:
 class Config:
     """All options of a training run."""
 
-    task: Literal["classification", "style"] = "classification"
+    task: str = "classification"
     """The training task: its loss and its metrics."""
     workdir: str = option("runs/digits", free=True)
     """Folder of the run: configuration, log, checkpoints. Resumed if it exists."""

@@ -15,9 +15,9 @@ from train.assemble import Setup, set_up
 from train.checkpointing import Checkpoints
 from train.data.image_set import ImageSet
 from train.data.placement import FED_STEPS, host_share
-from train.data.sources import load_split
 from train.data.stream import items, padded_order
 from train.parallel import Replicas
+from train.tasks import load_split
 from train.workdir import CHECKPOINTS
 
 

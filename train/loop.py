@@ -25,7 +25,6 @@ from train.checkpointing import Checkpoints
 from train.config import Config
 from train.data.image_set import ImageSet
 from train.data.placement import host_share
-from train.data.sources import load_split
 from train.data.stream import Prefetch, items
 from train.evaluation import evaluate
 from train.logging.console import Reporter, describe
@@ -35,6 +34,7 @@ from train.machine import note_start
 from train.state import TrainState
 from train.steps import NEVER
 from train.stopping import StopRequest
+from train.tasks import load_split
 from train.workdir import CHECKPOINTS, open_workdir
 
 CURVES = "curves.png"

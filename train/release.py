@@ -21,10 +21,10 @@ from train import experiments
 from train.assemble import set_up
 from train.checkpointing import Checkpoints
 from train.config import Config
-from train.data.sources import load_split
 from train.logging import metric_names
 from train.logging.records import METRICS_FILE, read_metrics
 from train.machine import hardware, trained_by
+from train.tasks import load_split
 from train.tasks.models import make_model
 from train.workdir import CHECKPOINTS
 
@@ -52,7 +52,7 @@ def load_run(workdir: str | Path, step: int | None = None) -> Pretrained:
         restored = checkpoints.restore(jax.eval_shape(setup.initial_state), step=step)
     if restored is None:
         raise InputError(f"{workdir} holds no checkpoint yet")
-    classes = examples.class_names if config.task == "classification" else ()
+    classes = setup.trainer.task.class_names(examples)
     given = {"num_classes": len(classes)} if classes else {}
     card = Card(
         architecture=config.model.name,

@@ -18,7 +18,7 @@ from jax import lax
 
 from train.parallel import AXIS
 from train.state import TrainState
-from train.tasks import Item, Sums, Task
+from train.tasks.task import Item, Sums, Task
 
 NEVER = 2**31 - 1
 

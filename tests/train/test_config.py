@@ -13,6 +13,7 @@ from shiftjax.errors import InputError, MissingFileError
 from train import config, experiments
 from train.__main__ import main, parse
 from train.config import Augment, Config, Data, Hosts, Model, Optimizer, Schedule, Style
+from train.tasks import TASKS
 
 # Nothing at its default.
 OTHER = Config(
@@ -378,6 +379,10 @@ def test_every_field_is_explained_in_the_help(help_text):
             rf"{re.escape(flag)}[ ,].{{1,80}}?{re.escape(' '.join(text.split()))} ",
             help_text,
         ), flag
+
+
+def test_the_help_lists_the_tasks(help_text):
+    assert f"--task: {', '.join(TASKS)}." in help_text
 
 
 def test_the_help_has_the_defaults_of_the_experiment(help_text):

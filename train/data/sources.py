@@ -13,11 +13,10 @@ from collections.abc import Callable
 
 from shiftjax import image_files
 from shiftjax.errors import InputError, unknown_name
-from train.config import Config
 from train.data import digits, folder, splits, tfds
 from train.data.image_set import ImageSet
 
-__all__ = ["ImageSet", "load", "load_split"]
+__all__ = ["ImageSet", "load"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,23 +146,6 @@ def load(
     )
     official = _open(source, request)
     return splits.select(official, split, validation_examples)
-
-
-def load_split(config: Config, split: str) -> ImageSet:
-    """Loads a split of a run's data.
-
-    Args:
-      config: the run's.
-      split: as of `load`.
-    """
-    return load(
-        config.data.source,
-        split,
-        image_size=config.data.image_size,
-        data_dir=config.data.data_dir,
-        validation_examples=config.data.validation_examples,
-        labelled=config.task != "style",
-    )
 
 
 def _open(source: str, request: Request) -> splits.OfficialSplits:

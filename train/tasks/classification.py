@@ -14,15 +14,15 @@ from train.data.augment import crop_and_flip, mix, normalize
 from train.data.image_set import ImageSet
 from train.data.resident import Resident, lookup
 from train.parallel import AXIS
-from train.tasks import Collections, Item, Sums, total
 from train.tasks.models import make_model
+from train.tasks.task import Collections, Item, Sums, total
 
 Batch = tuple[jax.Array, jax.Array, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """How pictures and labels become a loss; see `train.tasks.Task`.
+    """How pictures and labels become a loss; see `train.tasks.task.Task`.
 
     Attributes:
       model: maps images to logits.
@@ -42,6 +42,34 @@ class Classification:
 
     best_metric: ClassVar[str] = "top1"
     best_mode: ClassVar[Literal["max", "min"]] = "max"
+    labelled: ClassVar[bool] = True
+
+    @classmethod
+    def make(cls, config: Config, examples: ImageSet) -> "Classification":
+        """Makes the task of a configuration.
+
+        Raises:
+          InputError: if there is no such network, or an option does not fit.
+        """
+        model = make_model(
+            config,
+            num_classes=examples.num_classes,
+            remat=config.model.remat,
+            axis_name=AXIS if config.model.sync_batch_norm else None,
+        )
+        return cls(
+            model,
+            examples.num_classes,
+            config.data.mean,
+            config.data.std,
+            config.augment,
+            config.label_smoothing,
+        )
+
+    @staticmethod
+    def class_names(examples: ImageSet) -> tuple[str, ...]:
+        """Those of the data."""
+        return examples.class_names
 
     def data(self, pictures: Resident | None) -> Resident | None:
         """The pictures alone lie on the devices."""
@@ -93,25 +121,3 @@ class Classification:
 
     def sample(self, variables: Collections, examples: ImageSet) -> None:
         """Figures say enough."""
-
-
-def make(config: Config, examples: ImageSet) -> Classification:
-    """Makes the task of a configuration.
-
-    Raises:
-      InputError: if there is no such network, or an option does not fit.
-    """
-    model = make_model(
-        config,
-        num_classes=examples.num_classes,
-        remat=config.model.remat,
-        axis_name=AXIS if config.model.sync_batch_norm else None,
-    )
-    return Classification(
-        model,
-        examples.num_classes,
-        config.data.mean,
-        config.data.std,
-        config.augment,
-        config.label_smoothing,
-    )

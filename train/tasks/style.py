@@ -26,8 +26,8 @@ from train.data.image_set import ImageSet
 from train.data.resident import Resident, lookup
 from train.style import features
 from train.style.losses import Perceptual
-from train.tasks import Collections, Item, Sums, total
 from train.tasks.models import make_model
+from train.tasks.task import Collections, Item, Sums, total
 
 PARTS = ("loss", "content", "style")
 SHOWN = 4  # pictures in a sample
@@ -35,7 +35,7 @@ SHOWN = 4  # pictures in a sample
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Style:
-    """How pictures become a loss; see `train.tasks.Task`.
+    """How pictures become a loss; see `train.tasks.task.Task`.
 
     Attributes:
       model: maps normalised images to such, in another style.
@@ -55,6 +55,47 @@ class Style:
 
     best_metric: ClassVar[str] = "loss"
     best_mode: ClassVar[Literal["max", "min"]] = "min"
+    labelled: ClassVar[bool] = False
+
+    @classmethod
+    def make(cls, config: Config, examples: ImageSet) -> "Style":
+        """Makes the task of a configuration.
+
+        Raises:
+          MissingFileError: if there is no such painting, or file of weights.
+          InputError: if an option is missing or does not fit.
+        """
+        del examples
+        options = config.style
+        if options.image is None:
+            raise InputError(
+                "--style.image is missing: the painting to learn the style of"
+            )
+        image_files.check_shape(options.size, 3)
+        painting = image_files.decode(
+            Path(options.image), options.size, 3, upright=True
+        )
+        model = make_model(config)
+        if not isinstance(model, StyleNet):
+            names = " or ".join(stylizer.VARIANTS)
+            raise InputError(
+                f"--model.name {config.model.name} paints nothing: {names}"
+            )
+        net = features.load(options.features, options.weights)
+        return cls(
+            model,
+            Perceptual(net, options.content_weight, options.style_weight),
+            painting,
+            config.data.mean,
+            config.data.std,
+            config.augment,
+        )
+
+    @staticmethod
+    def class_names(examples: ImageSet) -> tuple[str, ...]:
+        """None: the outputs are images."""
+        del examples
+        return ()
 
     def data(self, pictures: Resident | None) -> dict[str, Any]:
         """The pictures, the frozen network and the painting's Gram matrices."""
@@ -124,31 +165,3 @@ class Style:
             variables, normalize(images, self.mean, self.std)
         )
         return painted * jnp.asarray(self.std) + jnp.asarray(self.mean)
-
-
-def make(config: Config, examples: ImageSet) -> Style:
-    """Makes the task of a configuration.
-
-    Raises:
-      MissingFileError: if there is no such painting, or file of weights.
-      InputError: if an option is missing or does not fit.
-    """
-    del examples
-    options = config.style
-    if options.image is None:
-        raise InputError("--style.image is missing: the painting to learn the style of")
-    image_files.check_shape(options.size, 3)
-    painting = image_files.decode(Path(options.image), options.size, 3, upright=True)
-    model = make_model(config)
-    if not isinstance(model, StyleNet):
-        names = " or ".join(stylizer.VARIANTS)
-        raise InputError(f"--model.name {config.model.name} paints nothing: {names}")
-    net = features.load(options.features, options.weights)
-    return Style(
-        model,
-        Perceptual(net, options.content_weight, options.style_weight),
-        painting,
-        config.data.mean,
-        config.data.std,
-        config.augment,
-    )

@@ -14,11 +14,11 @@ from shiftjax.releases import manifest
 from shiftjax.weights import open_pretrained
 from train.assemble import set_up
 from train.config import Augment, Config, Data, Model, Optimizer, Schedule, Style
-from train.data.sources import load_split
 from train.evaluation import evaluate, evaluate_weights
 from train.logging.records import read_metrics
 from train.loop import SAMPLE
 from train.release import release
+from train.tasks import load_split
 from train.zoo.results import page
 
 SIZE = 16
