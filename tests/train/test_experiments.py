@@ -1,6 +1,7 @@
 """The experiments: each can be run as its docstring says."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from shiftjax import list_models
 from shiftjax.errors import UnknownNameError
 from train import config, experiments
-from train.__main__ import parse
+from train.__main__ import main, parse
 from train.commands import Prepare
 from train.data.sources import SOURCES
 from train.zoo import entries
@@ -27,6 +28,19 @@ def test_each_file_is_an_experiment():
     files = Path(experiments.__file__).parent.glob("*.py")
     assert sorted(path.stem for path in files if path.stem != "__init__") == NAMES
     assert "digits" in NAMES  # what runs without a name
+
+
+def test_a_new_file_is_all_that_a_new_experiment_takes(tmp_path, monkeypatch, capsys):
+    text = (Path(experiments.__file__).parent / "digits.py").read_text()
+    text = text.replace("CONFIG = Config(", "CONFIG = Config(\n    seed=7,")
+    (tmp_path / "sevenths.py").write_text(text)
+    monkeypatch.setattr(experiments, "__path__", [*experiments.__path__, str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "train.experiments.sevenths", raising=False)
+    run = parse(["sevenths", "--epochs", "2"])
+    assert (run.seed, run.epochs) == (7, 2.0)
+    assert experiments.command(run) == "python -m train sevenths --epochs 2.0"
+    assert main(["--help"]) == 0
+    assert "  sevenths   ShiftResNet-20" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -13,8 +13,8 @@ def names() -> list[str]:
     """Returns the names of all experiments, sorted.
 
     Example:
-      >>> names()
-      ['cifar10', 'cifar100', 'digits', 'style']
+      >>> "digits" in names()
+      True
     """
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
 
