@@ -1,4 +1,4 @@
-"""Conversion of weights from PyTorch and to it: `from_torch` and `to_torch`."""
+"""Conversion of weights from and to PyTorch: `from_torch` and `to_torch`."""
 
 from shiftjax.convert.state_dicts import from_torch, to_torch
 

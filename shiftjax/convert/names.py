@@ -1,4 +1,4 @@
-"""The names and layouts of the networks of the paper's authors, beside ours.
+"""Names and layouts of the weights of the paper's authors, with ours.
 
 Their networks (https://github.com/alvinwan/shiftresnet-cifar) are those of
 `shiftjax.models.resnet`:
@@ -13,10 +13,10 @@ Their networks (https://github.com/alvinwan/shiftresnet-cifar) are those of
     running_mean, running_var          mean, var
 
 Their shift is *interleaved*: of C channels and K x K displacements, channel c moves by
-displacement c mod K^2, and the last C mod K^2 do not move. Ours, as the paper's, moves
-groups of channels that lie together. It is the same network with these channels in
-another order, which concerns the convolution in front of the shift (its outputs, and
-their BatchNorm) and the one behind it (its inputs).
+displacement c mod K^2, and the last C mod K^2 channels do not move. Our shift moves
+contiguous groups of channels, as the paper describes it. Both are the same network with
+these channels in another order. The order concerns the outputs of the convolution
+before the shift with their BatchNorm, and the inputs of the convolution after it.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from shiftjax.errors import InputError
 from shiftjax.models.resnet import CifarResNet, DepthwiseResNet, ResNet, ShiftResNet
 from shiftjax.registry import create_model
 
-# Units of a block: our name, the authors' convolution and BatchNorm.
+# The units of a block by our name, with the authors' convolution and BatchNorm.
 UNITS: dict[type[CifarResNet], dict[str, tuple[str, str]]] = {
     ResNet: {"first": ("conv1", "bn1"), "second": ("conv2", "bn2")},
     DepthwiseResNet: {
@@ -54,15 +54,16 @@ LEAVES = {
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One array of a network, here and there.
+    """One array of a network, in the authors' layout and in ours.
 
     Attributes:
       name: the authors' name.
       path: our collection and names.
       shape: the authors' shape.
       ours: our shape and dtype.
-      order: which of their channels each of ours is, where the two differ.
-      axis: our axis of these channels.
+      order: index of the authors' channel for each of our channels; None where the
+        orders agree.
+      axis: axis of these channels in our array.
     """
 
     name: str
@@ -89,15 +90,15 @@ class Entry:
 
 
 def interleaved(channels: int, kernel_size: int) -> np.ndarray:
-    """Returns which channel of the authors' shift each of ours is.
+    """Returns the authors' channel for each channel of our shift.
 
     Args:
-      channels: number of channels that are shifted, C.
+      channels: number of shifted channels, C.
       kernel_size: side K of the window of displacements.
 
     Returns:
-      `[channels]` integers: our groups of floor(C / K^2) channels in order, as the
-      channels of theirs with the same displacement; the rest stay in place.
+      int64 `[channels]`: for each of our channels, the index of an authors' channel
+      with the same displacement. The last C mod K^2 channels keep their index.
 
     Example:
       >>> interleaved(20, 3)
@@ -115,14 +116,15 @@ def entries(name: str, channels: int = 3, **options: Any) -> list[Entry]:
 
     Args:
       name: a CIFAR network of `shiftjax.list_models()`.
-      channels: channels of its images.
+      channels: number of channels of its images.
       **options: attributes of the network, as for `shiftjax.create_model`.
 
     Returns:
-      Its params and batch_stats, in the order of the authors' state dict.
+      One entry for each array of its params and batch_stats, in the order of the
+      authors' state dict.
 
     Raises:
-      InputError: if it is none of the networks of the authors.
+      InputError: if it is not one of the authors' networks.
       UnknownNameError: if there is no such network or option.
 
     Example:
@@ -136,7 +138,8 @@ def entries(name: str, channels: int = 3, **options: Any) -> list[Entry]:
     units = [units for kind, units in UNITS.items() if isinstance(model, kind)]
     if not isinstance(model, CifarResNet) or not units:
         raise InputError(
-            f"{name} is none of the networks of the authors, so nothing is converted"
+            f"{name} cannot be converted: it is not a CIFAR network of the paper's "
+            "authors, resnet*, depthwise_resnet* or shiftresnet*"
         )
     image = 1, 32, 32, channels
     leaves: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(
@@ -149,14 +152,14 @@ def entries(name: str, channels: int = 3, **options: Any) -> list[Entry]:
         for collection in ("params", "batch_stats")
         if (path := (collection, *ours, leaf)) in leaves
     ]
-    assert len(found) == len(leaves)  # whoever adds an array to a network adds it here
+    assert len(found) == len(leaves)  # a new array of a network needs a name here
     return found
 
 
 def _modules(
     units: Mapping[str, tuple[str, str]], leaves: Mapping[tuple[str, ...], Any]
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yields the authors' name and ours of each convolution, BatchNorm and dense."""
+    """Yields the authors' name and our path of each module with arrays."""
     yield "conv1", ("stem", "conv")
     yield "bn1", ("stem", "norm")
     parts = {path[1:3] for path in leaves}
@@ -175,7 +178,7 @@ def _entry(
     ours: jax.ShapeDtypeStruct,
     model: CifarResNet,
 ) -> Entry:
-    """One array, with the order of its channels if it is beside a shift."""
+    """Builds the entry of an array, with the order of its channels next to a shift."""
     shape = ours.shape
     if len(shape) == 4:
         shape = shape[3], shape[2], *shape[:2]
@@ -183,10 +186,10 @@ def _entry(
         shape = *shape[::-1], *((1, 1) if path[-2] == "conv" else ())
     if not isinstance(model, ShiftResNet) or path[2] not in ("expand", "project"):
         return Entry(name, path, shape, ours)
-    if path[2] == "expand":  # its outputs are shifted
+    if path[2] == "expand":  # the shift moves its outputs
         order = interleaved(ours.shape[-1], model.kernel_size)
         return Entry(name, path, shape, ours, order, axis=-1)
-    if path[-1] == "kernel":  # whose inputs were shifted
+    if path[-1] == "kernel":  # the shift moved its inputs
         order = interleaved(ours.shape[0], model.kernel_size)
         return Entry(name, path, shape, ours, order, axis=0)
     return Entry(name, path, shape, ours)

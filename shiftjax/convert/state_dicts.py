@@ -1,11 +1,12 @@
-"""Weights from PyTorch and to it, for the networks of the paper's authors.
+"""Conversion of state dicts from and to PyTorch, for the paper's CIFAR networks.
 
-`from_torch` takes the authors' checkpoints, and state dicts of any network named as
-theirs; see `shiftjax.convert.names` for what is converted, and
-`shiftjax.convert.torch_files` for how a file is read without PyTorch.
+`from_torch` takes the authors' checkpoints, and state dicts of other networks with the
+same names. `shiftjax.convert.names` lists these names, and
+`shiftjax.convert.torch_files` reads the files without PyTorch.
 
-The authors' code adds the shortcut behind the last ReLU of a shift block, as ours does.
-A network that applies ReLU to the sum has the same names and is another function.
+The authors' code adds the shortcut after the last ReLU of a shift block, as ours does.
+A network that applies ReLU to the sum has the same names but is another function: it
+converts without an error and computes other logits.
 """
 
 import os
@@ -21,44 +22,44 @@ from shiftjax.convert import torch_files
 from shiftjax.convert.names import entries
 from shiftjax.errors import InputError
 
-COUNTER = "num_batches_tracked"  # of training steps, in BatchNorm since PyTorch 0.4.1
+COUNTER = "num_batches_tracked"  # a BatchNorm entry since PyTorch 0.4.1
 
 
 def from_torch(
     source: str | os.PathLike[str] | Mapping[str, Any], name: str, **overrides: Any
 ) -> dict[str, Any]:
-    """Converts weights in PyTorch's names and layouts to variables.
+    """Converts PyTorch weights to variables.
 
-    A file is read without PyTorch, and nothing in it is run. The numbers of classes and
-    of the images' channels are the file's.
+    A file is read without PyTorch, and no code in it is run. The numbers of classes and
+    of image channels are taken from the weights.
 
     Args:
-      source: a state dict, its values arrays or tensors; or a file of `torch.save` with
-        a state dict, a module, or a dict with one of these as its "net", "state_dict"
-        or "model", as are the checkpoints of the authors. Names may have the prefix
-        "module." of `torch.nn.DataParallel`.
+      source: a state dict of arrays or tensors, or a file of `torch.save`. The file
+        holds a state dict, a module, or a dict with one of these as its "net",
+        "state_dict" or "model", like the authors' checkpoints. Names may have the
+        prefix "module." of `torch.nn.DataParallel`.
       name: a CIFAR network of `shiftjax.list_models()`.
       **overrides: attributes of the network, as for `shiftjax.create_model`.
 
     Returns:
-      The variables, "params" and "batch_stats" in a dict, as NumPy arrays with the
-      names, shapes and dtypes of the network's own.
+      A dict with "params" and "batch_stats", NumPy arrays with the names, shapes and
+      dtypes of the network.
 
     Raises:
-      MissingFileError: if there is no such file.
-      InputError: if it cannot be read, or an entry is missing, not known, of another
-        shape or not of floats; all of these are named.
+      MissingFileError: if the file does not exist.
+      InputError: if it cannot be read, or an entry is missing, unknown, of another
+        shape or not of floats. The message lists all such entries.
       UnknownNameError: if there is no such network.
 
     Example:
       >>> name = "shiftresnet20_e3"
       >>> weights = {a.name: np.ones(a.shape, np.float32) for a in entries(name)}
-      >>> weights["layer2.0.conv1.weight"].shape  # as that of a network in PyTorch
+      >>> weights["layer2.0.conv1.weight"].shape  # PyTorch: [out, in, height, width]
       (96, 16, 1, 1)
       >>> variables = from_torch(weights, name)
       >>> jax.tree.map(np.shape, variables["params"]["stage2_block01"]["expand"])
       {'conv': {'kernel': (16, 96)}, 'norm': {'bias': (96,), 'scale': (96,)}}
-      >>> len(weights), len(to_torch(variables, name))  # which has its counters too
+      >>> len(weights), len(to_torch(variables, name))  # the latter with counters
       (107, 128)
     """
     if isinstance(source, Mapping):
@@ -86,7 +87,7 @@ def from_torch(
 def to_torch(
     variables: Mapping[str, Any], name: str, **overrides: Any
 ) -> dict[str, np.ndarray]:
-    """Converts variables to weights in PyTorch's names and layouts.
+    """Converts variables to a PyTorch state dict.
 
     Args:
       variables: `{"params": ..., "batch_stats": ...}` of the network.
@@ -94,13 +95,13 @@ def to_torch(
       **overrides: attributes of the network, as for `shiftjax.create_model`.
 
     Returns:
-      The state dict of the authors' network, in its order: float32 arrays, and for each
-      BatchNorm `num_batches_tracked`, an int64 zero, which PyTorch asks for and uses
-      only without a momentum. `from_torch` gives back the same variables.
+      The state dict of the authors' network in its order: float32 arrays, and an int64
+      zero `num_batches_tracked` for each BatchNorm. PyTorch requires that entry but
+      uses it only without a momentum. `from_torch` returns the same variables again.
 
     Raises:
-      InputError: if a variable is missing, not known, of another shape or not of
-        floats; all of these are named.
+      InputError: if a variable is missing, unknown, of another shape or not of floats.
+        The message lists all such variables.
       UnknownNameError: if there is no such network.
     """
     leaves = traverse_util.flatten_dict(dict(variables))
@@ -122,7 +123,7 @@ def to_torch(
 
 
 def _sizes(**axes: tuple[Any, int]) -> dict[str, int]:
-    """The sizes of arrays in an axis, of those that are there and have it."""
+    """Returns the size of each array along its axis, where both exist."""
     shapes = {name: getattr(array, "shape", ()) for name, (array, _) in axes.items()}
     return {
         name: shapes[name][axis]
@@ -137,13 +138,23 @@ def _check(
     what: str,
     name: str,
 ) -> None:
-    """Raises an error that names all arrays that do not fit, if there are any."""
+    """Compares arrays with the expected names and shapes.
+
+    Args:
+      found: arrays by name.
+      expected: shapes by name.
+      what: description of the source, for the error.
+      name: name of the network, for the error.
+
+    Raises:
+      InputError: if an array does not fit. The message lists all such arrays.
+    """
     wrong = [
         f"{key} {list(shape)} is missing"
         for key, shape in expected.items()
         if key not in found
     ]
-    wrong += [f"{key} is not known" for key in found if key not in expected]
+    wrong += [f"{key} is unknown" for key in found if key not in expected]
     for key in (key for key in expected if key in found):
         value, shape = found[key], expected[key]
         if not isinstance(value, np.ndarray | jax.Array):

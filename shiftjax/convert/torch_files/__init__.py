@@ -1,8 +1,9 @@
-"""PyTorch's files, read without PyTorch and without running what is in them.
+"""Reading of PyTorch files, without PyTorch and without running code in them.
 
-values.py     tensors, and what stands for everything else
-unpickle.py   pickles, of which nothing is called
-formats.py    the files of `torch.save`, and the tensors in them by name
+values.py     tensors, and inert stand-ins for all other objects
+calls.py      the few calls of a pickle that are simulated
+unpickle.py   an unpickler that calls nothing
+formats.py    the files of `torch.save`, and their tensors by name
 """
 
 from shiftjax.convert.torch_files.formats import named_tensors, read

@@ -1,7 +1,7 @@
-"""What a pickle of PyTorch's may want done, and what is done instead.
+"""Simulated calls: the functions that PyTorch pickles name, and their replacements.
 
-Source: what PyTorch writes, https://github.com/pytorch/pytorch, torch/_utils.py and
-torch/serialization.py, back to version 0.2 under Python 2.
+Source: https://github.com/pytorch/pytorch, torch/_utils.py and torch/serialization.py,
+back to version 0.2 under Python 2.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,47 +17,68 @@ from shiftjax.convert.torch_files.values import (
 )
 from shiftjax.errors import InputError
 
-LARGEST = 2**48  # of the numbers that tensors are made with
+LARGEST = 2**48  # bound of sizes, offsets, strides and integer keys
 
 
 def instance(kind: Any, *_: Any) -> Record:
-    """Makes an object of a class, of which nothing is called."""
+    """Creates the record of an object, without calling its class.
+
+    Args:
+      kind: the name of the class.
+
+    Returns:
+      A record without state.
+
+    Raises:
+      ValueError: if the kind is not the name of a class.
+    """
     if type(kind) is not Name:
         raise ValueError("an object has no class")
     return Record(kind.path)
 
 
 def fill(target: Any, values: list[Any]) -> dict[Any, Any]:
-    """Adds keys and values, in turn, to a dict."""
+    """Adds items to a dict.
+
+    Args:
+      target: the dict.
+      values: keys and values in turns.
+
+    Returns:
+      The same dict.
+
+    Raises:
+      ValueError: if the target is not a dict, or a key is of a type not allowed.
+    """
     if type(target) is not dict:
-        raise ValueError("what gets items is no dict")
+        raise ValueError("items are added to an object that is not a dict")
     for key, value in zip(values[::2], values[1::2], strict=True):
         target[_key(key)] = value
     return target
 
 
 def part(storages: dict[str, Storage], *reference: Any) -> Part:
-    """Finds or makes the storage that a pickle refers to.
+    """Finds or creates the storage that a pickle refers to.
 
     Args:
-      storages: those known by their keys, to which a new one is added.
-      *reference: class, key, device and size; and, of a storage that is a view of this
-        one (which old versions of PyTorch have), its key, start and size.
+      storages: the known storages by key; a new one is added.
+      *reference: class, key, device and size of the storage. Old versions of PyTorch
+        also have views of storages, given by a tuple of key, start and size.
 
     Returns:
       All numbers of the storage, or those of the view.
 
     Raises:
-      InputError: if there is no such type of number.
-      ValueError: if the reference is not as PyTorch makes it.
+      InputError: if the type of number is unknown.
+      ValueError: if the reference is not of PyTorch's layout.
     """
     kind, key, _, size, *view = reference
     path = kind.path if type(kind) is Name else ""
     name = path.removeprefix("torch.").removeprefix("cuda.").removesuffix("Storage")
     if not path.endswith("Storage") or name not in DTYPES:
         raise InputError(
-            f"it has tensors in {path or 'what is no class'}, and not in one of "
-            + ", ".join(f"{name}Storage" for name in DTYPES)
+            f"it has tensors in {path or 'an object without a class'}, which is not "
+            "one of " + ", ".join(f"{name}Storage" for name in DTYPES)
         )
     start, length = view[0][1:] if view and view[0] is not None else (0, size)
     _check_numbers(size, start, length)
@@ -70,20 +91,20 @@ def part(storages: dict[str, Storage], *reference: Any) -> Part:
 
 
 def _ordered_dict(items: Iterable[tuple[Any, Any]] = ()) -> dict[Any, Any]:
-    """An OrderedDict, of which Python 2 saves the pairs."""
+    """Creates the dict of an OrderedDict, which Python 2 saves as pairs."""
     return fill({}, [value for key, item in items for value in (key, item)])
 
 
 def _tensor(part: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
-    """A tensor; whether it has a gradient or hooks does not matter."""
+    """Creates a tensor; gradient flag and hooks are ignored."""
     _check_numbers(offset, *shape, *strides)
     if type(part) is not Part:
-        raise ValueError("a tensor is of no storage")
+        raise ValueError("a tensor has no storage")
     return Tensor(part, offset, tuple(shape), tuple(strides))
 
 
 def _parameter(data: Any, *_: Any) -> Any:
-    """A parameter, which is its tensor."""
+    """Returns the tensor of a parameter."""
     return data
 
 
@@ -98,7 +119,7 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch.autograd.variable.Variable": _parameter,
     "torch.nn.parameter.Parameter": _parameter,
 }
-"""The functions that may be called, and what is called for them."""
+"""Allowed functions by name, with their replacements."""
 
 RECORDED = frozenset(
     [
@@ -113,18 +134,23 @@ RECORDED = frozenset(
         "torch.nn.backends.thnn._get_thnn_function_backend",
     ]
 )
-"""Those of which a record is kept: attributes of modules, with no tensors in them."""
+"""Allowed functions whose call becomes a `Record`: they make attributes of modules."""
 
 
 def _check_numbers(*numbers: Any) -> None:
+    """Raises ValueError unless all numbers are integers of 0 to `LARGEST`."""
     if any(type(n) is not int or not 0 <= n < LARGEST for n in numbers):
-        raise ValueError("a size, offset or stride is no positive number")
+        raise ValueError("a size, offset or stride is not an integer of at least 0")
 
 
 def _key(value: Any) -> Any:
-    """A key of a dict, of a type that is hashed and printed at once."""
+    """Returns a key of a dict, after a check of its type.
+
+    Only types that hash and print quickly are allowed: a damaged or hostile file must
+    not cause endless work.
+    """
     if type(value) not in (str, bytes, int, float, bool, type(None), Name) or (
         type(value) is int and abs(value) > LARGEST
     ):
-        raise ValueError(f"a {type(value).__name__} is a key")
+        raise ValueError(f"a {type(value).__name__} cannot be a key")
     return value

@@ -1,9 +1,10 @@
-"""The files of `torch.save`, and the tensors in them by name.
+"""The two formats of `torch.save`, and the tensors of a file by name.
 
-Two formats, told apart by their first bytes: since PyTorch 1.6 an archive whose members
-are a pickle and the storages; before, pickles one after the other (a number that marks
-the format, its version, the machine, the value, the keys of the storages) and behind
-them the storages, each as its size and its numbers. Both little-endian.
+The first bytes of a file tell the formats apart. Since PyTorch 1.6 a file is a zip
+archive, whose members are a pickle and the storages. An older file is a sequence of
+pickles: a number that marks the format, its version, the machine, the value and the
+keys of the storages. The storages follow, each as its size and its numbers. Both
+formats are little-endian.
 
 Source: https://github.com/pytorch/pytorch, torch/serialization.py.
 """
@@ -37,15 +38,15 @@ def read(path: str | os.PathLike[str]) -> Any:
       path: the file.
 
     Returns:
-      What was saved, as `shiftjax.convert.torch_files.unpickle.load` returns it.
+      The saved value, as `shiftjax.convert.torch_files.unpickle.load` returns it.
 
     Raises:
-      MissingFileError: if there is no such file.
-      InputError: if it is none of `torch.save`, is damaged, or wants something called
+      MissingFileError: if the file does not exist.
+      InputError: if it is not a file of `torch.save`, is damaged, or contains a call
         that is not known to be harmless.
     """
     if not Path(path).is_file():
-        raise MissingFileError(f"no file {path}")
+        raise MissingFileError(f"there is no file {path}")
     data = Path(path).read_bytes()
     try:
         if data.startswith(ARCHIVE):
@@ -58,16 +59,16 @@ def read(path: str | os.PathLike[str]) -> Any:
 
 
 def named_tensors(value: Any) -> dict[str, Any]:
-    """Finds the tensors of a network in what was saved of it.
+    """Finds the tensors of a network in a saved value.
 
     Args:
       value: a state dict, a module, or a checkpoint: a dict with one of these as its
         "net", "state_dict" or "model".
 
     Returns:
-      The tensors in the order and by the names of a state dict, without the prefix
-      "module." of `torch.nn.DataParallel`; read-only views of type `np.ndarray`. What
-      is no tensor is returned as it is.
+      The tensors by name in the order of a state dict, as read-only views of type
+      `np.ndarray`. Names lose the prefix "module." of `torch.nn.DataParallel`. Values
+      that are not tensors are returned unchanged.
 
     Raises:
       InputError: if there is neither a state dict nor a module.
@@ -94,12 +95,13 @@ def named_tensors(value: Any) -> dict[str, Any]:
 
 
 def _read_archive(data: bytes) -> Any:
+    """Reads the value of a zip archive, the format since PyTorch 1.6."""
     storages: dict[str, Storage] = {}
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = {member.filename: member for member in archive.infolist()}
             if any(m.compress_type != zipfile.ZIP_STORED for m in members.values()):
-                raise InputError("it is compressed, as torch.save never does")
+                raise InputError("it is compressed, which torch.save never does")
             roots = [name for name in members if name.endswith("/data.pkl")]
             if len(roots) != 1:
                 raise InputError("it is an archive, but not one of torch.save")
@@ -121,11 +123,15 @@ def _read_archive(data: bytes) -> Any:
 
 
 def _read_legacy(data: bytes) -> Any:
+    """Reads the value of a sequence of pickles, the format before PyTorch 1.6."""
     stream = io.BytesIO(data)
     if load(stream) != LEGACY_MARK:
         raise InputError("it is a pickle, but not a file of torch.save")
     if load(stream) != LEGACY_VERSION:
-        raise InputError(f"it is not of the format's version {LEGACY_VERSION}")
+        raise InputError(
+            f"it has another version of the format than {LEGACY_VERSION}, the only one "
+            "that is read"
+        )
     machine = load(stream)
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise InputError("its numbers are not little-endian")
@@ -133,9 +139,9 @@ def _read_legacy(data: bytes) -> Any:
     value = load(stream, storages)
     keys = load(stream)
     if not isinstance(keys, list) or any(type(key) is not str for key in keys):
-        raise InputError("it is damaged: its list of storages is none")
+        raise InputError("it is damaged: its keys of storages are not a list of names")
     if sorted(keys) != sorted(storages):
-        raise InputError("it is damaged: it lists other storages than its tensors have")
+        raise InputError("it is damaged: it lists other storages than its tensors use")
     for storage in map(storages.__getitem__, keys):
         size = int.from_bytes(stream.read(8), "little")
         _check_size(storage, size * storage.dtype.itemsize)
@@ -145,6 +151,7 @@ def _read_legacy(data: bytes) -> Any:
 
 
 def _check_size(storage: Storage, nbytes: int) -> None:
+    """Raises InputError unless a storage has the given size."""
     if nbytes != storage.nbytes:
         raise InputError(
             f"it is cut short or damaged: one of its storages has {nbytes} bytes, "
@@ -153,13 +160,13 @@ def _check_size(storage: Storage, nbytes: int) -> None:
 
 
 def _module_tensors(module: Record) -> Iterator[tuple[str, Any]]:
-    """Yields the parameters and buffers of a module, and of those within it."""
+    """Yields the parameters and buffers of a module and of its submodules, by name."""
     seen: set[int] = set()
     modules = [("", module)]
     while modules:
         prefix, module = modules.pop()
         if id(module) in seen:
-            raise InputError(f"its module {prefix[:-1]} is there twice")
+            raise InputError(f"its module {prefix[:-1]} appears twice")
         seen.add(id(module))
         for kind in ("_parameters", "_buffers"):
             for name, tensor in _attribute(module, kind).items():
@@ -174,14 +181,14 @@ def _module_tensors(module: Record) -> Iterator[tuple[str, Any]]:
 
 
 def _attribute(module: Record, name: str) -> dict[Any, Any]:
-    """A dict among the attributes of a module, empty if there is none."""
+    """Returns a dict attribute of a module; empty if the module has none."""
     state = module.state if isinstance(module.state, dict) else {}
     value = state.get(name)
     return value if isinstance(value, dict) else {}
 
 
 def _array(value: Any) -> Any:
-    """A tensor, of a file or of PyTorch's own, as an array."""
+    """Returns a tensor of a file or of PyTorch as an array, other values unchanged."""
     if isinstance(value, Tensor):
         return value.array()
     if hasattr(value, "detach"):

@@ -1,13 +1,13 @@
-"""The pickles within PyTorch's files, read without running code.
+"""An unpickler for PyTorch files that runs no code.
 
-Python's own unpickler calls whatever a pickle names. This one looks nothing up and
-calls nothing: the standard library's `pickletools` takes the pickle apart, and what
-each instruction would do is done to inert values. A reference to a class or function
-stays a `Name`, an object of any class is a `Record` of what was saved of it, and
-tensors are views of storages, whose numbers lie outside the pickle. A pickle that wants
-more called than rebuilds tensors and containers (`calls.CALLS`) is refused.
+Python's own unpickler calls whatever a pickle names. This one imports nothing and calls
+nothing. The standard library's `pickletools` splits the pickle into instructions, and
+each instruction acts on inert values. A reference to a class or function stays a
+`Name`. An object of any class becomes a `Record` of its saved state. Tensors are views
+of storages, whose numbers lie outside the pickle. A pickle with any other call than
+those that rebuild tensors and containers (`calls.CALLS`) is refused.
 
-The text of Python 2 is taken as latin-1.
+Text of Python 2 is decoded as latin-1.
 """
 
 import pickletools
@@ -24,17 +24,16 @@ def load(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
     """Reads one pickle.
 
     Args:
-      stream: where it begins; left at its end.
-      storages: takes the storages that the pickle refers to, by their keys and yet
-        without numbers; None if it may refer to none.
+      stream: a stream at the start of the pickle; it is left at the end of the pickle.
+      storages: a dict that receives the storages that the pickle refers to, by key and
+        without their numbers; None if the pickle must not refer to any.
 
     Returns:
-      Its value, of built-in types, `Tensor`, `Record` and `Name`. OrderedDicts become
-      dicts, and sets lists.
+      The value, of built-in types, `Tensor`, `Record` and `Name`. OrderedDicts become
+      dicts, and sets of protocol 4 become lists.
 
     Raises:
-      InputError: if it is damaged, or wants something called that is not known to be
-        harmless.
+      InputError: if it is damaged, or contains a call that is not known to be harmless.
 
     Example:
       >>> import io, pickle
@@ -53,7 +52,7 @@ def load(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
 
 
 _MARK = object()
-_ARGUMENT = frozenset(  # instructions that push what is written behind them
+_ARGUMENT = frozenset(  # instructions that push their argument
     [
         "INT",
         "BININT",
@@ -96,7 +95,7 @@ _MARKED: dict[str, Callable[[list[Any]], Any]] = {
 
 
 class _Machine:
-    """Stack and memo of a pickle, and what its instructions do to them."""
+    """The stack and the memo of a pickle, and its instructions."""
 
     def __init__(self, storages: dict[str, Storage] | None) -> None:
         self.storages = storages
@@ -104,7 +103,16 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def step(self, name: str, argument: Any) -> None:
-        """Acts out one instruction."""
+        """Runs one instruction on inert values.
+
+        Args:
+          name: name of the instruction in `pickletools`.
+          argument: its argument, or None.
+
+        Raises:
+          InputError: if PyTorch never uses it, or it is a call that is refused.
+          ValueError: if the stack does not fit it.
+        """
         if name in _ARGUMENT:
             self.stack.append(argument)
         elif name in _NEW:
@@ -116,10 +124,12 @@ class _Machine:
         elif name in _STEPS:
             _STEPS[name](self, argument)
         else:
-            raise InputError(f"it has the instruction {name}, which PyTorch never uses")
+            raise InputError(
+                f"it has the pickle instruction {name}, which PyTorch never writes"
+            )
 
     def take(self, count: int) -> list[Any]:
-        """Takes the last values off the stack."""
+        """Removes the last values from the stack and returns them."""
         values = self.stack[-count:]
         if len(values) < count or any(value is _MARK for value in values):
             raise ValueError("values are missing")
@@ -127,17 +137,17 @@ class _Machine:
         return values
 
     def pop(self) -> Any:
-        """Takes the last value off the stack."""
+        """Removes the last value from the stack and returns it."""
         return self.take(1)[0]
 
     def top(self) -> Any:
-        """Returns the last value on the stack, and leaves it there."""
+        """Returns the last value of the stack without removing it."""
         if not self.stack or self.stack[-1] is _MARK:
             raise ValueError("values are missing")
         return self.stack[-1]
 
     def marked(self) -> list[Any]:
-        """Takes all values after the last mark off the stack, and the mark."""
+        """Removes the last mark and the values after it, and returns the values."""
         at = len(self.stack) - 1
         while at >= 0 and self.stack[at] is not _MARK:
             at -= 1
@@ -148,39 +158,43 @@ class _Machine:
         return values
 
     def put(self, argument: int | None) -> None:
-        """Keeps the last value in the memo, under a number or the next one."""
+        """Stores the last value in the memo, under the given number or the next one."""
         self.memo[len(self.memo) if argument is None else argument] = self.top()
 
     def get(self, argument: int) -> None:
-        """Puts a value of the memo on the stack."""
+        """Pushes a value of the memo."""
         self.stack.append(self.memo[argument])
 
     def extend(self, values: list[Any]) -> None:
-        """Appends values to the list that is last on the stack."""
+        """Appends values to the list on top of the stack."""
         if type(self.top()) is not list:
-            raise ValueError("what is appended to is no list")
+            raise ValueError("values are appended to an object that is not a list")
         self.top().extend(values)
 
     def update(self, values: list[Any]) -> None:
-        """Sets keys and values, in turns, of the dict that is last on the stack."""
+        """Adds keys and values, in turns, to the dict on top of the stack."""
         fill(self.top(), values)
 
     def refer(self, argument: str) -> None:
-        """Refers to a class or function, written as "module name"."""
+        """Pushes a reference to a class or function, given as "module name"."""
         self.stack.append(Name(argument.replace(" ", ".", 1)))
 
     def refer_outside(self) -> None:
-        """Refers to a storage, or to a module's class, saved with its source."""
+        """Pushes the storage, or the class of a module, of a persistent id."""
         kind, *details = self.pop()
         if kind == "module":
             self.stack.append(details[0])
         elif kind == "storage" and self.storages is not None:
             self.stack.append(part(self.storages, *details))
         else:
-            raise ValueError("it refers to what is not in the file")
+            raise ValueError("it refers to an object outside the file")
 
     def call(self, function: Any, arguments: Iterable[Any]) -> None:
-        """Does what stands for a call, if it is one of those allowed."""
+        """Simulates a call.
+
+        Raises:
+          InputError: if the function is not an allowed one.
+        """
         path = function.path if type(function) is Name else type(function).__name__
         if path in CALLS:
             self.stack.append(CALLS[path](*arguments))
@@ -188,29 +202,31 @@ class _Machine:
             self.stack.append(Record(path, tuple(arguments)))
         else:
             raise InputError(
-                f"it wants {path} called: tensors are read from it, no code is run"
+                f"it calls {path}, which is refused: no code of a file is run"
             )
 
     def create(self) -> None:
-        """Makes an object of a class, without calling the class."""
+        """Creates the record of an object, without calling its class."""
         kind, arguments = self.take(2)
         self.stack.append(instance(kind))
         self.top().arguments = tuple(arguments)
 
     def create_marked(self, argument: str | None) -> None:
-        """The same of Python 2's old classes, which is a call."""
+        """Creates an object of an old-style class of Python 2, which is a call."""
         values = self.marked()
         if argument is not None:
             values = [Name(argument.replace(" ", ".", 1)), *values]
         self.call(values[0], values[1:])
 
     def build(self) -> None:
-        """Keeps the state of an object; tensors and OrderedDicts need none."""
+        """Stores the state of a record; the state of tensors and dicts is dropped."""
         state = self.pop()
         if type(self.top()) is Record and self.top().state is None:
             self.top().state = state
         elif type(self.top()) not in (Tensor, dict):
-            raise ValueError("what gets a state is no object, or has one")
+            raise ValueError(
+                "a state is set twice, or on a value that is not an object"
+            )
 
 
 _STEPS: dict[str, Callable[[_Machine, Any], Any]] = {

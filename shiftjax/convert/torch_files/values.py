@@ -1,4 +1,4 @@
-"""What a pickle of PyTorch's is read into: tensors, and inert stand-ins."""
+"""Values of a PyTorch pickle: tensors, and inert stand-ins for other objects."""
 
 import dataclasses
 import math
@@ -21,15 +21,15 @@ DTYPES = {
     "Byte": np.dtype("u1"),
     "Bool": np.dtype("?"),
 }
-"""The type of a number by the class of its storage, less its ending "Storage"."""
+"""Dtypes by the class of the storage, without the ending "Storage"."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Name:
-    """A class or function that a pickle refers to; it is never looked up.
+    """A reference to a class or function, which is never imported.
 
     Attributes:
-      path: its module and name, e.g. "torch.nn.modules.conv.Conv2d".
+      path: module and name, e.g. "torch.nn.modules.conv.Conv2d".
     """
 
     path: str
@@ -37,12 +37,12 @@ class Name:
 
 @dataclasses.dataclass(eq=False)
 class Record:
-    """What was saved of an object of any class: it has no behaviour.
+    """The saved data of an object of any class, without behavior.
 
     Attributes:
-      path: module and name of its class.
-      arguments: what its class would have been called with.
-      state: what would have become its attributes.
+      path: module and name of the class.
+      arguments: arguments with which the class would be called.
+      state: the object's state, usually a dict of its attributes.
     """
 
     path: str
@@ -52,12 +52,12 @@ class Record:
 
 @dataclasses.dataclass(eq=False)
 class Storage:
-    """A run of numbers, which lies outside the pickle.
+    """A one-dimensional array of numbers, stored outside the pickle.
 
     Attributes:
-      dtype: type of a number.
-      size: how many there are.
-      data: their bytes, once they are read.
+      dtype: dtype of the numbers.
+      size: number of numbers.
+      data: their bytes; None before they are read.
     """
 
     dtype: np.dtype
@@ -72,7 +72,13 @@ class Storage:
 
 @dataclasses.dataclass(eq=False)
 class Part:
-    """Some of the numbers of a storage, from `start` to before `stop`."""
+    """A contiguous part of a storage.
+
+    Attributes:
+      storage: the storage.
+      start: index of the first number.
+      stop: index after the last number.
+    """
 
     storage: Storage
     start: int
@@ -84,10 +90,10 @@ class Tensor:
     """A view of a storage, or of a part of it.
 
     Attributes:
-      part: the numbers that it may use.
-      offset: which of them is its first.
-      shape: its size in each axis.
-      strides: distance between neighbours in each axis, in numbers.
+      part: the numbers that the tensor may use.
+      offset: index of the first number within the part.
+      shape: size of each axis.
+      strides: distance between neighbors along each axis, in numbers.
     """
 
     part: Part
@@ -99,7 +105,7 @@ class Tensor:
         """Returns the tensor as a read-only view of its storage's bytes.
 
         Raises:
-          InputError: if it reaches outside the numbers that it may use.
+          InputError: if the view reaches outside its part, or has more numbers than it.
 
         Example:
           >>> numbers = Storage(DTYPES["Char"], 6, bytes(range(6)))
@@ -108,11 +114,11 @@ class Tensor:
         """
         storage = self.part.storage
         if storage.data is None:
-            raise InputError("a tensor has no numbers")
+            raise InputError("a tensor refers to a storage without numbers")
         size = storage.dtype.itemsize
         try:
             if math.prod(self.shape) > self.part.stop - self.part.start:
-                raise ValueError("some numbers are there twice")
+                raise ValueError("some numbers would be used twice")
             return np.ndarray(
                 self.shape,
                 storage.dtype,

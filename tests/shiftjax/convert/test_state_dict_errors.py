@@ -28,8 +28,8 @@ def test_all_that_does_not_fit_is_named(weights):
     assert problems.split("; ") == [
         "conv1.weight [16, 3, 3, 3] is missing",
         "layer3.2.bn2.running_var [64] is missing",
-        "layer3.3.conv1.weight is not known",
-        "fc.bias is not known",
+        "layer3.3.conv1.weight is unknown",
+        "fc.bias is unknown",
         "bn1.weight is [17], not [16]",
         "bn1.bias is int64, not floats",
         "layer1.0.conv1.weight is [16, 16], not [16, 16, 1, 1]",
@@ -59,7 +59,7 @@ def test_variables_that_do_not_fit_are_named(weights):
     assert what == "the tree of variables does not fit shiftresnet20_e1"
     assert problems.split("; ") == [
         "params/stem/norm/bias [16] is missing",
-        "params/extra is not known",
+        "params/extra is unknown",
         "batch_stats/stem/norm/mean is [3], not [16]",
         "params/head/bias is int32, not floats",
     ]
@@ -79,7 +79,7 @@ def test_a_file_of_a_number_is_refused(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(MissingFileError, match=r"no file .*missing\.t7"):
+    with pytest.raises(MissingFileError, match=r"there is no file .*missing\.t7"):
         convert.from_torch(tmp_path / "missing.t7", "resnet20")
 
 
@@ -94,6 +94,6 @@ def test_a_network_that_is_not_the_authors_is_refused(monkeypatch, weights):
     other = functools.partial(CifarResNet, depth=20)
     monkeypatch.setitem(shiftjax.registry.VARIANTS, "other", other)
     with pytest.raises(
-        InputError, match="other is none of the networks of the authors"
+        InputError, match="other cannot be converted: it is not a CIFAR network"
     ):
         convert.from_torch(weights, "other")

@@ -73,7 +73,7 @@ def test_there_and_back(authors, name):
 
 @pytest.mark.parametrize("name", ["shiftnet_c", "resnet50"])
 def test_networks_that_are_not_the_authors_cifar_networks(name):
-    with pytest.raises(InputError, match=f"{name} is none of the networks of the auth"):
+    with pytest.raises(InputError, match=f"{name} cannot be converted: it is not a"):
         convert.from_torch({}, name)
 
 

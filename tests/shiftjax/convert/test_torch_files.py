@@ -144,7 +144,7 @@ def test_a_tensor_outside_its_storage_is_refused(save, case):
 def test_a_storage_of_unknown_numbers_is_refused(save):
     numbers = Stored(np.zeros(3, np.float32), kind="QInt8Storage")
     with pytest.raises(
-        InputError, match=r"in torch\.QInt8Storage, and not in one of F"
+        InputError, match=r"in torch\.QInt8Storage, which is not one of F"
     ):
         read(save({"a": writer.of_storage(numbers, 0, (3,))}))
 
@@ -191,11 +191,11 @@ NOT_FILES = {
     b"hello": "not a file of torch.save",
     b"\x80": "cut short",
     damaged({"conv1.weight": 0}): "a pickle, but not a file",
-    damaged(MARK, 1000): "not of the format's version 1001",
+    damaged(MARK, 1000): "another version of the format than 1001",
     damaged(MARK, 1001, {"little_endian": False}): "not little-endian",
     damaged(MARK, 1001, SYSTEM, {}, ["1"]): "lists other storages",
-    damaged(MARK, 1001, SYSTEM, {}, [["1"]]): "list of storages is none",
-    damaged(MARK, 1001, SYSTEM, {}, 3): "list of storages is none",
+    damaged(MARK, 1001, SYSTEM, {}, [["1"]]): "keys of storages are not a list",
+    damaged(MARK, 1001, SYSTEM, {}, 3): "keys of storages are not a list",
     writer.archive({}, byteorder=b"big"): "big-endian",
     writer.archive({}).replace(b"data.pkl", b"tada.pkl"): "not one of torch.save",
     writer.archive({"a": writer.tensor(np.zeros(3))}, **{"data/0": b"12"}): (
@@ -235,7 +235,7 @@ def test_what_holds_no_network_is_refused(value):
 def test_a_module_in_itself_is_refused():
     inner = Record("a.B", state={"_modules": {}})
     inner.state["_modules"]["self"] = inner
-    with pytest.raises(InputError, match="module self is there twice"):
+    with pytest.raises(InputError, match="module self appears twice"):
         named_tensors(inner)
 
 
