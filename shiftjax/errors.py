@@ -1,7 +1,8 @@
-"""Errors that a user can mend: one sentence with the value, what is allowed, a hint.
+"""Errors that a user can correct, with one-line messages.
 
-The commands print these as one line and exit with 2; any other exception is a fault of
-the program and keeps its traceback.
+A message has the given value, the allowed ones and the nearest name. The commands print
+it as one line and exit with code 2. Any other exception is a fault of the program and
+keeps its traceback.
 """
 
 import difflib
@@ -9,22 +10,22 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """A value from outside (argument, flag, file) that cannot be used."""
+    """An invalid value of an argument, an option or a file."""
 
 
 class UnknownNameError(InputError, KeyError):
     """A name that is not among the known ones."""
 
     def __str__(self) -> str:
-        """Returns the message as it is, where KeyError would quote it."""
+        """Returns the message without the quotes that KeyError adds."""
         return str(self.args[0])
 
 
 class MissingFileError(InputError, FileNotFoundError):
-    """A file or folder that is needed and not there."""
+    """A file or folder that is required but does not exist."""
 
     def __str__(self) -> str:
-        """Returns the message as it is, where OSError would look for an errno."""
+        """Returns the message alone; OSError would look for an errno."""
         return str(self.args[0])
 
 
@@ -32,12 +33,12 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> UnknownNameErr
     """Builds the error for an unknown name, with the nearest known ones.
 
     Args:
-      kind: what the name is of, e.g. `"model"`.
-      name: the name received.
+      kind: kind of object that is named, e.g. `"model"`.
+      name: the given name.
       allowed: the known names.
 
     Returns:
-      The error, to be raised.
+      The error, for the caller to raise.
 
     Example:
       >>> print(unknown_name("model", "resnet2O", ["resnet20", "vgg"]))

@@ -1,4 +1,4 @@
-"""The networks by name."""
+"""The registry of networks: lists them and creates them by name."""
 
 import dataclasses
 import fnmatch
@@ -17,19 +17,19 @@ VARIANTS: dict[str, Callable[..., Unit]] = {
     **stylizer.VARIANTS,
 }
 
-# Families that need one option more: `create_model("shiftresnet20", expansion=4)`.
+# Families that require one more option: `create_model("shiftresnet20", expansion=4)`.
 FAMILIES = {f"shiftresnet{depth}": "expansion" for depth in resnet.DEPTHS}
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
-    """Lists the names that `create_model` knows.
+    """Lists the names of the networks, or of the released weights.
 
     Args:
-      pattern: shell wildcards that a name must match.
-      pretrained: whether to list released weights, as "architecture.tag", instead.
+      pattern: pattern with shell wildcards, as of `fnmatch`.
+      pretrained: if True, lists released weights, as "architecture.tag", instead.
 
     Returns:
-      Sorted names; none if nothing matches.
+      The matching names, sorted; empty if nothing matches.
 
     Example:
       >>> list_models("shiftresnet20*")[:2]
@@ -40,21 +40,22 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
 
 
 def create_model(name: str, **overrides: Any) -> Unit:
-    """Makes a network by name.
+    """Creates a network by name.
 
     Args:
       name: an architecture of `list_models()`; or "shiftresnet20", "shiftresnet56",
         "shiftresnet110" with `expansion`.
-      **overrides: attributes of the network's class to set: `num_classes`, `dtype`,
+      **overrides: attributes of the network to set: `num_classes`, `dtype`,
         `param_dtype`, `expansion`, `block_reduction`, `remat`, ...
 
     Returns:
-      A `flax.linen.Module` that maps images to logits; a stylizer maps them to
+      A `flax.linen.Module` that maps images to logits; a stylizer maps images to
       images.
 
     Raises:
-      UnknownNameError: if there is no such network or option; the nearest are named.
-      InputError: if a family's option is missing.
+      UnknownNameError: if the network or an option is unknown; the message suggests
+        the nearest names.
+      InputError: if a family is given without its option.
 
     Example:
       >>> create_model("shiftresnet20", expansion=4, num_classes=100).expansion
@@ -64,7 +65,7 @@ def create_model(name: str, **overrides: Any) -> Unit:
         option = FAMILIES[name]
         if option not in overrides:
             variants = ", ".join(list_models(f"{name}_*"))
-            raise InputError(f"model {name!r} needs {option}=...; or take {variants}")
+            raise InputError(f"model {name!r} needs {option}=...; or use {variants}")
         builder = VARIANTS[list_models(f"{name}_*")[0]]
     elif name in VARIANTS:
         builder = VARIANTS[name]
@@ -78,6 +79,6 @@ def create_model(name: str, **overrides: Any) -> Unit:
 
 
 def _options(builder: Callable[..., Unit]) -> list[str]:
-    """The attributes of a network that can be set."""
+    """Lists the attributes of a network that can be set."""
     names = [field.name for field in dataclasses.fields(builder()) if field.init]
     return [name for name in names if name not in ("name", "parent")]

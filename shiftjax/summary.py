@@ -1,8 +1,8 @@
-"""What a network costs: parameters, multiply-adds and activations, layer by layer.
+"""Summaries of networks: parameters, multiply-adds and activations, layer by layer.
 
-Multiply-adds are those of convolutions and dense layers at their true output
-resolution, for one image. (The paper's authors count with a tool of their own, whose
-numbers differ: it takes other resolutions.)
+Multiply-adds are counted for one image, in convolutions and dense layers at their
+output resolution. The paper's authors use a tool of their own, which takes other
+resolutions, so their numbers differ.
 """
 
 import dataclasses
@@ -28,12 +28,12 @@ class Layer:
 
     Attributes:
       path: the module's path in the variables, e.g. "stage1_block01/expand/conv".
-      kind: its class.
+      kind: name of its class.
       output: shape of its output for one image, `(height, width, channels)` or
         `(channels,)`.
       params: number of parameters.
       macs: multiply-adds for one image.
-      bytes: size of its output for one image.
+      bytes: size of its output for one image, in bytes.
     """
 
     path: str
@@ -49,11 +49,11 @@ class Summary:
     """The cost of a network for one image.
 
     Attributes:
-      name: what was summarised.
+      name: name of the network or of its class.
       image: shape of the image, `(height, width, channels)`.
       form: how the network is computed on this machine (see `shiftjax.fast.dispatch`).
-      layers: one row for each module that computes, in order.
-      chunk: how many images at a time it is computed for at most; None for all.
+      layers: one row for each module with params and for each shift, in order.
+      chunk: largest number of images that are computed at a time; None for all.
     """
 
     name: str
@@ -74,11 +74,11 @@ class Summary:
 
     @property
     def bytes(self) -> int:
-        """Size of all layers' outputs for one image."""
+        """Size of the outputs of all layers for one image, in bytes."""
         return sum(layer.bytes for layer in self.layers)
 
     def __rich__(self) -> Table:
-        """Renders the summary, with rich, as a table."""
+        """Renders the summary as a table, for rich."""
         size = " x ".join(map(str, self.image))
         title = f"{self.name}, one image of {size}, form on this machine: {self.form}"
         if self.chunk is not None:
@@ -101,12 +101,12 @@ class Summary:
 def summarize(
     name_or_model: str | nn.Module, image_size: int | None = None, *, channels: int = 3
 ) -> Summary:
-    """Counts parameters, multiply-adds and bytes of a network, without running it.
+    """Counts the parameters, multiply-adds and bytes of a network, without running it.
 
     Args:
       name_or_model: a name of `list_models()`, or a module that takes images.
       image_size: height and width of the image; None for the network's own.
-      channels: channels of the image.
+      channels: number of channels of the image.
 
     Returns:
       Totals `.params`, `.macs`, `.bytes`, and `.layers` and `.form`; rich prints it
@@ -114,7 +114,8 @@ def summarize(
 
     Raises:
       UnknownNameError: if there is no network of that name.
-      InputError: if the image size is not a positive integer, or none is known.
+      InputError: if the image size or the number of channels is not a positive integer,
+        or the image size is None and the module has none of its own.
 
     Example:
       >>> summary = summarize("shiftresnet20_e3")
@@ -139,7 +140,7 @@ def summarize(
 
 
 def _layers(model: nn.Module, image: tuple[int, int, int]) -> list[Layer]:
-    """Records every module that has parameters of its own, or shifts."""
+    """Records every module that has params of its own, and every shift."""
     layers = []
 
     def record(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
@@ -160,7 +161,7 @@ def _layers(model: nn.Module, image: tuple[int, int, int]) -> list[Layer]:
 
 
 def _layer(module: nn.Module, params: list[jax.Array], output: jax.Array) -> Layer:
-    """Counts one module from its parameters and its output `[1, ..., channels]`."""
+    """Counts one module, from its params and its output `[1, ..., channels]`."""
     macs = 0
     if isinstance(module, nn.Dense | nn.Conv):
         kernel = module.variables["params"]["kernel"]

@@ -1,9 +1,9 @@
-"""Weights: one safetensors file a network, and loading it whole or not at all.
+"""Saving and loading of weights, one safetensors file for each network.
 
-A file holds the variables by path ("params/head/kernel", float32) and, as its metadata,
-a `Card`: what the network is and how its pictures are prepared. What is loaded has
-exactly the names, shapes and dtypes of the network; anything else is an error, and
-nothing is loaded in part.
+A file holds the variables by path ("params/head/kernel", float32). Its metadata is a
+`Card`, which describes the network and the preparation of its images. Loaded variables
+have exactly the names, shapes and dtypes of the network. Any difference is an error,
+and nothing is loaded in part.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from shiftjax.releases.manifest import Release
 
 SUFFIX = ".safetensors"
 CARD = "card"
-SHOWN = 8  # differences in one message
+SHOWN = 8  # differences listed in one message
 HEAD = "head"  # the layer that maps features to logits
 
 logger = logging.getLogger(__name__)
@@ -36,20 +36,20 @@ logger = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """What a file of weights says of itself.
+    """The metadata of a file of weights.
 
     Attributes:
       architecture: a name of `shiftjax.list_models()`.
-      options: what `create_model` is given beside the name.
-      class_names: one name for each logit; none of a network that gives pictures.
-      image_size: height and width of the pictures.
-      mean: of each channel, of values in 0 .. 1, to subtract.
-      std: of each channel, to divide by.
-      dataset: what it was trained on.
-      recipe: how.
-      seed: of the run.
-      commit: of the project that trained it.
-      license: of the weights.
+      options: options of `shiftjax.create_model` for this network.
+      class_names: one name for each logit; empty for a stylizer.
+      image_size: height and width of the images, in pixels.
+      mean: mean of each channel, to subtract from values in 0 .. 1.
+      std: standard deviation of each channel, to divide by.
+      dataset: training set.
+      recipe: name of the training recipe.
+      seed: seed of the training run.
+      commit: commit of the project at the time of the run.
+      license: license of the weights.
     """
 
     architecture: str
@@ -65,11 +65,11 @@ class Card:
     license: str = "Apache-2.0"
 
     def model(self) -> Any:
-        """Makes the network."""
+        """Creates the network, a `flax.linen.Module`."""
         return create_model(self.architecture, **self.options)
 
     def image_shape(self) -> tuple[int, int, int]:
-        """Returns `(height, width, channels)` of a picture."""
+        """Returns the shape `(height, width, channels)` of an image."""
         return self.image_size, self.image_size, len(self.mean)
 
 
@@ -78,10 +78,10 @@ class Pretrained:
     """A network with its weights.
 
     Attributes:
-      model: maps images to logits, a stylizer to images.
-      variables: its "params" and, of a classifier, "batch_stats".
-      card: what it is.
-      release: its entry in the manifest; None for a file that is in none.
+      model: the network, which maps images to logits; a stylizer maps them to images.
+      variables: its "params" and, for a classifier, "batch_stats".
+      card: metadata of the weights.
+      release: entry of the manifest; None for a file that is not a release.
     """
 
     model: Any
@@ -99,20 +99,22 @@ def load_pretrained(
     """Loads a network with released weights.
 
     Args:
-      name: "architecture.tag", of `list_models(pretrained=True)`; or the path of a
-        safetensors file, which is compared with the network but has no hash to verify.
-      num_classes: if it differs from the release's, the head is replaced by a new one
-        of so many classes (drawn from seed 0), and a log message says so.
-      directory: folder of the releases, or "hf:owner/name"; by default the one named by
-        the environment's SHIFTJAX_CHECKPOINTS, else the package's own.
+      name: "architecture.tag", from `list_models(pretrained=True)`; or the path of a
+        safetensors file, which is compared with the network but not with a digest.
+      num_classes: number of classes. If it differs from the release's, a new head with
+        this number of logits (initialized with seed 0) replaces the head, and a warning
+        is logged.
+      directory: folder of the releases, or "hf:owner/name"; by default the folder of
+        the environment variable SHIFTJAX_CHECKPOINTS, else the one of the package.
 
     Returns:
-      The network and its variables, as `model.init` gives them.
+      The network and its variables, in the structure of `model.init`.
 
     Raises:
-      UnknownNameError: if there is no such release; the nearest are named.
-      MissingFileError: if its file is not there.
-      InputError: if the file is damaged, or not of this network.
+      UnknownNameError: if there is no such release; the message suggests the nearest.
+      MissingFileError: if the file does not exist.
+      InputError: if the file is damaged or belongs to another network, or `num_classes`
+        is given for a stylizer.
 
     Example:
       >>> model, variables = load_pretrained("shiftresnet20_e3.digits")
@@ -122,10 +124,12 @@ def load_pretrained(
     pretrained = open_pretrained(name, directory)
     model, variables = pretrained.model, pretrained.variables
     if num_classes is not None and not pretrained.card.class_names:
-        raise InputError(f"{name} gives pictures: it has no num_classes to set")
+        raise InputError(
+            f"num_classes={num_classes}: {name} returns images and has no classes"
+        )
     if num_classes is not None and num_classes != model.num_classes:
         logger.warning(
-            "%s has %d classes: its head is replaced by a new one of %d",
+            "%s has %d classes: a new head with %d classes replaces its head",
             name,
             model.num_classes,
             num_classes,
@@ -141,7 +145,20 @@ def load_pretrained(
 def open_pretrained(
     name: str, directory: str | os.PathLike | None = None
 ) -> Pretrained:
-    """Loads a network with all that is known of it; see `load_pretrained`."""
+    """Loads a network with its weights and their metadata.
+
+    Args:
+      name: see `load_pretrained`.
+      directory: see `load_pretrained`.
+
+    Returns:
+      The network, its variables, its card and its release.
+
+    Raises:
+      UnknownNameError: if there is no such release; the message suggests the nearest.
+      MissingFileError: if the file does not exist.
+      InputError: if the file is damaged or belongs to another network.
+    """
     if name.endswith(SUFFIX):
         path = Path(name).expanduser()
         if not path.is_file():
@@ -158,22 +175,24 @@ def open_pretrained(
 
 
 def save(path: str | os.PathLike, variables: Mapping[str, Any], card: Card) -> bytes:
-    """Writes a file of weights, whole or not at all; the same values, the same bytes.
+    """Writes a file of weights atomically; equal weights give equal bytes.
 
     Args:
-      path: the file, whose name ends in ".safetensors".
-      variables: those of the network of the card, "params" and maybe "batch_stats".
-      card: what it is.
+      path: the file, which ends in ".safetensors".
+      variables: variables of the card's network: "params" and, for a classifier,
+        "batch_stats".
+      card: metadata of the weights.
 
     Returns:
-      What was written.
+      The bytes of the file.
 
     Raises:
-      InputError: if the variables are not those of the network.
+      InputError: if the file has another ending, or the variables do not fit the
+        network.
     """
     path = Path(path)
     if path.suffix != SUFFIX:
-        raise InputError(f"{path}: the name of a file of weights ends in {SUFFIX}")
+        raise InputError(f"{path}: a file of weights must end in {SUFFIX}")
     arrays = {
         name: np.ascontiguousarray(value)
         for name, value in flatten_dict(dict(variables), sep="/").items()
@@ -190,16 +209,26 @@ def save(path: str | os.PathLike, variables: Mapping[str, Any], card: Card) -> b
 
 
 def digest(data: bytes) -> tuple[int, str]:
-    """Returns size and sha256, as the manifest keeps them."""
+    """Returns the size of a file in bytes and its sha256, as the manifest has them."""
     return len(data), hashlib.sha256(data).hexdigest()
 
 
 def compare(arrays: Mapping[str, np.ndarray], card: Card, where: str) -> None:
-    """Raises InputError unless names, shapes and dtypes are those of the network."""
+    """Compares arrays with the variables of a network.
+
+    Args:
+      arrays: arrays by path, e.g. "params/head/bias".
+      card: the card of the network.
+      where: name of the file, for the error.
+
+    Raises:
+      InputError: if a name, shape or dtype differs, or the number of class names. The
+        message lists the differences.
+    """
     classes = getattr(card.model(), "num_classes", 0)
     if len(card.class_names) != classes:
         raise InputError(
-            f"{where}: {len(card.class_names)} class names for {classes} classes"
+            f"{where} has {len(card.class_names)} class names for {classes} classes"
         )
     images = jax.ShapeDtypeStruct((1, *card.image_shape()), jnp.float32)
     tree = jax.eval_shape(card.model().init, jax.random.key(0), images)
@@ -219,7 +248,7 @@ def compare(arrays: Mapping[str, np.ndarray], card: Card, where: str) -> None:
 
 
 def _parse(data: bytes, where: str) -> Pretrained:
-    """Reads a file of weights."""
+    """Parses the content of a file of weights; `where` names it in errors."""
     import safetensors.numpy
 
     try:
@@ -228,7 +257,7 @@ def _parse(data: bytes, where: str) -> Pretrained:
         fields = json.loads(header["__metadata__"][CARD])
         card = Card(**{name: _tuple(value) for name, value in fields.items()})
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{where} is no file of weights: {error}") from error
+        raise InputError(f"{where} is not a file of weights: {error}") from error
     compare(arrays, card, where)
     variables = unflatten_dict(
         {tuple(name.split("/")): jnp.array(value) for name, value in arrays.items()}
@@ -237,5 +266,5 @@ def _parse(data: bytes, where: str) -> Pretrained:
 
 
 def _tuple(value: Any) -> Any:
-    """JSON has lists where the card has tuples."""
+    """Converts lists to tuples: JSON has lists where the card has tuples."""
     return tuple(value) if isinstance(value, list) else value

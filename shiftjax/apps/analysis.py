@@ -1,8 +1,8 @@
-"""What the shifts of a trained network do (section 4.4 of the paper, and beyond).
+"""Analysis of the shifts of a trained network (section 4.4 of the paper, and beyond).
 
-A shift block reads each pixel's neighbours by displacements, one a group of channels.
-How much a displacement matters is measured by what its channels add to the next
-product, and by how many predictions change without it.
+A shift block reads the neighbors of each pixel, one displacement for each group of
+channels. Two measures show how much a displacement matters: the contribution of its
+channels to the next product, and the share of predictions that change without it.
 """
 
 import dataclasses
@@ -24,14 +24,15 @@ Move = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class BlockAnalysis:
-    """One shift block.
+    """The analysis of one shift block.
 
     Attributes:
-      name: of the block, e.g. "stage1_block01".
-      contributions: of each displacement `(dy, dx)`, as shares of 1: the root mean
-        square of what its channels, without their means, add to the next product.
+      name: name of the block, e.g. "stage1_block01".
+      contributions: share of each displacement `(dy, dx)`; the shares sum to 1. A share
+        is proportional to the root mean square of the contribution of its channels,
+        less their means, to the next product.
       within: mean absolute correlation of two channels of the same displacement.
-      across: the same of two channels of different displacements.
+      across: mean absolute correlation of two channels of different displacements.
     """
 
     name: str
@@ -41,14 +42,14 @@ class BlockAnalysis:
 
 
 def analyze(pretrained: Pretrained, images: np.ndarray) -> list[BlockAnalysis]:
-    """Analyses the shift blocks of a network on pictures.
+    """Analyzes the shift blocks of a network on a batch of images.
 
     Args:
       pretrained: a network of shift blocks.
-      images: uint8 `[pictures, height, width, channels]`.
+      images: uint8 `[batch, height, width, channels]`.
 
     Returns:
-      One analysis a block, in order.
+      One analysis for each block, in the order of the network.
 
     Raises:
       InputError: if the network has no shift blocks.
@@ -77,7 +78,15 @@ def _analyze(
     moves: np.ndarray,
     epsilon: float,
 ) -> BlockAnalysis:
-    """Analyses one block, from what its shift gives."""
+    """Analyzes one block.
+
+    Args:
+      name: name of the block.
+      y: output of its shift, `[batch, height, width, channels]`.
+      variables: its "params" and "batch_stats".
+      moves: displacements `[channels, 2]` of its channels.
+      epsilon: constant that BatchNorm adds to the variances.
+    """
     project = variables["params"]["project"]
     gain, _ = affine(
         project["norm"], variables["batch_stats"]["project"]["norm"], epsilon
@@ -96,7 +105,16 @@ def _analyze(
 
 
 def _correlations(pixels: np.ndarray, moves: np.ndarray) -> tuple[float, float]:
-    """Mean absolute correlations of pairs of channels that move alike, and not."""
+    """Computes the mean absolute correlations of pairs of channels.
+
+    Args:
+      pixels: `[pixels, channels]`.
+      moves: displacements `[channels, 2]`.
+
+    Returns:
+      The mean over pairs of equal displacements, and over pairs of different ones; 0
+      where there are none.
+    """
     varying = pixels.std(0) > 0
     pixels, moves = pixels[:, varying], moves[varying]
     if len(moves) < 2:
@@ -110,14 +128,18 @@ def _correlations(pixels: np.ndarray, moves: np.ndarray) -> tuple[float, float]:
 
 
 def silenced(pretrained: Pretrained, move: Move) -> Pretrained:
-    """Returns the network without the channels of a displacement, in every block.
+    """Silences the channels of one displacement, in every block.
 
     Args:
       pretrained: a network of shift blocks.
-      move: `(dy, dx)`.
+      move: the displacement `(dy, dx)`, in pixels.
+
+    Returns:
+      The network, with zeros for the weights that read these channels.
 
     Raises:
-      InputError: if no channel moves so, or the network has no shift blocks.
+      InputError: if no channel has this displacement, or the network has no shift
+        blocks.
     """
     kernel_size, dilation = _window(pretrained)
     params, found = dict(pretrained.variables["params"]), False
@@ -138,15 +160,18 @@ def silenced(pretrained: Pretrained, move: Move) -> Pretrained:
 
 
 def agreement(pretrained: Pretrained, images: np.ndarray) -> dict[Move, float]:
-    """Silences each displacement, and tells how many predictions stay.
+    """Measures the share of predictions that stay the same without each displacement.
 
     Args:
       pretrained: a network of shift blocks.
-      images: uint8 `[pictures, height, width, channels]`.
+      images: uint8 `[batch, height, width, channels]`.
 
     Returns:
-      For each displacement, the share of pictures whose likeliest class is the same
-      without it.
+      For each displacement, the share of images whose likeliest class is the same when
+      its channels are silenced.
+
+    Raises:
+      InputError: if the network has no shift blocks, or the images do not fit it.
     """
     before = Classifier(pretrained).logits(images).argmax(-1)
     kernel_size, dilation = _window(pretrained)
@@ -162,16 +187,22 @@ def agreement(pretrained: Pretrained, images: np.ndarray) -> dict[Move, float]:
 def intensity(
     kind: str, side: int, channels: int, features: int, kernel_size: int = 3
 ) -> float:
-    """Multiply-adds for each number read or written, of one image.
+    """Computes the multiply-adds of an operation for each number read or written.
 
-    Source: the paper, section 2.
+    The numbers are those of one image and of the weights. Source: the paper, section 2.
 
     Args:
       kind: "dense", "depthwise" or "shift" (and the 1x1 convolution after it).
       side: height and width of the image.
-      channels: of the input.
-      features: of the output; of a depthwise convolution those of the input.
+      channels: number of input channels.
+      features: number of output channels; a depthwise convolution ignores it.
       kernel_size: side K of the window.
+
+    Returns:
+      The arithmetic intensity, in multiply-adds per number.
+
+    Raises:
+      InputError: if the kind is not one of the three.
 
     Example:
       >>> kinds = ("dense", "depthwise", "shift")
@@ -192,10 +223,14 @@ def intensity(
 
 
 def _window(pretrained: Pretrained) -> tuple[int, int]:
-    """Returns kernel size and dilation of a network of shift blocks."""
+    """Returns kernel size and dilation of a network of shift blocks.
+
+    Raises:
+      InputError: if the network has no shift blocks.
+    """
     model = pretrained.model
     if not hasattr(model, "expansion"):
         raise InputError(
-            f"{pretrained.card.architecture} has no shift blocks to analyse"
+            f"{pretrained.card.architecture} has no shift blocks to analyze"
         )
     return model.kernel_size, model.dilation

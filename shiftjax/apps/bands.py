@@ -1,11 +1,12 @@
-"""A stylizer on a picture that is too large for the memory in one piece, exactly.
+"""Stylization of an image in bands of rows, for images too large for one pass.
 
-The network is computed layer by layer, each layer in bands of rows that overlap by the
-reach of its window. So instance norm has the statistics of the whole picture before the
-next layer begins, and the result is, to rounding, that of one pass, without seams.
+The network is computed layer by layer, and each layer in bands of rows. Neighboring
+bands overlap by the reach of the layer's window. Instance norm therefore has the
+statistics of the whole image before the next layer begins: the result has no seams and
+equals that of one pass, up to rounding.
 
-What is kept are two layers' outputs at a time, about 200 bytes for each pixel of the
-picture: for twelve million pixels, measured on a CPU, the process takes 3.7 GiB.
+At any time the memory holds the outputs of two layers, about 200 bytes for each pixel
+of the image. For twelve million pixels the process takes 3.7 GiB, measured on a CPU.
 """
 
 import functools
@@ -21,23 +22,24 @@ from jax import lax
 from shiftjax.instancenorm import COLLECTION, InstanceNorm
 from shiftjax.models.stylizer import MULTIPLE, StyleBlock, StyleConv, StyleNet
 
-PIXELS = 2**19  # of a band, after upsampling
-REACH = 8  # rows: more than half of any window, a multiple of any stride
+PIXELS = 2**19  # pixels of a band, after upsampling
+# Rows of overlap: more than half of any window, and a multiple of any stride.
+REACH = 8
 
 
 def apply_in_bands(
     model: StyleNet, variables: Any, image: np.ndarray, pixels: int = PIXELS
 ) -> np.ndarray:
-    """Computes what `model.apply(variables, image[None])[0]` does, in less memory.
+    """Computes `model.apply(variables, image[None])[0]` in less memory.
 
     Args:
       model: the network.
-      variables: its "params".
-      image: float32 `[height, width, 3]`, normalised.
-      pixels: of a band, about.
+      variables: its variables; only "params" are used.
+      image: float32 `[height, width, 3]`, normalized.
+      pixels: approximate number of pixels of a band.
 
     Returns:
-      float32 `[height, width, 3]`.
+      float32 `[height, width, 3]`, normalized as the input is.
     """
     params = variables["params"]
     height, width, _ = image.shape
@@ -59,17 +61,21 @@ def apply_in_bands(
 def _layer(
     layer: StyleConv, params: Any, before: Any, x: np.ndarray, pixels: int
 ) -> tuple[np.ndarray, Any]:
-    """Computes a layer up to its norm, which is left to the next one.
+    """Computes a layer without its norm, and the statistics that the norm needs.
+
+    The norm is applied at the start of the next layer, once the statistics of the whole
+    image are known.
 
     Args:
       layer: the layer.
-      params: of it.
-      before: variables of the norm that was left, which ReLU follows; or None.
+      params: its params.
+      before: variables of the norm of the layer before, to be applied with ReLU to the
+        input; None for none.
       x: `[height, width, channels]`.
-      pixels: of a band, about.
+      pixels: approximate number of pixels of a band.
 
     Returns:
-      `[h, w, features]`, and the variables of its norm with the statistics.
+      The output `[h, w, features]`, and the variables of its norm with the statistics.
     """
     height, width, _ = x.shape
     up, down = layer.upsampling, layer.strides
@@ -83,7 +89,8 @@ def _layer(
         if not start:
             whole = np.empty((height * up // down, *y.shape[2:]), y.dtype)
         whole[start * up // down : stop * up // down] = y[0]
-        # The mean and the squared distance from it of both parts together.
+        # Chan et al. 1983: merges the mean and the sum of squared deviations of the
+        # rows so far with those of this band.
         size = y.shape[1] * y.shape[2]
         part, var = (np.asarray(s, np.float64) for s in own)
         apart = part - mean
@@ -95,7 +102,18 @@ def _layer(
 
 
 def _bands(height: int, rows: int) -> Iterator[tuple[int, int, int, int]]:
-    """Yields rows to read and, within them, rows to compute, of bands of one size.
+    """Yields the rows to read and, within them, the rows to compute, of each band.
+
+    All bands read the same number of rows, so that one program serves all of them.
+
+    Args:
+      height: number of rows.
+      rows: number of rows to compute in one band; it is rounded down to a multiple of
+        `REACH`.
+
+    Yields:
+      First and last row to read, and first and last row to compute; the last is
+      exclusive.
 
     Example:
       >>> list(_bands(60, 24))
@@ -112,7 +130,19 @@ def _bands(height: int, rows: int) -> Iterator[tuple[int, int, int, int]]:
 def _band(
     conv: StyleConv, params: Any, before: Any, rows: int, start: jax.Array, x: jax.Array
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """Computes some rows of a layer, and their mean and variance `[1, features]`."""
+    """Computes some rows of a layer, and their statistics.
+
+    Args:
+      conv: the layer without its norm.
+      params: params of its convolution.
+      before: see `_layer`.
+      rows: number of rows to compute.
+      start: first row of the output to compute.
+      x: `[1, height, width, channels]`.
+
+    Returns:
+      The rows, and their mean and variance `[1, features]`.
+    """
     if before is not None:
         x = _activate(before, conv.epsilon, x)
     y: Any = conv.apply({"params": {"conv": params}}, x)
@@ -123,18 +153,18 @@ def _band(
 
 @functools.partial(jax.jit, static_argnums=1)
 def _activate(norm: Any, epsilon: float, x: jax.Array) -> jax.Array:
-    """Instance norm with given statistics, and ReLU."""
+    """Applies instance norm with the given statistics, and ReLU."""
     y: Any = InstanceNorm(epsilon).apply(norm, x)
     return nn.relu(y).astype(x.dtype)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=2)
 def _block(block: StyleBlock, params: Any, x: jax.Array) -> jax.Array:
-    """A residual block on the whole picture, at a quarter of its height and width."""
+    """Applies a residual block to all pixels, at a quarter of the height and width."""
     y: Any = block.apply({"params": params}, x)
     return y
 
 
 def _alone(module: Any) -> Any:
-    """The module without its name, so that equal ones are compiled once."""
+    """Returns the module without its name, so that equal ones are compiled once."""
     return module.clone(name=None)

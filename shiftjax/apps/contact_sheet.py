@@ -1,4 +1,4 @@
-"""A picture of pictures: with the classes that a network sees in them, or labels."""
+"""Contact sheets: several images in one, with predicted classes or labels."""
 
 from collections.abc import Sequence
 
@@ -14,13 +14,13 @@ COLUMNS = 5
 
 
 def draw(predictions: Sequence[Prediction]) -> Image.Image:
-    """Draws predictions side by side, five in a row.
+    """Draws images with their predictions side by side, five in a row.
 
     Args:
-      predictions: of pictures whose files are still there.
+      predictions: one prediction for each image; the image is read from its path.
 
     Returns:
-      The picture, in RGB.
+      The contact sheet, in RGB.
     """
     lines = max((len(p.classes) for p in predictions), default=0)
     width, height = TILE + MARGIN, TILE + LINE * lines + 2 * MARGIN
@@ -35,12 +35,13 @@ def draw(predictions: Sequence[Prediction]) -> Image.Image:
 
 
 def _tile(sheet: Image.Image, prediction: Prediction, x: int, y: int) -> None:
-    """Draws one picture, with a bar and a name for each class below it."""
+    """Draws one image at (x, y), with a bar and a name for each class below it."""
     with Image.open(prediction.path) as file:
         image = ImageOps.exif_transpose(file).convert("RGB")
-    small = max(image.size) < TILE  # a small picture's pixels are shown as they are
-    way = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
-    sheet.paste(ImageOps.fit(image, (TILE, TILE), way), (x, y))
+    # The pixels of a small image stay visible as squares.
+    small = max(image.size) < TILE
+    resampling = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS
+    sheet.paste(ImageOps.fit(image, (TILE, TILE), resampling), (x, y))
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(14)
     for i, (name, share) in enumerate(prediction.classes):
@@ -56,23 +57,23 @@ def _tile(sheet: Image.Image, prediction: Prediction, x: int, y: int) -> None:
         )
 
 
-def beside(pictures: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndarray:
-    """Puts pictures of one size side by side, each with a label below it.
+def beside(images: Sequence[np.ndarray], labels: Sequence[str]) -> np.ndarray:
+    """Puts images of one size side by side, each with a label below it.
 
     Args:
-      pictures: uint8 `[height, width, 3]`.
-      labels: one for each.
+      images: uint8 `[height, width, 3]` each, RGB.
+      labels: one label for each image.
 
     Returns:
-      uint8 `[h, w, 3]`.
+      uint8 `[h, w, 3]`, RGB.
     """
-    height, width, _ = pictures[0].shape
-    line = max(LINE, height // 24)  # pixels: to be read on large pictures too
-    size = (len(pictures) * (width + MARGIN) - MARGIN, height + line)
+    height, width, _ = images[0].shape
+    line = max(LINE, height // 24)  # a label stays legible below a large image
+    size = (len(images) * (width + MARGIN) - MARGIN, height + line)
     sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(line * 0.7)
-    for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         left = i * (width + MARGIN)
-        sheet.paste(Image.fromarray(picture), (left, 0))
+        sheet.paste(Image.fromarray(image), (left, 0))
         draw.text((left, height), label, fill="black", font=font)
     return np.asarray(sheet)

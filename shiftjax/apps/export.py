@@ -1,8 +1,8 @@
-"""Networks for other programs: StableHLO by `jax.export`, and ONNX.
+"""Export of networks to other programs: StableHLO by `jax.export`, and ONNX.
 
-An exported program takes any number of pictures. StableHLO runs wherever JAX does, also
-without this package; JAX reads what an older version of it wrote for some months, so it
-is a format to deploy, not to keep. ONNX is written by jax2onnx.
+An exported program takes batches of any size. StableHLO runs wherever JAX runs, without
+this package. JAX reads programs of its earlier versions for some months only: the
+format serves deployment, not storage. ONNX is written by jax2onnx.
 """
 
 import importlib.util
@@ -20,48 +20,49 @@ from shiftjax.weights import Pretrained
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 STABLEHLO, ONNX = ".stablehlo", ".onnx"
-FREE = "batch"
+FREE = "batch"  # name of the symbolic batch size
 
 
-def forward(pretrained: Pretrained, *, pictures: bool = False) -> Callable[..., Any]:
+def forward(pretrained: Pretrained, *, uint8: bool = False) -> Callable[..., Any]:
     """Returns the network as a function of images alone.
 
     Args:
       pretrained: the network and its weights, which become part of the function.
-      pictures: whether it takes uint8 pictures, and normalises them, instead of
-        normalised float32 images.
+      uint8: if True, the function takes uint8 images and normalizes them; otherwise it
+        takes normalized float32 images.
 
     Returns:
-      A function from `[batch, height, width, channels]` to logits `[batch, classes]`.
+      A function from `[batch, height, width, channels]` to logits `[batch, classes]`;
+      of a stylizer, to normalized images.
     """
     card = pretrained.card
     model = pretrained.model.clone(form="plain")  # which has no size of its own
 
-    def normalised(images: jax.Array) -> Any:
+    def normalized(images: jax.Array) -> Any:
         return model.apply(pretrained.variables, images)
 
-    def from_pictures(images: jax.Array) -> Any:
+    def from_uint8(images: jax.Array) -> Any:
         mean, std = jnp.asarray(card.mean), jnp.asarray(card.std)
-        return normalised((images.astype(jnp.float32) / 255 - mean) / std)
+        return normalized((images.astype(jnp.float32) / 255 - mean) / std)
 
-    return from_pictures if pictures else normalised
+    return from_uint8 if uint8 else normalized
 
 
 def to_stablehlo(
     pretrained: Pretrained,
     *,
-    pictures: bool = False,
+    uint8: bool = False,
     platforms: Sequence[str] = PLATFORMS,
 ) -> bytes:
-    """Exports a network, with a free batch, for several platforms at once.
+    """Exports a network to StableHLO for several platforms, with a free batch size.
 
     Args:
       pretrained: the network and its weights.
-      pictures: see `forward`.
-      platforms: "cpu", "cuda", "rocm", "tpu".
+      uint8: see `forward`.
+      platforms: any of "cpu", "cuda", "rocm", "tpu".
 
     Returns:
-      What `jax.export.deserialize` reads.
+      The serialized program, as `jax.export.deserialize` reads it.
 
     Raises:
       InputError: if flatbuffers is not installed.
@@ -70,8 +71,8 @@ def to_stablehlo(
     shape = jax.export.symbolic_shape(
         f"{FREE}, {', '.join(map(str, pretrained.card.image_shape()))}"
     )
-    dtype = jnp.uint8 if pictures else jnp.float32
-    program = jax.jit(forward(pretrained, pictures=pictures))
+    dtype = jnp.uint8 if uint8 else jnp.float32
+    program = jax.jit(forward(pretrained, uint8=uint8))
     export = jax.export.export(program, platforms=tuple(platforms))
     return bytes(export(jax.ShapeDtypeStruct(shape, dtype)).serialize())
 
@@ -79,25 +80,32 @@ def to_stablehlo(
 def load_stablehlo(data: bytes) -> Callable[..., Any]:
     """Returns the function of an exported program.
 
+    Args:
+      data: the bytes that `to_stablehlo` returned.
+
+    Returns:
+      The function, for images in the dtype that the program was exported for.
+
     Raises:
-      InputError: if it is none, or flatbuffers is not installed.
+      InputError: if the bytes are not an exported program, or flatbuffers is not
+        installed.
     """
     _needed("flatbuffers")
     try:
         return jax.export.deserialize(bytearray(data)).call
-    except Exception as error:  # of whatever kind, for bytes of another format
-        raise InputError(f"this is no exported program: {error}") from error
+    except Exception as error:  # the kind depends on the bytes
+        raise InputError(f"the bytes are not an exported program: {error}") from error
 
 
-def to_onnx(pretrained: Pretrained, *, pictures: bool = False) -> bytes:
-    """Exports a network to ONNX, with a free batch.
+def to_onnx(pretrained: Pretrained, *, uint8: bool = False) -> bytes:
+    """Exports a network to ONNX, with a free batch size.
 
     Args:
       pretrained: the network and its weights.
-      pictures: see `forward`.
+      uint8: see `forward`.
 
     Returns:
-      What ONNX's runtimes read.
+      The serialized model, as the ONNX runtimes read it.
 
     Raises:
       InputError: if jax2onnx is not installed.
@@ -105,17 +113,23 @@ def to_onnx(pretrained: Pretrained, *, pictures: bool = False) -> bytes:
     _needed("jax2onnx")
     from jax2onnx import to_onnx  # pyright: ignore[reportMissingImports]
 
-    dtype = jnp.uint8 if pictures else jnp.float32
+    dtype = jnp.uint8 if uint8 else jnp.float32
     shape = ("B", *pretrained.card.image_shape())
-    function = in_common_primitives(forward(pretrained, pictures=pictures))
+    function = in_common_primitives(forward(pretrained, uint8=uint8))
     model: Any = to_onnx(function, [jax.ShapeDtypeStruct(shape, dtype)])
     return model.SerializeToString()
 
 
 def in_common_primitives(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function of one result in which shifts are convolutions.
+    """Rewrites a function so that its shifts are depthwise convolutions.
 
-    Other programs that read JAX's own do not know this package's primitive.
+    Converters that read JAX programs do not know the primitive of this package.
+
+    Args:
+      function: a function of arrays with one result.
+
+    Returns:
+      A function with the same result, without the primitive.
     """
 
     def rewritten(*args: jax.Array) -> Any:
@@ -127,7 +141,7 @@ def in_common_primitives(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
-    """Evaluates a program equation by equation, those within calls too."""
+    """Evaluates a program equation by equation, including those inside calls."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *args], strict=True))
 
     def read(x: Any) -> Any:
@@ -148,20 +162,20 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
     return [read(x) for x in jaxpr.outvars]
 
 
-def export(pretrained: Pretrained, path: str | Path, *, pictures: bool = False) -> int:
-    """Writes a network in the format that the file's name ends in.
+def export(pretrained: Pretrained, path: str | Path, *, uint8: bool = False) -> int:
+    """Writes a network to a file, in the format of its ending.
 
     Args:
       pretrained: the network and its weights.
-      path: a file that ends in ".stablehlo" or ".onnx", in a folder that is there.
-      pictures: see `forward`.
+      path: the file, which ends in ".stablehlo" or ".onnx", in an existing folder.
+      uint8: see `forward`.
 
     Returns:
-      The size in bytes.
+      The size of the file in bytes.
 
     Raises:
-      InputError: if the name has another ending, or a package is missing.
-      MissingFileError: if the folder is not there.
+      InputError: if the file has another ending, or a package is missing.
+      MissingFileError: if the folder does not exist.
     """
     path = Path(path)
     writers = {STABLEHLO: to_stablehlo, ONNX: to_onnx}
@@ -169,7 +183,7 @@ def export(pretrained: Pretrained, path: str | Path, *, pictures: bool = False) 
         raise InputError(f"{path}: the name must end in {STABLEHLO} or {ONNX}")
     if not path.parent.is_dir():
         raise MissingFileError(f"{path}: there is no folder {path.parent}")
-    data = writers[path.suffix](pretrained, pictures=pictures)
+    data = writers[path.suffix](pretrained, uint8=uint8)
     partial = path.with_name(f"{path.name}.partial")
     partial.write_bytes(data)
     partial.replace(path)

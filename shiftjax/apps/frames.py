@@ -1,4 +1,4 @@
-"""Pictures as files hold them, at their own size; animations with all their frames."""
+"""Reading and writing of image files at their own size, with all frames."""
 
 import contextlib
 import dataclasses
@@ -11,19 +11,20 @@ from PIL import Image, ImageOps, ImageSequence
 from shiftjax import image_files
 from shiftjax.errors import InputError
 
-ANIMATED = ("GIF", "PNG", "WEBP")  # formats; an "animated" TIFF has pages
-DURATION = 100  # milliseconds, where a frame has none
-QUALITY = 95
+# Formats of animations. Pillow calls a TIFF with several pages animated, too.
+ANIMATED = ("GIF", "PNG", "WEBP")
+DURATION = 100  # milliseconds of a frame whose file gives none
+QUALITY = 95  # of JPEG and WebP
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """A picture, or an animation.
+class ImageFile:
+    """The content of an image file: a still image or an animation.
 
     Attributes:
-      frames: uint8 `[height, width, 3]`, RGB; one of a picture that stands still.
-      durations: of the frames of an animation, in milliseconds.
-      loop: how often it is repeated, 0 for ever; None if it is not.
+      frames: uint8 `[height, width, 3]` each, RGB; a still image has one.
+      durations: duration of each frame in milliseconds; empty for a still image.
+      loop: number of repetitions of an animation, 0 for endless; None for none.
     """
 
     frames: tuple[np.ndarray, ...]
@@ -31,45 +32,57 @@ class Picture:
     loop: int | None = None
 
 
-def read(path: Path) -> Picture:
-    """Reads a picture, upright as its EXIF orientation says.
+def read(path: Path) -> ImageFile:
+    """Reads an image file; a still image is turned upright by its EXIF orientation.
+
+    Args:
+      path: the file.
+
+    Returns:
+      Its frames.
 
     Raises:
-      InputError: if it is no picture, or a damaged one.
+      InputError: if the file is not an image, or is damaged.
     """
     with image_files.opened(path) as file:
         if file.format not in ANIMATED or not getattr(file, "is_animated", False):
-            return Picture((_pixels(ImageOps.exif_transpose(file)),))
+            return ImageFile((_pixels(ImageOps.exif_transpose(file)),))
         frames, durations = [], []
         for frame in ImageSequence.Iterator(file):
-            frames.append(_pixels(frame))  # which loads it: WebP then has its duration
+            # A WebP frame has its duration only once its pixels are loaded.
+            frames.append(_pixels(frame))
             durations.append(round(frame.info.get("duration") or DURATION))
-        return Picture(tuple(frames), tuple(durations), file.info.get("loop"))
+        return ImageFile(tuple(frames), tuple(durations), file.info.get("loop"))
 
 
-def write(path: Path, picture: Picture) -> None:
-    """Writes a picture in the format that the file's name ends in, whole or not at all.
+def write(path: Path, image: ImageFile) -> None:
+    """Writes an image file atomically.
 
-    The folder is made if it is not there.
+    Args:
+      path: the file; its ending decides the format. Missing folders are created.
+      image: the frames.
 
     Raises:
-      InputError: if there is no such format, it cannot hold an animation, or the file
-        cannot be written.
+      InputError: if the ending is unknown, the format cannot hold an animation, or the
+        file cannot be written.
     """
     kind = Image.registered_extensions().get(path.suffix.lower())
     options: dict[str, Any] = {"quality": QUALITY} if kind in ("JPEG", "WEBP") else {}
     if kind is None:
-        raise InputError(f"{path}: its name must end as a picture's does, as .png")
-    first, *others = (Image.fromarray(frame) for frame in picture.frames)
-    if picture.durations:
+        raise InputError(
+            f"{path}: an image cannot be written as {path.suffix!r}; use .png, .jpg, "
+            ".webp or another ending of an image"
+        )
+    first, *others = (Image.fromarray(frame) for frame in image.frames)
+    if image.durations:
         if kind not in ANIMATED:
             raise InputError(
-                f"{path}: {kind} holds no animation; take .gif, .png or .webp"
+                f"{path}: {kind} cannot hold an animation; use .gif, .png or .webp"
             )
         options |= {"save_all": True, "append_images": others}
-        options |= {"duration": list(picture.durations)}
-        if picture.loop is not None:
-            options["loop"] = picture.loop
+        options |= {"duration": list(image.durations)}
+        if image.loop is not None:
+            options["loop"] = image.loop
     partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,4 +95,5 @@ def write(path: Path, picture: Picture) -> None:
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
+    """Returns the pixels of a frame, uint8 `[height, width, 3]`."""
     return np.asarray(image_files.to_mode(image, 3))

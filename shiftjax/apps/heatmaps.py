@@ -1,4 +1,4 @@
-"""A picture of an analysis: which displacements each block uses, and needs."""
+"""Heat maps of an analysis: the share of each displacement, for each block."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -17,12 +17,12 @@ COLUMNS = 6
 def draw(
     blocks: Sequence[BlockAnalysis], kept: Mapping[Move, float], path: str
 ) -> None:
-    """Draws a map of the window for each block, and one of the predictions kept.
+    """Draws a heat map of the window for each block, and one of the predictions kept.
 
     Args:
-      blocks: of `shiftjax.apps.analysis.analyze`.
-      kept: of `shiftjax.apps.analysis.agreement`.
-      path: of the picture.
+      blocks: result of `shiftjax.apps.analysis.analyze`.
+      kept: result of `shiftjax.apps.analysis.agreement`.
+      path: file of the figure; its ending decides the format.
 
     Raises:
       InputError: if matplotlib is not installed, or the file cannot be written.
@@ -51,7 +51,7 @@ def draw(
 
 
 def _map(axes: "Axes", title: str, values: Mapping[Move, float]) -> None:
-    """Draws one window, a number in percent for each displacement."""
+    """Draws one window, with the value of each displacement in percent."""
     moves = np.array(list(values))
     rows, columns = (np.unique(axis) for axis in moves.T)
     grid = np.full((len(rows), len(columns)), np.nan)
@@ -61,6 +61,6 @@ def _map(axes: "Axes", title: str, values: Mapping[Move, float]) -> None:
     top = np.nanmax(grid)
     for (i, j), value in np.ndenumerate(grid):
         if not np.isnan(value):
-            colour = "white" if value > 0.6 * top else "black"
-            axes.text(j, i, f"{value:.0f}", ha="center", va="center", color=colour)
+            color = "white" if value > 0.6 * top else "black"
+            axes.text(j, i, f"{value:.0f}", ha="center", va="center", color=color)
     axes.set_title(title, fontsize=8)

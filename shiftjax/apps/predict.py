@@ -1,4 +1,4 @@
-"""What a network says of pictures."""
+"""Classification of images with a trained network."""
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,11 +17,11 @@ BATCH_SIZE = 64
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """The likeliest classes of one picture.
+    """The likeliest classes of one image.
 
     Attributes:
-      path: the file.
-      classes: names and probabilities, the likeliest first.
+      path: the image's file.
+      classes: names and probabilities in 0 .. 1, the likeliest first.
     """
 
     path: str
@@ -29,21 +29,21 @@ class Prediction:
 
 
 class Classifier:
-    """A network with its weights, ready to classify pictures.
+    """A network with its weights, ready to classify images.
 
     Args:
-      pretrained: of `shiftjax.weights.open_pretrained`.
+      pretrained: result of `shiftjax.weights.open_pretrained`.
 
     Raises:
-      InputError: if it is a network that gives pictures.
+      InputError: if the network is a stylizer, which returns images.
     """
 
     def __init__(self, pretrained: Pretrained) -> None:
         self.card = pretrained.card
         if not self.card.class_names:
             raise InputError(
-                f"a {self.card.architecture} gives pictures, not classes: "
-                "see `shiftjax stylize`"
+                f"a {self.card.architecture} returns images, not classes: "
+                "use `shiftjax stylize`"
             )
         self.variables = pretrained.variables
         self._apply: Any = jax.jit(pretrained.model.apply)
@@ -52,42 +52,44 @@ class Classifier:
         """Computes logits, batch by batch.
 
         Args:
-          images: uint8 `[pictures, height, width, channels]`.
+          images: uint8 `[images, height, width, channels]`, of any number.
 
         Returns:
-          float32 `[pictures, classes]`.
+          float32 `[images, classes]`.
 
         Raises:
-          InputError: if the pictures have other channels than the network takes.
+          InputError: if the shape or the number of channels does not fit the network.
         """
         if images.ndim != 4 or images.shape[-1] != len(self.card.mean):
             raise InputError(
-                f"pictures are {list(images.shape)}; the network takes [pictures, "
-                f"height, width, {len(self.card.mean)}]"
+                f"the images have shape {list(images.shape)}; the network takes "
+                f"[images, height, width, {len(self.card.mean)}]"
             )
         size = max(1, min(BATCH_SIZE, len(images)))
         outs = [np.zeros((0, len(self.card.class_names)), np.float32)]
         for start in range(0, len(images), size):
             batch = normalize(images[start : start + size], self.card)
-            room = [(0, size - len(batch))] + [(0, 0)] * 3  # one shape, compiled once
-            out = self._apply(self.variables, np.pad(batch, room))
+            # The last batch is filled up, so that one shape is compiled once.
+            padding = [(0, size - len(batch))] + [(0, 0)] * 3
+            out = self._apply(self.variables, np.pad(batch, padding))
             outs.append(np.asarray(out)[: len(batch)])
         return np.concatenate(outs)
 
     def read(self, paths: Iterable[str | Path]) -> np.ndarray:
-        """Reads pictures of any size and format.
+        """Reads images of any size and format.
 
-        The short side is brought to the network's size, and the centre taken.
+        Each image is resized by its short side to the network's size and then center
+        cropped.
 
         Args:
-          paths: files, and folders, whose pictures are taken in order of their paths.
+          paths: files and folders; a folder's images are read in order of their paths.
 
         Returns:
-          uint8 `[pictures, height, width, channels]`.
+          uint8 `[images, height, width, channels]`.
 
         Raises:
-          MissingFileError: if a path is not there.
-          InputError: if a file is no picture.
+          MissingFileError: if a path does not exist.
+          InputError: if a file is not an image, or a folder has none.
         """
         size, channels = self.card.image_size, len(self.card.mean)
         return np.stack(
@@ -97,18 +99,18 @@ class Classifier:
     def predict(
         self, paths: Iterable[str | Path], *, count: int = 5
     ) -> Iterator[Prediction]:
-        """Classifies pictures, as `read` reads them.
+        """Classifies image files, which are read as in `read`.
 
         Args:
-          paths: files, and folders, whose pictures are taken in order of their paths.
-          count: how many classes to name.
+          paths: files and folders; a folder's images are read in order of their paths.
+          count: number of classes to return for each image.
 
         Yields:
-          One prediction a picture.
+          One prediction for each image.
 
         Raises:
-          MissingFileError: if a path is not there.
-          InputError: if a file is no picture.
+          MissingFileError: if a path does not exist.
+          InputError: if a file is not an image, or a folder has none.
         """
         files = list(_files(paths))
         for start in range(0, len(files), BATCH_SIZE):
@@ -120,7 +122,15 @@ class Classifier:
 
 
 def normalize(images: np.ndarray, card: Card) -> np.ndarray:
-    """Brings uint8 `[pictures, height, width, channels]` to what the network takes."""
+    """Normalizes images with the mean and deviation of a network's training.
+
+    Args:
+      images: uint8 `[..., height, width, channels]`.
+      card: the card of the network's weights.
+
+    Returns:
+      float32 of the same shape: `(images / 255 - mean) / std`.
+    """
     mean, std = (np.asarray(v, np.float32) for v in (card.mean, card.std))
     return (images.astype(np.float32) / 255 - mean) / std
 
@@ -128,7 +138,15 @@ def normalize(images: np.ndarray, card: Card) -> np.ndarray:
 def top_classes(
     logits: np.ndarray, class_names: Sequence[str], count: int
 ) -> list[tuple[tuple[str, float], ...]]:
-    """Returns the likeliest classes of each row, with their probabilities.
+    """Returns the likeliest classes of each image, with their probabilities.
+
+    Args:
+      logits: `[images, classes]`.
+      class_names: one name for each class.
+      count: number of classes to return, at most.
+
+    Returns:
+      For each image, pairs of name and probability, the likeliest first.
 
     Example:
       >>> top_classes(np.log([[0.25, 0.75]]), ("cat", "dog"), 1)
@@ -145,11 +163,15 @@ def top_classes(
 
 
 def _files(paths: Iterable[str | Path]) -> Iterator[Path]:
-    """Yields files, and the pictures in folders."""
+    """Yields files, and the images in folders.
+
+    Raises:
+      MissingFileError: if a path does not exist.
+    """
     for path in map(Path, paths):
         if path.is_dir():
             yield from image_files.find(path)
         elif path.is_file():
             yield path
         else:
-            raise MissingFileError(f"there is no picture {path}")
+            raise MissingFileError(f"there is no image {path}")

@@ -1,4 +1,4 @@
-"""Pictures in another style, whatever their size."""
+"""Style transfer for images of any size, and for animations."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,31 +10,32 @@ import numpy as np
 from shiftjax import image_files
 from shiftjax.apps import contact_sheet, frames
 from shiftjax.apps.bands import apply_in_bands
-from shiftjax.apps.frames import Picture
+from shiftjax.apps.frames import ImageFile
 from shiftjax.apps.predict import normalize
 from shiftjax.errors import InputError, MissingFileError
 from shiftjax.models.stylizer import StyleNet
 from shiftjax.weights import Pretrained
 
-PIXELS = 2**20  # of a picture computed in one piece, in 1.5 GiB
+PIXELS = 2**20  # the largest image computed in one pass, which takes 1.5 GiB
 
 
 class Stylizer:
     """A stylizer with its weights, ready to paint.
 
     Args:
-      pretrained: of `shiftjax.weights.open_pretrained`.
-      pixels: a larger picture is computed in bands (see `shiftjax.apps.bands`), which
-        gives the same, to rounding, in less memory.
+      pretrained: result of `shiftjax.weights.open_pretrained`.
+      pixels: number of pixels of the largest image to compute in one pass. A larger one
+        is computed in bands (see `shiftjax.apps.bands`), in less memory and with the
+        same result up to rounding.
 
     Raises:
-      InputError: if it is another network.
+      InputError: if the network is not a stylizer.
     """
 
     def __init__(self, pretrained: Pretrained, pixels: int = PIXELS) -> None:
         if not isinstance(pretrained.model, StyleNet):
             raise InputError(
-                f"a {pretrained.card.architecture} gives no pictures: take weights of "
+                f"a {pretrained.card.architecture} is not a stylizer: use weights of "
                 "`shiftjax list '*stylizer.*' --pretrained`"
             )
         self.card, self.variables = pretrained.card, pretrained.variables
@@ -42,25 +43,25 @@ class Stylizer:
         self.pixels = pixels
         self._apply: Any = jax.jit(pretrained.model.apply)
 
-    def image(self, picture: np.ndarray) -> np.ndarray:
-        """Computes what the network gives, brought to 0 .. 1 but not clipped.
+    def image(self, image: np.ndarray) -> np.ndarray:
+        """Computes the stylized image in floats, without clipping.
 
         Args:
-          picture: uint8 `[height, width, 3]`, RGB.
+          image: uint8 `[height, width, 3]`, RGB.
 
         Returns:
-          float32 of the same shape.
+          float32 of the same shape, RGB; 0 .. 1 is the range of a valid image.
 
         Raises:
-          InputError: if it is no such picture.
+          InputError: if the dtype or the shape does not fit.
         """
-        if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise InputError(
-                f"a picture is {picture.dtype} {list(picture.shape)}; a stylizer takes "
+                f"the image is {image.dtype} {list(image.shape)}; a stylizer takes "
                 "uint8 [height, width, 3]"
             )
-        x = normalize(picture[None], self.card)
-        if picture.shape[0] * picture.shape[1] <= self.pixels:
+        x = normalize(image[None], self.card)
+        if image.shape[0] * image.shape[1] <= self.pixels:
             y = np.array(self._apply(self.variables, x)[0])
         else:
             y = apply_in_bands(self.model, self.variables, x[0])
@@ -68,70 +69,73 @@ class Stylizer:
         y += np.asarray(self.card.mean, np.float32)
         return y
 
-    def __call__(self, picture: np.ndarray) -> np.ndarray:
-        """Paints a picture.
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Stylizes an image.
 
         Args:
-          picture: uint8 `[height, width, 3]`, RGB.
+          image: uint8 `[height, width, 3]`, RGB.
 
         Returns:
-          uint8 of the same shape.
+          uint8 of the same shape, RGB.
 
         Raises:
-          InputError: if it is no such picture.
+          InputError: if the dtype or the shape does not fit.
         """
-        y = self.image(picture)
+        y = self.image(image)
         return np.rint(np.clip(y, 0, 1, out=y) * 255).astype(np.uint8)
 
     def paint(
         self, source: Path, target: Path, *, labels: Sequence[str] = ()
-    ) -> Picture:
-        """Paints a file, each frame of an animation by itself.
+    ) -> ImageFile:
+        """Stylizes a file, each frame of an animation by itself.
 
         Args:
-          source: a picture of any size and format.
-          target: where to write the result, in the format that its name ends in; its
-            folder is made.
-          labels: two, to write the picture beside the result, with these below them.
+          source: an image file of any size and format.
+          target: file of the result; its ending decides the format. Missing folders
+            are created.
+          labels: two labels, to write the image beside the result with these below
+            them; empty to write the result alone.
 
         Returns:
-          What was written.
+          The written frames.
 
         Raises:
-          InputError: if one cannot be read, or the other not be written.
+          InputError: if the source cannot be read, or the target cannot be written.
         """
-        picture = frames.read(source)
+        original = frames.read(source)
         painted = []
-        for frame in picture.frames:
+        for frame in original.frames:
             new = self(frame)
             painted.append(
                 contact_sheet.beside([frame, new], labels) if labels else new
             )
-        result = Picture(tuple(painted), picture.durations, picture.loop)
+        result = ImageFile(tuple(painted), original.durations, original.loop)
         frames.write(target, result)
         return result
 
 
 def targets(paths: Iterable[str | Path], output: str | Path) -> list[tuple[Path, Path]]:
-    """Says where the result of each picture goes.
+    """Chooses the file of each result.
 
     Args:
-      paths: pictures, and folders of them.
-      output: the file, for a single picture; else a folder, in which each keeps its
-        name and, below a given folder, its place.
+      paths: image files, and folders of them.
+      output: the file, for a single image; else a folder. In a folder each result has
+        the name of its image, and the same subfolder as below a given folder.
 
     Returns:
-      Files to read, each with the one to write.
+      Pairs of the file to read and the file to write.
 
     Raises:
-      MissingFileError: if a path is not there.
-      InputError: if a folder has no pictures, two results would have one name, or one
-        that of its picture.
+      MissingFileError: if a path does not exist.
+      InputError: if a folder has no images, two results would have the same file, or a
+        result would overwrite its image.
     """
     given, output = [Path(path) for path in paths], Path(output)
     if output.suffix.lower() in image_files.EXTENSIONS:
         if len(given) != 1 or given[0].is_dir():
-            raise InputError(f"{output} is one picture: name a folder for several")
+            raise InputError(
+                f"{output} is one image file: give a folder for several images"
+            )
         pairs = [(given[0], output)]
     else:
         pairs = []
@@ -142,10 +146,12 @@ def targets(paths: Iterable[str | Path], output: str | Path) -> list[tuple[Path,
     taken: set[Path] = set()
     for source, target in pairs:
         if not source.is_file():
-            raise MissingFileError(f"there is no picture {source}")
+            raise MissingFileError(f"there is no image {source}")
         if target.resolve() == source.resolve():
-            raise InputError(f"{source} would be overwritten: name another folder")
+            raise InputError(f"{source} would be overwritten: give another folder")
         if target in taken:
-            raise InputError(f"two pictures would become {target}: do them apart")
+            raise InputError(
+                f"two images would be written to {target}: stylize them separately"
+            )
         taken.add(target)
     return pairs

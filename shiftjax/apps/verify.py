@@ -1,4 +1,4 @@
-"""Whether released weights are what the manifest says, and do what they did."""
+"""Verification of released weights against the manifest, including sample logits."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -14,14 +14,20 @@ from shiftjax.models.stylizer import StyleNet
 from shiftjax.summary import summarize
 from shiftjax.weights import Pretrained, open_pretrained
 
-# Of the largest number: what another order of additions in 110 layers may change.
+# Relative to the largest logit. Another order of additions in 110 layers may change
+# them by this much.
 TOLERANCE = 1e-3
 
 
 def sample_logits(pretrained: Pretrained) -> dict[str, list[float]]:
-    """Computes the logits of the sample pictures that are there, by name.
+    """Computes the logits of the sample images that are available.
 
-    Of a stylizer these are the colours of sixteen pixels that it gives.
+    Args:
+      pretrained: the network and its weights.
+
+    Returns:
+      The logits by the name of the image; of a stylizer, the colors of sixteen pixels
+      of its output.
     """
     card, outputs = pretrained.card, _outputs(pretrained)
     found = {}
@@ -36,7 +42,7 @@ def sample_logits(pretrained: Pretrained) -> dict[str, list[float]]:
 
 
 def _outputs(pretrained: Pretrained) -> Callable[[np.ndarray], np.ndarray]:
-    """Returns the function from a picture to the numbers to be compared."""
+    """Returns the function from a uint8 image to the numbers to be compared."""
     if isinstance(pretrained.model, StyleNet):
         stylizer, step = Stylizer(pretrained), pretrained.card.image_size // 4
         grid = slice(step // 2, None, step), slice(step // 2, None, step)
@@ -53,23 +59,25 @@ def verify(name: str, directory: str | os.PathLike | None = None) -> tuple[str, 
       directory: see `shiftjax.load_pretrained`.
 
     Returns:
-      The sample pictures whose logits were compared.
+      The names of the sample images whose logits were compared, sorted.
 
     Raises:
       UnknownNameError: if there is no such release.
-      InputError: if something is not as released.
+      MissingFileError: if its file does not exist.
+      InputError: if something differs from the release.
     """
     pretrained = open_pretrained(name, directory)
     release = pretrained.release
     if release is None:
         raise InputError(
-            f"{name} is a file of its own: no manifest says what it must be"
+            f"{name} is a file without a manifest, so there is nothing to compare it "
+            "with: give the name of a release"
         )
     costs = summarize(pretrained.model, pretrained.card.image_size)
     counted = {"parameters": costs.params, "multiply-adds": costs.macs}
     stated = {"parameters": release.params, "multiply-adds": release.macs}
     if counted != stated:
-        raise InputError(f"{name} has {counted}, the manifest says {stated}")
+        raise InputError(f"{name} has {counted}, but the manifest has {stated}")
     actual = sample_logits(pretrained)
     compare_logits(actual, release.logits, name)
     return tuple(sorted(actual.keys() & release.logits.keys()))
@@ -78,12 +86,21 @@ def verify(name: str, directory: str | os.PathLike | None = None) -> tuple[str, 
 def compare_logits(
     actual: Mapping[str, list[float]], released: Mapping[str, list[float]], name: str
 ) -> None:
-    """Raises InputError where logits of a picture are not those released."""
-    for picture in sorted(actual.keys() & released.keys()):
-        new, old = np.asarray(actual[picture]), np.asarray(released[picture])
+    """Compares the logits of sample images with the released ones.
+
+    Args:
+      actual: computed logits by the name of the image.
+      released: logits of the manifest by the name of the image.
+      name: name of the release, for the error.
+
+    Raises:
+      InputError: if they differ by more than `TOLERANCE` of the largest.
+    """
+    for image in sorted(actual.keys() & released.keys()):
+        new, old = np.asarray(actual[image]), np.asarray(released[image])
         error = np.abs(new - old).max() / np.abs(old).max()
         if not error <= TOLERANCE:
             raise InputError(
-                f"{name}: the logits of the picture {picture!r} differ by {error:.1e} "
-                f"of the largest from those released; {TOLERANCE:g} is allowed"
+                f"{name}: the logits of the image {image!r} differ by {error:.1e} of "
+                f"the largest from the released ones; {TOLERANCE:g} is allowed"
             )

@@ -1,4 +1,4 @@
-"""Command lines: tyro's, with a mistake told in one line."""
+"""Parsing of command lines with tyro, with one-line error messages."""
 
 import contextlib
 import io
@@ -11,39 +11,39 @@ from shiftjax.errors import InputError
 
 
 def parse(kind: Any, prog: str, arguments: Sequence[str], **options: Any) -> Any:
-    """Reads a command line into a dataclass.
+    """Parses a command line into a dataclass.
 
     Args:
-      kind: a dataclass, or a union of them as subcommands.
-      prog: what the user typed before the arguments.
-      arguments: what came after it.
-      **options: of `tyro.cli`.
+      kind: a dataclass, or a union of dataclasses as subcommands.
+      prog: name of the program, as the user typed it.
+      arguments: the arguments after it.
+      **options: further options of `tyro.cli`.
 
     Returns:
       An instance of `kind`.
 
     Raises:
-      InputError: if the arguments do not fit.
+      InputError: if an argument is unknown, missing or invalid.
       SystemExit: with code 0, after `--help`.
     """
-    told = io.StringIO()
+    errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(told):
+        with contextlib.redirect_stderr(errors):
             return tyro.cli(kind, prog=prog, args=list(arguments), **options)
     except SystemExit as exit_:
         if not exit_.code:
             raise
-    raise InputError(f"{one_line(told.getvalue())} (see {prog} --help)")
+    raise InputError(f"{one_line(errors.getvalue())} (see {prog} --help)")
 
 
 def one_line(box: str) -> str:
-    """Makes one sentence of the box in which tyro tells a mistake.
+    """Shortens the framed error message of tyro to one line.
 
     Args:
-      box: sections of text between rules, within a frame.
+      box: the message: sections of text between rules, inside a frame.
 
     Returns:
-      What is wrong, and the options that are like it.
+      The mistake and the nearest options.
 
     Example:
       >>> one_line('''
@@ -62,11 +62,11 @@ def one_line(box: str) -> str:
             sections.append([])
         elif line and line[0] not in "╭╰":
             sections[-1].append(line)
-    told = []
+    parts = []
     for lines in filter(None, sections):
         if lines[0].startswith("Perhaps you meant"):
             names = [line.split()[0] for line in lines if line.startswith("--")]
-            told.append(f"did you mean {' or '.join(names[:3])}?")
+            parts.append(f"did you mean {' or '.join(names[:3])}?")
         elif not lines[0].startswith(("For full helptext", "Argument helptext")):
-            told.append(" ".join(lines))
-    return "; ".join(told)
+            parts.append(" ".join(lines))
+    return "; ".join(parts)

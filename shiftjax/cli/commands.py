@@ -1,6 +1,6 @@
-"""What the library offers from a shell: one class a command, its fields the options.
+"""The commands of the library: one class for each, with its options as fields.
 
-Commands import what they need when they run, so that `--help` is quick.
+A command imports its dependencies when it runs, so that `--help` is quick.
 """
 
 import dataclasses
@@ -24,34 +24,36 @@ class ListModels:
     """List the networks by name."""
 
     pattern: tyro.conf.Positional[str] = "*"
-    """Shell wildcards that a name must match, quoted: 'shiftresnet*_e3'."""
+    """Pattern with shell wildcards, in quotes: 'shiftresnet*_e3'."""
     pretrained: Flag = False
-    """List released weights, as architecture.tag, instead."""
+    """List the names of released weights, architecture.tag, instead."""
 
     def run(self, console: Console) -> None:
-        """Prints one name a line."""
+        """Prints one name per line."""
         from shiftjax.registry import list_models
 
         names = list_models(self.pattern, pretrained=self.pretrained)
         if not names:
-            raise InputError(f"no model matches {self.pattern!r}: see `shiftjax list`")
+            raise InputError(
+                f"no model matches {self.pattern!r}: `shiftjax list` prints all names"
+            )
         for name in names:
             console.print(name, highlight=False)
 
 
 @dataclasses.dataclass(frozen=True)
 class Summarize:
-    """Show parameters, multiply-adds and activation bytes of a network, by layer."""
+    """Show the parameters, multiply-adds and activation bytes of each layer."""
 
     model: tyro.conf.Positional[str]
-    """A name of `shiftjax list`."""
+    """Name of a network, from `shiftjax list`."""
     image_size: int | None = None
-    """Height and width of the image; by default the network's own."""
+    """Height and width of the image in pixels; by default the network's own."""
     channels: int = 3
-    """Channels of the image."""
+    """Number of channels of the image."""
 
     def run(self, console: Console) -> None:
-        """Prints a table."""
+        """Prints the summary as a table."""
         from shiftjax.summary import summarize
 
         console.print(
@@ -61,29 +63,31 @@ class Summarize:
 
 @dataclasses.dataclass(frozen=True)
 class Predict:
-    """Name what pictures show, with probabilities."""
+    """Classify images and print the likeliest classes with their probabilities."""
 
     paths: tyro.conf.Positional[tuple[str, ...]]
-    """Pictures of any size and format, and folders of them."""
+    """Image files of any size and format, and folders of them."""
     model: str
-    """Weights of `shiftjax list --pretrained`, or a .safetensors file."""
+    """Name from `shiftjax list --pretrained`, or a .safetensors file."""
     top: int = 5
-    """How many classes to name."""
+    """Number of classes to print for each image."""
     json: Flag = False
-    """Print one JSON object a picture."""
+    """Print one JSON object per image."""
     plot: str | None = None
-    """Draw the pictures with their classes, to this file."""
+    """File for a contact sheet of the images with their classes."""
     directory: str | None = None
-    """Folder of the weights, or hf:owner/name."""
+    """Folder of the releases, or hf:owner/name; by default that of the package."""
 
     def run(self, console: Console) -> None:
-        """Prints one block, or one JSON line, a picture."""
+        """Prints one block, or one JSON line, per image."""
         from shiftjax.allocator import keep_freed_memory
         from shiftjax.apps.predict import Classifier
         from shiftjax.weights import open_pretrained
 
         if not self.paths:
-            raise InputError("no picture is given: shiftjax predict PICTURE... --model")
+            raise InputError(
+                "no image is given: use shiftjax predict IMAGE... --model WEIGHTS"
+            )
         if self.top < 1:
             raise InputError(f"--top {self.top}: it must be at least 1")
         keep_freed_memory()
@@ -102,6 +106,7 @@ class Predict:
                 raise InputError(f"--plot {self.plot}: {error}") from error
 
     def _show(self, console: Console, prediction: "Prediction") -> None:
+        """Prints the classes of one image."""
         if self.json:
             classes = [{"class": n, "probability": p} for n, p in prediction.classes]
             print(json.dumps({"path": prediction.path, "classes": classes}))
@@ -115,19 +120,19 @@ class Predict:
 
 @dataclasses.dataclass(frozen=True)
 class Analyze:
-    """Show what each displacement of a shift network does on pictures."""
+    """Measure how much each displacement of a shift network contributes."""
 
     model: tyro.conf.Positional[str]
-    """Weights of `shiftjax list --pretrained`, or a .safetensors file."""
+    """Name from `shiftjax list --pretrained`, or a .safetensors file."""
     paths: tyro.conf.Positional[tuple[str, ...]]
-    """Pictures of any size and format, and folders of them."""
+    """Image files of any size and format, and folders of them."""
     plot: str | None = None
-    """Draw a map of the window for each block, to this file."""
+    """File for a heat map of the window of each block."""
     directory: str | None = None
-    """Folder of the weights, or hf:owner/name."""
+    """Folder of the releases, or hf:owner/name; by default that of the package."""
 
     def run(self, console: Console) -> None:
-        """Prints a table of blocks and one of displacements."""
+        """Prints a table of the blocks, and a line for each displacement."""
         from shiftjax.allocator import keep_freed_memory
         from shiftjax.apps.analysis import agreement, analyze
         from shiftjax.apps.heatmaps import draw
@@ -135,12 +140,12 @@ class Analyze:
         from shiftjax.weights import open_pretrained
 
         if not self.paths:
-            raise InputError("no picture is given: shiftjax analyze MODEL PICTURE...")
+            raise InputError("no image is given: use shiftjax analyze MODEL IMAGE...")
         keep_freed_memory()
         pretrained = open_pretrained(self.model, self.directory)
         images = Classifier(pretrained).read(self.paths)
         blocks, kept = analyze(pretrained, images), agreement(pretrained, images)
-        say(console, f"{self.model} on {len(images)} picture(s)")
+        say(console, f"{self.model} on {len(images)} image(s)")
         table = Table()
         for heading in ("block", "same displacement", "different", "most used"):
             table.add_column(heading)
@@ -151,34 +156,41 @@ class Analyze:
                 block.name, f"{block.within:.2f}", f"{block.across:.2f}", share
             )
         console.print(table)
-        say(console, "Columns 2, 3: mean absolute correlation of two channels.")
+        say(
+            console,
+            "Columns 2 and 3: mean absolute correlation of two channels of the same "
+            "displacement, and of two different ones.",
+        )
         for move, share in kept.items():
-            say(console, f"without {move}: {100 * share:5.1f}% of predictions stay")
+            say(
+                console,
+                f"without {move}: {100 * share:5.1f}% of predictions stay the same",
+            )
         if self.plot:
             draw(blocks, kept, self.plot)
 
 
 @dataclasses.dataclass(frozen=True)
 class Convert:
-    """Turn a checkpoint of the paper's authors, or any named so, into weights."""
+    """Convert a PyTorch checkpoint with the names of the paper's authors to weights."""
 
     checkpoint: tyro.conf.Positional[str]
-    """A file of torch.save: state dict or module. Nothing in it is run."""
+    """File of torch.save with a state dict or a module. No code in it is run."""
     model: str
-    """The architecture, of `shiftjax list`."""
+    """Architecture of the checkpoint, from `shiftjax list`."""
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])]
-    """The file, whose name ends in .safetensors."""
+    """File to write, which ends in .safetensors."""
     class_names: tuple[str, ...] = ()
-    """Names of the classes, in order; by default 0, 1, 2, ..."""
+    """Names of the classes in order; by default 0, 1, 2, ..."""
     image_size: int = 32
-    """Height and width of the pictures it was trained on."""
+    """Height and width of the training images in pixels."""
     mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
-    """Mean of each channel that was subtracted, of values in 0 .. 1."""
+    """Mean of each channel, subtracted from values in 0 .. 1."""
     std: tuple[float, ...] = (0.2023, 0.1994, 0.2010)
-    """Standard deviation of each channel that was divided by."""
+    """Standard deviation of each channel, by which the difference is divided."""
 
     def run(self, console: Console) -> None:
-        """Prints one line."""
+        """Prints the size of the written file."""
         from shiftjax.convert import from_torch
         from shiftjax.weights import Card, save
 
@@ -199,53 +211,55 @@ class Convert:
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """Write a network for other programs: StableHLO or ONNX."""
+    """Export a network to StableHLO or ONNX."""
 
     model: tyro.conf.Positional[str]
-    """Weights of `shiftjax list --pretrained`, or a .safetensors file."""
+    """Name from `shiftjax list --pretrained`, or a .safetensors file."""
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])]
-    """The file, whose name ends in .stablehlo or .onnx."""
-    pictures: Flag = False
-    """Take uint8 pictures, and normalise them, instead of normalised floats."""
+    """File to write, which ends in .stablehlo or .onnx."""
+    uint8: Annotated[Flag, tyro.conf.arg(aliases=["--pictures"])] = False
+    """Take uint8 images and normalize them, instead of normalized floats."""
     directory: str | None = None
-    """Folder of the weights, or hf:owner/name."""
+    """Folder of the releases, or hf:owner/name; by default that of the package."""
 
     def run(self, console: Console) -> None:
-        """Prints one line."""
+        """Prints the size of the written file, and its input and output."""
         from shiftjax.apps.export import export
         from shiftjax.weights import open_pretrained
 
         pretrained = open_pretrained(self.model, self.directory)
-        size = export(pretrained, self.output, pictures=self.pictures)
+        size = export(pretrained, self.output, uint8=self.uint8)
         shape = " x ".join(["any", *map(str, pretrained.card.image_shape())])
-        kind = "uint8 pictures" if self.pictures else "normalised float32 images"
-        given = "logits" if pretrained.card.class_names else "normalised images"
+        kind = "uint8 images" if self.uint8 else "normalized float32 images"
+        result = "logits" if pretrained.card.class_names else "normalized images"
         say(
             console,
-            f"{self.output}: {size:,} bytes; takes {shape} {kind}, gives {given}",
+            f"{self.output}: {size:,} bytes; takes {shape} {kind}, returns {result}",
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Verify:
-    """Verify weights: size, hash, names, shapes, and the logits of sample pictures."""
+    """Verify the size, hash, names, shapes and sample logits of released weights."""
 
     names: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Names of `shiftjax list --pretrained`."""
+    """Names of releases, from `shiftjax list --pretrained`."""
     all: Flag = False
-    """Verify all of them."""
+    """Verify all releases."""
     directory: str | None = None
-    """Folder of the weights, or hf:owner/name."""
+    """Folder of the releases, or hf:owner/name; by default that of the package."""
 
     def run(self, console: Console) -> None:
-        """Prints one line a release; fails after the last if one is not as it was."""
+        """Prints one line per release; raises after the last if one has failed."""
         from shiftjax.allocator import keep_freed_memory
         from shiftjax.apps.verify import verify
         from shiftjax.releases import manifest
 
         names = list(manifest.read(self.directory)) if self.all else self.names
         if not names:
-            raise InputError("nothing to verify: give names, or --all")
+            raise InputError(
+                "no release is given: use shiftjax verify NAME... or --all"
+            )
         keep_freed_memory()
         wrong = []
         for name in names:
@@ -262,5 +276,10 @@ class Verify:
 
 
 def say(console: Console, line: str) -> None:
-    """Prints a line as it is, however long."""
+    """Prints a line without markup and without wrapping it.
+
+    Args:
+      console: where to print.
+      line: the text.
+    """
     console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -1,7 +1,7 @@
-"""The command `shiftjax`: what the library, and packages beside it, offer from a shell.
+"""The command `shiftjax`, with the library's commands and those of other packages.
 
-Another package adds commands by entry points of the group "shiftjax.commands", each a
-dataclass like those of `shiftjax.cli.commands`; the trainer adds its own so.
+Another package adds commands as entry points of the group "shiftjax.commands". Each is
+a dataclass like those of `shiftjax.cli.commands`. The trainer adds its commands so.
 """
 
 import sys
@@ -32,7 +32,7 @@ OWN = {
 
 
 def every_command() -> Any:
-    """Returns the union of all commands' classes, each with its name."""
+    """Returns the union of the classes of all commands, each with its name."""
     others = {entry.name: entry.load() for entry in metadata.entry_points(group=GROUP)}
     kinds = (others | OWN).items()
     named = [Annotated[kind, tyro.conf.subcommand(name)] for name, kind in kinds]
@@ -43,10 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-      arguments: those of the command line, by default the process's own.
+      arguments: the arguments after the program's name; by default `sys.argv[1:]`.
 
     Returns:
-      The exit code: 0, or 2 for a mistake of the user's, which is said in one line.
+      The exit code: 0, or 2 for a mistake of the user, which is printed in one line.
     """
     given = sys.argv[1:] if arguments is None else arguments
     try:

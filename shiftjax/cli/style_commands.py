@@ -1,4 +1,4 @@
-"""What the library offers from a shell for style transfer."""
+"""The command of the library for style transfer."""
 
 import dataclasses
 from typing import Annotated
@@ -12,27 +12,29 @@ from shiftjax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Stylize:
-    """Paint pictures in another style: photographs of any size, animations, folders."""
+    """Restyle images: photographs of any size, animations, and folders of them."""
 
     paths: tyro.conf.Positional[tuple[str, ...]]
-    """Pictures of any size and format, and folders of them."""
+    """Image files of any size and format, and folders of them."""
     style: str
-    """Weights of `shiftjax list '*stylizer.*' --pretrained`, or a .safetensors file."""
+    """Name from `shiftjax list '*stylizer.*' --pretrained`, or a .safetensors file."""
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])]
-    """The file, for a single picture; else a folder, in which each keeps its name."""
+    """File to write for a single image; else a folder, where each keeps its name."""
     compare: Flag = False
-    """Write each picture beside its result, with labels, instead of the result."""
+    """Write each image beside its result, with labels, instead of the result alone."""
     directory: str | None = None
-    """Folder of the weights, or hf:owner/name."""
+    """Folder of the releases, or hf:owner/name; by default that of the package."""
 
     def run(self, console: Console) -> None:
-        """Prints one line a picture."""
+        """Prints one line per image."""
         from shiftjax.allocator import keep_freed_memory
         from shiftjax.apps.stylize import Stylizer, targets
         from shiftjax.weights import open_pretrained
 
         if not self.paths:
-            raise InputError("no picture is given: shiftjax stylize PICTURE... --style")
+            raise InputError(
+                "no image is given: use shiftjax stylize IMAGE... --style NAME -o FILE"
+            )
         pairs = targets(self.paths, self.output)
         keep_freed_memory()
         stylizer = Stylizer(open_pretrained(self.style, self.directory))

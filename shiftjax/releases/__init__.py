@@ -1,1 +1,1 @@
-"""Released weights: the manifest that lists them, and the hub that serves them."""
+"""Released weights: the manifest that lists them, and the Hub that serves them."""

@@ -1,10 +1,10 @@
-"""The releases: which weights there are, what is known of them, and where they are.
+"""The manifest of released weights: their files, digests and results.
 
-A folder of releases holds one safetensors file for each, and `manifest.json`, which
-says what each file must be (size, sha256) and what came out of the runs that made it.
-The folder is, in this order: what is given, the environment's SHIFTJAX_CHECKPOINTS, the
-one that is part of this package. "hf:owner/name" is a repository of the Hugging Face
-hub, whose files are fetched when they are needed.
+A folder of releases holds one safetensors file for each release, and `manifest.json`.
+The manifest records size and sha256 of each file, and the results of its training runs.
+The folder is the given one, else the one of the environment variable
+SHIFTJAX_CHECKPOINTS, else the one of this package. "hf:owner/name" is a repository of
+the Hugging Face Hub, whose files are downloaded on use.
 """
 
 import dataclasses
@@ -28,19 +28,19 @@ FORMAT = 1
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training run of a release, and what it gave.
+    """One training run of a release, and its results.
 
     Attributes:
-      seed: decides initial parameters, order of examples and augmentation.
-      test: means over the test set, read once: "loss", "top1", of more than ten classes
-        "top5".
-      validation: means over the validation split, where one was held out.
-      epochs: how often each example was seen.
-      hours: how long it took.
-      hardware: what it ran on.
-      command: what made it.
-      commit: of the project, when it ran.
-      log: its metrics.jsonl, compressed: a file beside the manifest.
+      seed: seed of the initial params, the order of examples and the augmentation.
+      test: means over the test set, which is read once: "loss", "top1" and, for more
+        than ten classes, "top5".
+      validation: the same means over the validation split, if one was held out.
+      epochs: number of passes over the training set.
+      hours: duration of the run, in hours.
+      hardware: hardware of the run.
+      command: command line of the run.
+      commit: commit of the project at the time of the run.
+      log: the compressed metrics.jsonl of the run, a file next to the manifest.
     """
 
     seed: int
@@ -60,15 +60,15 @@ class Release:
 
     Attributes:
       name: "architecture.tag".
-      file: its name in the folder.
-      size: of the file, in bytes.
-      sha256: of the file, in hexadecimal digits.
+      file: name of the file in the folder.
+      size: size of the file, in bytes.
+      sha256: digest of the file, in hexadecimal digits.
       params: number of parameters.
       macs: multiply-adds for one image.
-      dataset: what it was trained on.
-      recipe: how.
-      runs: of the same recipe with one seed each; the weights are those of the first.
-      logits: of the pictures in `shiftjax.image_files`, by name; see
+      dataset: training set.
+      recipe: name of the training recipe.
+      runs: runs of the recipe with different seeds; the weights are those of the first.
+      logits: logits of the sample images of `shiftjax.image_files`, by their names; see
         `shiftjax.apps.verify.sample_logits`.
     """
 
@@ -85,33 +85,48 @@ class Release:
 
     @property
     def architecture(self) -> str:
-        """The part of the name that `create_model` knows."""
+        """Name of the network, for `create_model`."""
         return self.name.partition(".")[0]
 
     def mean(self, metric: str = "top1") -> float:
-        """Mean over the runs of a test metric."""
+        """Returns the mean of a test metric over the runs."""
         return float(np.mean([run.test[metric] for run in self.runs]))
 
     def spread(self, metric: str = "top1") -> float | None:
-        """Standard deviation over the runs of a test metric; None of fewer than two."""
+        """Returns the standard deviation of a test metric over the runs.
+
+        Args:
+          metric: name of the metric.
+
+        Returns:
+          The sample standard deviation; None for fewer than two runs.
+        """
         if len(self.runs) < 2:
             return None
         return float(np.std([run.test[metric] for run in self.runs], ddof=1))
 
 
 def default_directory() -> str:
-    """Returns where releases are looked for if no folder is given."""
+    """Returns the folder of releases that is used if none is given."""
     package = Path(__file__).parents[1]
-    shipped = package / "checkpoints"  # in a wheel; in a checkout it is beside it
+    # A wheel contains the folder; in a checkout it is next to the package.
+    shipped = package / "checkpoints"
     beside = package.parent / "checkpoints"
     return os.environ.get(ENVIRONMENT) or str(shipped if shipped.is_dir() else beside)
 
 
 def locate(file: str, directory: str | os.PathLike | None = None) -> Path:
-    """Returns the path of a file of a folder of releases, fetched if need be.
+    """Returns the local path of a file of a folder of releases.
+
+    Args:
+      file: name of the file in the folder.
+      directory: the folder, or "hf:owner/name"; None for the default one.
+
+    Returns:
+      The path; a file of the Hub is downloaded first.
 
     Raises:
-      MissingFileError: if it is not there.
+      MissingFileError: if the file does not exist.
     """
     folder = os.fspath(directory or default_directory())
     if folder.startswith(HUB):
@@ -121,8 +136,8 @@ def locate(file: str, directory: str | os.PathLike | None = None) -> Path:
     path = Path(folder).expanduser() / file
     if not path.is_file():
         raise MissingFileError(
-            f"{path} is not there: give directory=, or set {ENVIRONMENT}, to the "
-            'folder that holds it (or "hf:owner/name")'
+            f"{path} does not exist: set directory= or {ENVIRONMENT} to its folder, "
+            'or to "hf:owner/name"'
         )
     return path
 
@@ -134,11 +149,11 @@ def read(directory: str | os.PathLike | None = None) -> dict[str, Release]:
       directory: the folder, or "hf:owner/name"; None for the default one.
 
     Returns:
-      The releases by name, sorted.
+      The releases by name, in sorted order.
 
     Raises:
       MissingFileError: if the folder has no manifest.
-      InputError: if it cannot be read.
+      InputError: if the manifest is invalid.
     """
     path = locate(FILE, directory)
     stat = path.stat()
@@ -146,7 +161,7 @@ def read(directory: str | os.PathLike | None = None) -> dict[str, Release]:
 
 
 def names(directory: str | os.PathLike | None = None) -> list[str]:
-    """Lists the releases of a folder; none where there is no manifest."""
+    """Lists the names of the releases of a folder; empty without a manifest."""
     try:
         return list(read(directory))
     except MissingFileError:
@@ -154,10 +169,15 @@ def names(directory: str | os.PathLike | None = None) -> list[str]:
 
 
 def find(name: str, directory: str | os.PathLike | None = None) -> Release:
-    """Returns the release of a name.
+    """Returns a release by name.
+
+    Args:
+      name: "architecture.tag".
+      directory: the folder, or "hf:owner/name"; None for the default one.
 
     Raises:
-      UnknownNameError: if there is none; the nearest are named.
+      MissingFileError: if the folder has no manifest.
+      UnknownNameError: if there is no such release; the message suggests the nearest.
     """
     releases = read(directory)
     if name not in releases:
@@ -166,7 +186,12 @@ def find(name: str, directory: str | os.PathLike | None = None) -> Release:
 
 
 def write(directory: Path, releases: Mapping[str, Release]) -> None:
-    """Writes the manifest of a folder, whole or not at all."""
+    """Writes the manifest of a folder atomically.
+
+    Args:
+      directory: the folder.
+      releases: all its releases, by name.
+    """
     entries = [dataclasses.asdict(releases[name]) for name in sorted(releases)]
     text = json.dumps({"format": FORMAT, "releases": entries}, indent=1)
     partial = directory / f"{FILE}.partial"
@@ -175,45 +200,55 @@ def write(directory: Path, releases: Mapping[str, Release]) -> None:
 
 
 def verified(release: Release, directory: str | os.PathLike | None = None) -> bytes:
-    """Reads the file of a release.
+    """Reads the file of a release and compares its size and digest.
+
+    Args:
+      release: the release.
+      directory: the folder, or "hf:owner/name"; None for the default one.
+
+    Returns:
+      The content of the file.
 
     Raises:
-      MissingFileError: if it is not there.
-      InputError: if it is not the file that was released.
+      MissingFileError: if the file does not exist.
+      InputError: if size or digest are not those of the manifest.
     """
     path = locate(release.file, directory)
     data = path.read_bytes()
     if len(data) != release.size:
         raise InputError(
-            f"{path} has {len(data):,} bytes, the release {release.size:,}: it was cut "
-            "or changed; copy it again"
+            f"{path} has {len(data):,} bytes, not the {release.size:,} of the release: "
+            "it was cut or changed; copy it again"
         )
     if (digest := hashlib.sha256(data).hexdigest()) != release.sha256:
         raise InputError(
-            f"{path} is damaged: its sha256 is {digest[:12]}..., the release's "
-            f"{release.sha256[:12]}...; copy it again"
+            f"{path} is damaged: its sha256 is {digest[:12]}..., not the "
+            f"{release.sha256[:12]}... of the release; copy it again"
         )
     return data
 
 
 @functools.lru_cache(maxsize=8)
 def _parsed(path: Path, changed: int, size: int) -> Mapping[str, Release]:
-    """Reads a manifest, once for as long as the file stays the same."""
+    """Parses a manifest; `changed` and `size` renew the cache with the file."""
     del changed, size
     try:
         content = json.loads(path.read_text())
         if content["format"] != FORMAT:
             raise InputError(
                 f"{path} has format {content['format']}; this version of shiftjax "
-                f"reads {FORMAT}"
+                f"only reads {FORMAT}"
             )
         releases = [_release(entry) for entry in content["releases"]]
     except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is no manifest of releases: {error!r}") from error
+        raise InputError(
+            f"{path} is not a valid manifest of releases: {error!r}"
+        ) from error
     return {release.name: release for release in releases}
 
 
 def _release(entry: dict[str, Any]) -> Release:
+    """Builds a release from its entry in the manifest."""
     fields: dict[str, Any] = dict(entry)
     fields["runs"] = tuple(Run(**run) for run in entry["runs"])
     return Release(**fields)

@@ -136,7 +136,7 @@ def damaged_pictures():
 def test_damage_is_one_kind_of_error(kind, tmp_path):
     file = tmp_path / "broken.png"
     file.write_bytes(damaged_pictures()[kind])
-    with pytest.raises(InputError, match=r"broken\.png: cannot be read as a picture"):
+    with pytest.raises(InputError, match=r"broken\.png: cannot be read as an image"):
         image_files.decode(file, 16, 3)
 
 

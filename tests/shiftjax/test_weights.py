@@ -100,7 +100,7 @@ def test_a_file_loads_without_a_manifest(released, variables, assert_trees_close
 def test_another_number_of_classes_replaces_the_head(released, variables, caplog):
     with caplog.at_level(logging.WARNING):
         model, loaded = load_pretrained(NAME, num_classes=7, directory=released)
-    assert "4 classes: its head is replaced by a new one of 7" in caplog.text
+    assert "4 classes: a new head with 7 classes replaces its head" in caplog.text
     assert model.num_classes == 7
     assert loaded["params"]["head"]["kernel"].shape == (64, 7)
     stem = loaded["params"]["stem"]["conv"]["kernel"]
@@ -124,7 +124,7 @@ def test_the_environment_names_the_folder(released, monkeypatch):
 def test_a_folder_without_releases_has_none(tmp_path, monkeypatch):
     monkeypatch.setenv(manifest.ENVIRONMENT, str(tmp_path))
     assert shiftjax.list_models(pretrained=True) == []
-    with pytest.raises(MissingFileError, match=r"manifest\.json is not there"):
+    with pytest.raises(MissingFileError, match=r"manifest\.json does not exist"):
         load_pretrained(NAME)
 
 
@@ -143,9 +143,9 @@ def cut(path):
 
 DAMAGE = {
     "a flipped byte": (flip, InputError, "is damaged: its sha256"),
-    "a cut file": (cut, InputError, r"the release \d"),
+    "a cut file": (cut, InputError, r"not the [\d,]+ of the release"),
     "an empty file": (lambda p: p.write_bytes(b""), InputError, "has 0 bytes"),
-    "a missing file": (lambda p: p.unlink(), MissingFileError, "is not there"),
+    "a missing file": (lambda p: p.unlink(), MissingFileError, "does not exist"),
 }
 
 
@@ -222,7 +222,7 @@ def test_a_card_of_another_network(released, fields, message):
 def test_a_file_without_a_card(tmp_path, metadata):
     path = tmp_path / "x.safetensors"
     path.write_bytes(safetensors.numpy.save({"a": np.zeros(2)}, metadata))
-    with pytest.raises(InputError, match="is no file of weights"):
+    with pytest.raises(InputError, match="is not a file of weights"):
         load_pretrained(str(path))
 
 
@@ -230,7 +230,7 @@ def test_a_file_without_a_card(tmp_path, metadata):
 def test_a_file_of_another_format(tmp_path, content):
     path = tmp_path / "x.safetensors"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="is no file of weights"):
+    with pytest.raises(InputError, match="is not a file of weights"):
         load_pretrained(str(path))
 
 
@@ -239,7 +239,7 @@ def test_saving_refuses_what_is_not_the_networks(tmp_path, variables):
     del variables["params"]["head"]["bias"]
     with pytest.raises(InputError, match="params/head/bias is missing"):
         save(path, variables, CARD)
-    with pytest.raises(InputError, match=r"ends in \.safetensors"):
+    with pytest.raises(InputError, match=r"must end in \.safetensors"):
         save(tmp_path / "x.npz", variables, CARD)
     assert list(tmp_path.iterdir()) == []
 
@@ -247,10 +247,10 @@ def test_saving_refuses_what_is_not_the_networks(tmp_path, variables):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no manifest"),
-        ("[]", "is no manifest"),
+        ("{", "is not a valid manifest"),
+        ("[]", "is not a valid manifest"),
         ('{"format": 2, "releases": []}', "has format 2; this version"),
-        ('{"format": 1, "releases": [{"name": "x"}]}', "is no manifest"),
+        ('{"format": 1, "releases": [{"name": "x"}]}', "is not a valid manifest"),
     ],
 )
 def test_a_manifest_that_cannot_be_read(tmp_path, text, message):
@@ -269,9 +269,9 @@ def test_a_release_is_verified(released):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"params": 1}, "the manifest says .*'parameters': 1"),
-        ({"macs": 1}, "the manifest says .*'multiply-adds': 1"),
-        ({"logits": {"rings": [1.0, 2.0, 3.0, 4.0]}}, "logits of the picture 'rings'"),
+        ({"params": 1}, "but the manifest has .*'parameters': 1"),
+        ({"macs": 1}, "but the manifest has .*'multiply-adds': 1"),
+        ({"logits": {"rings": [1.0, 2.0, 3.0, 4.0]}}, "logits of the image 'rings'"),
     ],
 )
 def test_a_release_that_does_something_else(released, fields, message):

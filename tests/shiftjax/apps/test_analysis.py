@@ -136,7 +136,7 @@ def test_the_command(pretrained, images, tmp_path, capsys):
     save(path, pretrained.variables, CARD)
     assert main(["analyze", str(path), str(tmp_path), "--plot", str(plot)]) == 0
     out = capsys.readouterr().out
-    assert "on 6 picture(s)" in out
+    assert "on 6 image(s)" in out
     for name in BLOCKS:
         assert name in out
     assert out.count("of predictions stay") == 9

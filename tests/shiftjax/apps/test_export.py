@@ -41,7 +41,7 @@ def expected(pretrained, images):
 def test_stablehlo(pretrained, rng, raw):
     """It was written for platforms that are not here, too."""
     pytest.importorskip("flatbuffers", reason="what jax.export writes with")
-    data = export.to_stablehlo(pretrained, pictures=raw)
+    data = export.to_stablehlo(pretrained, uint8=raw)
     assert jax.export.deserialize(bytearray(data)).platforms == export.PLATFORMS
     call = export.load_stablehlo(data)
     for count in BATCHES:
@@ -65,7 +65,7 @@ def test_in_common_primitives(pretrained, rng):
 def test_onnx(pretrained, rng, raw):
     pytest.importorskip("jax2onnx", reason="it does not go with the trainer's Orbax")
     runtime = pytest.importorskip("onnxruntime", reason="comes with jax2onnx")
-    data = export.to_onnx(pretrained, pictures=raw)
+    data = export.to_onnx(pretrained, uint8=raw)
     session = runtime.InferenceSession(data)
     (name,) = [x.name for x in session.get_inputs()]
     for count in BATCHES:
@@ -81,10 +81,10 @@ def test_a_released_network(tmp_path, capsys):
     pytest.importorskip("flatbuffers", reason="what jax.export writes with")
     path = tmp_path / "net.stablehlo"
     name = "shiftresnet20_e3.digits"
-    assert main(["export", name, "-o", str(path), "--pictures"]) == 0
+    assert main(["export", name, "-o", str(path), "--uint8"]) == 0
     out = capsys.readouterr().out
     assert f"{path.stat().st_size:,} bytes" in out
-    assert "takes any x 32 x 32 x 3 uint8 pictures" in out
+    assert "takes any x 32 x 32 x 3 uint8 images" in out
     from shiftjax.image_files import rings
 
     logits = export.load_stablehlo(path.read_bytes())(rings(32, 3)[None])[0]
@@ -97,7 +97,7 @@ def test_what_is_refused(pretrained, tmp_path, monkeypatch):
         export.export(pretrained, tmp_path / "net.pb")
     with pytest.raises(MissingFileError, match="there is no folder"):
         export.export(pretrained, tmp_path / "no" / "net.onnx")
-    with pytest.raises(InputError, match="is no exported program"):
+    with pytest.raises(InputError, match="are not an exported program"):
         export.load_stablehlo(b"x" * 100)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for kind, extra in (("onnx", "onnx"), ("stablehlo", "export")):

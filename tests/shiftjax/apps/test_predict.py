@@ -87,7 +87,7 @@ def test_batches_change_nothing(pretrained, rng, monkeypatch, count):
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 1), (8, 8, 3)])
 def test_pictures_of_another_shape(pretrained, shape):
-    with pytest.raises(InputError, match=r"takes \[pictures, height, width, 3\]"):
+    with pytest.raises(InputError, match=r"takes \[images, height, width, 3\]"):
         Classifier(pretrained).logits(np.zeros(shape, np.uint8))
 
 
@@ -114,9 +114,9 @@ def test_files_and_folders_of_pictures(pretrained, photos):
 
 def test_paths_without_pictures(pretrained, tmp_path):
     classifier = Classifier(pretrained)
-    with pytest.raises(MissingFileError, match="there is no picture"):
+    with pytest.raises(MissingFileError, match="there is no image"):
         list(classifier.predict([tmp_path / "no.png"]))
-    with pytest.raises(InputError, match="has no pictures"):
+    with pytest.raises(InputError, match="has no images"):
         list(classifier.predict([tmp_path]))
 
 
@@ -166,7 +166,7 @@ def test_the_command_verifies(capsys, folder):
     assert code == 2
     assert err.count("\n") == 1
     costs = {"params": 0, "macs": 0}
-    assert "the manifest says" in err
+    assert "but the manifest has" in err
     from shiftjax import summarize
 
     summary = summarize(CARD.model(), 8)
@@ -180,11 +180,11 @@ def test_the_command_verifies(capsys, folder):
 
 
 MISTAKES = {
-    "no picture": (["predict", "--model", NAME], "no picture is given"),
-    "missing": (["predict", "none.png", "--model", NAME], "there is no picture"),
+    "no image": (["predict", "--model", NAME], "no image is given"),
+    "missing": (["predict", "none.png", "--model", NAME], "there is no image"),
     "weights": (["predict", "x", "--model", "shiftresnet20_e1.toy"], NAME),
     "top": (["predict", "x", "--model", NAME, "--top", "0"], "--top 0"),
-    "nothing to verify": (["verify"], "give names, or --all"),
+    "nothing to verify": (["verify"], "use shiftjax verify NAME... or --all"),
     "unknown": (["verify", "resnet20.toys"], "unknown weights"),
 }
 

@@ -181,13 +181,13 @@ def test_results_keep_names_and_places(photos, tmp_path):
 
 
 NO_TARGETS = {
-    "missing": ((["no.png"], "out"), MissingFileError, r"no picture .*no\.png"),
-    "missing one": ((["no.png"], "x.png"), MissingFileError, r"no picture .*no\.png"),
-    "several": ((["a.png", "b.jpg"], "x.png"), InputError, r"x\.png is one picture"),
-    "a folder": (([""], "x.png"), InputError, r"x\.png is one picture"),
+    "missing": ((["no.png"], "out"), MissingFileError, r"no image .*no\.png"),
+    "missing one": ((["no.png"], "x.png"), MissingFileError, r"no image .*no\.png"),
+    "several": ((["a.png", "b.jpg"], "x.png"), InputError, r"x\.png is one image"),
+    "a folder": (([""], "x.png"), InputError, r"x\.png is one image"),
     "itself": ((["a.png"], "a.png"), InputError, "would be overwritten"),
     "the same folder": (([""], ""), InputError, "would be overwritten"),
-    "twice": ((["a.png", "a.png"], "out"), InputError, "two pictures would become"),
+    "twice": ((["a.png", "a.png"], "out"), InputError, "two images would be written"),
 }
 
 
@@ -206,7 +206,7 @@ def test_a_stylizer_is_saved_loaded_and_verified(folder, variables, assert_trees
     assert model == CARD.model()
     assert_trees_close(loaded, variables, 0)
     assert set(verify(NAME, folder)) >= {"rings"}
-    with pytest.raises(InputError, match="gives pictures: it has no num_classes"):
+    with pytest.raises(InputError, match=r"num_classes=3: .* returns images"):
         load_pretrained(NAME, num_classes=3, directory=folder)
 
 
@@ -228,16 +228,16 @@ def test_other_weights_are_not_verified(folder, variables):
     entry = manifest.find(NAME, folder)
     changed = manifest.Release(**(vars(entry) | {"size": size, "sha256": sha256}))
     manifest.write(folder, {NAME: changed})
-    with pytest.raises(InputError, match="of the picture 'rings' differ"):
+    with pytest.raises(InputError, match="of the image 'rings' differ"):
         verify(NAME, folder)
 
 
 def test_a_network_of_the_other_kind_says_so(variables):
-    with pytest.raises(InputError, match="shift_stylizer gives pictures, not classes"):
+    with pytest.raises(InputError, match="shift_stylizer returns images, not classes"):
         Classifier(Pretrained(CARD.model(), variables, CARD))
     model = shiftjax.create_model("resnet20")
     other = Card("resnet20", {}, tuple("0123456789"), 8, (0.5,) * 3, (0.5,) * 3)
-    with pytest.raises(InputError, match="resnet20 gives no pictures: take weights"):
+    with pytest.raises(InputError, match="resnet20 is not a stylizer: use weights"):
         Stylizer(Pretrained(model, {}, other))
 
 
@@ -269,10 +269,10 @@ def test_the_command_paints(capsys, folder, photos, stylizer, tmp_path):
 
 
 MISTAKES = {
-    "no picture": ([], "x.png", "no picture is given"),
-    "no animation": (["moving.gif"], "x.jpg", "JPEG holds no animation"),
-    "no format": (["a.jpg.xyz"], "out", "its name must end as a picture's does"),
-    "not a picture": (["notes.txt"], "x.png", "notes.txt: cannot be read as a picture"),
+    "no image": ([], "x.png", "no image is given"),
+    "no animation": (["moving.gif"], "x.jpg", "JPEG cannot hold an animation"),
+    "no format": (["a.jpg.xyz"], "out", "cannot be written as '.xyz'"),
+    "not an image": (["notes.txt"], "x.png", "notes.txt: cannot be read as an image"),
     "a file in the way": (["a.png"], "notes.txt", "notes.txt"),
 }
 

@@ -42,8 +42,12 @@ def test_summary_of_other_images(capsys):
 
 HELP = {
     (): ["list", "summary", "List the networks by name."],
-    ("list",): ["--pretrained", "Shell wildcards", "(default: '*')"],
-    ("summary",): ["A name of `shiftjax list`", "--image-size", "(default: 3)"],
+    ("list",): ["--pretrained", "shell wildcards", "(default: '*')"],
+    ("summary",): [
+        "Name of a network, from `shiftjax list`",
+        "--image-size",
+        "(default: 3)",
+    ],
 }
 
 

@@ -41,7 +41,7 @@ def test_files_come_from_the_hub(cache, folder, monkeypatch):
 
 @pytest.mark.parametrize("folder", ["hf:owner/other", "hf:owner/name@v2"])
 def test_what_is_neither_there_nor_in_the_cache(cache, folder):
-    with pytest.raises(MissingFileError, match="neither on the hub nor in its cache"):
+    with pytest.raises(MissingFileError, match="neither on the Hub nor in the local"):
         manifest.locate(manifest.FILE, folder)
 
 
@@ -53,7 +53,7 @@ def test_a_file_that_the_repository_has_not(cache):
 
 @pytest.mark.parametrize("name", ["a/b/c", "-/-", "a b/c"])
 def test_names_that_are_none(cache, name):
-    with pytest.raises(InputError, match="is given as hf:owner/name"):
+    with pytest.raises(InputError, match="must be hf:owner/name"):
         manifest.locate(manifest.FILE, f"hf:{name}")
 
 

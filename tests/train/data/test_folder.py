@@ -133,7 +133,7 @@ def test_a_single_class(tmp_path):
 def test_a_class_without_pictures(tmp_path):
     fill(tmp_path, ["cat", "dog"])
     (tmp_path / "eel").mkdir()
-    with pytest.raises(InputError, match=r"eel has no pictures.*\.webp"):
+    with pytest.raises(InputError, match=r"eel has no images.*\.webp"):
         read(tmp_path, "train")
 
 

@@ -38,8 +38,8 @@ def test_an_unknown_split_is_named_before_anything_is_read():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_size": 0}, "image_size 0"),
-        ({"channels": 4}, r"channels 4 .* 3 \(RGB\)"),
+        ({"image_size": 0}, "image_size=0"),
+        ({"channels": 4}, r"channels=4: .* 3 \(RGB\)"),
     ],
 )
 def test_sizes_that_no_picture_can_have(options, message):

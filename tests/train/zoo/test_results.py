@@ -220,7 +220,7 @@ def test_the_command_writes_all(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(commands, "prepare_process", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     assert main(["results"]) == 2
-    assert "manifest.json is not there" in capsys.readouterr().err
+    assert "manifest.json does not exist" in capsys.readouterr().err
     (tmp_path / "checkpoints").mkdir()
     manifest.write(tmp_path / "checkpoints", RELEASES)
     assert main(["results"]) == 2
