@@ -1,8 +1,8 @@
 """Measures speed against the alternatives: `python -m benchmarks NAME ...`.
 
 shift: every lowering of the operation, beside a memory copy and convolutions.
-block: the block around it in every lowering and form, without its shift, and with a
-depthwise or a dense convolution in its place.
+block: the block around it in every lowering and implementation, without its shift,
+and with a depthwise or a dense convolution in its place.
 training, inference: whole networks beside PyTorch's and the networks they replace.
 memory: training steps of ShiftResNet-110.
 report: writes the results into README.md, docs/speed.md and docs/speed.png.

@@ -161,7 +161,7 @@ def shapes(options: Options, platform: str) -> list[Shape]:
 def table(
     shape: Shape, dtype: str, passes: str, options: Options, machine: dict[str, Any]
 ) -> Table:
-    """The block with and without its shift, its forms, and its competitors."""
+    """The block with and without its shift, its implementations, its competitors."""
     backward = passes != "forward"
     facts = {"shape": str(shape), "dtype": dtype, "passes": passes}
     common = shape.options | {"dtype": dtype, "backward": backward}
@@ -205,7 +205,10 @@ def cases(
         own = {"shape": MEMORY, "dtype": "bfloat16", "copies": 1}
         found.append(case("copy of memory", "copy", **own))
     found += [case(f"shift by {name}", "shift", lowering=name) for name in LOWERINGS]
-    found += [case(f"form {name}", **own) for name, own in forms(platform).items()]
+    found += [
+        case(f"implementation {name}", **own)
+        for name, own in implementations(platform).items()
+    ]
     found += [case(name, kind, kernel_size=3) for name, kind in convolutions.items()]
     if machine.get("torch"):
         shifts = {"shift": "shift"}
@@ -224,15 +227,14 @@ def cases(
     return found
 
 
-def forms(platform: str) -> dict[str, dict[str, Any]]:
-    """The forms of the library's own block that may be fast, as options of a case."""
+def implementations(platform: str) -> dict[str, dict[str, Any]]:
+    """Lists implementations of the block that may be fast, as options of a case."""
     if platform != "gpu":
-        form = {"cpu": "planes"}.get(platform, "kernel")
-        return {form: {"middle": form}}
-    found: dict[str, dict[str, Any]] = {"plain": {"middle": "plain"}}
+        return {platform: {"middle": platform}}
+    found: dict[str, dict[str, Any]] = {"reference": {"middle": "reference"}}
     for name in (*LOWERINGS, "folded"):
         found[f"narrow, {name}"] = {"middle": "narrow", "lowering": name}
-    found["kernel"] = {"middle": "gpu"}
+    found["gpu"] = {"middle": "gpu"}
     for name, sizes in SIZES.items():
-        found[f"kernel, {name}"] = {"middle": "gpu", "sizes": sizes}
+        found[f"gpu, {name}"] = {"middle": "gpu", "sizes": sizes}
     return found

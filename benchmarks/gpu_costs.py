@@ -1,8 +1,9 @@
 """What a program costs on a GPU, by its compiler: no GPU is needed.
 
 `python -m benchmarks.gpu_costs`, with `pip install "jax[cuda12]"`, compiles for an
-H200, which need not be there, and counts the kernels of each form of the shift and of
-the block, and the bytes that they move: each operand and each result of a kernel once.
+H200, which need not be there, and counts the kernels of each implementation of the
+shift and of the block, and the bytes that they move: each operand and each result of a
+kernel once.
 Operations inside a kernel meet in registers and caches; what a kernel reads more often
 than once, its caches must bring. Without the GPU the compiler cannot choose its
 products' tiles by trying; the number of kernels is that of its defaults. Prints tables
@@ -42,7 +43,14 @@ from train.machine import machine
 
 BANDWIDTH = 4.3e12  # bytes a second of a copy, measured on an H200
 CHIP = "NVIDIA H200"
-HEADINGS = ["form", "kernels", "MB", "over floor", "us of traffic", "temporary, MB"]
+HEADINGS = [
+    "implementation",
+    "kernels",
+    "MB",
+    "over floor",
+    "us of traffic",
+    "temporary, MB",
+]
 
 # Of the chip, as the CUDA driver reports them.
 DESCRIPTION = {
@@ -152,26 +160,26 @@ def cells(floor: int, costs: dict[str, Cost]) -> list[list[str]]:
 
 
 def cases(patterns: tuple[str, ...]) -> Iterator[tuple[str, int, dict[str, Traced]]]:
-    """Lists (title, floor in bytes, function and arguments by form)."""
+    """Lists (title, floor in bytes, function and arguments by implementation)."""
     shape = (128, 32, 32, 48)
     for backward in (False, True):
         title = f"shift {shape}, {passes(backward)}"
         common = {"shape": shape, "dtype": "bfloat16", "backward": backward}
-        forms = {"copy": jax_operations.traced("copy", **common)} | {
+        found = {"copy": jax_operations.traced("copy", **common)} | {
             name: jax_operations.traced("shift", lowering=name, **common)
             for name in LOWERINGS
         }
-        yield title, (2 + 2 * backward) * 2 * math.prod(shape), forms
+        yield title, (2 + 2 * backward) * 2 * math.prod(shape), found
     for shape in block.shapes(Cases((), blocks=patterns), "gpu"):
         for backward in (False, True):
             common = shape.options | {"dtype": "bfloat16", "backward": backward}
-            forms = {
+            found = {
                 name: jax_blocks.traced(**common, **own, train=True)
-                for name, own in block.forms("gpu").items()
+                for name, own in block.implementations("gpu").items()
                 if not own.get("sizes")
             }
             floor = 2 * shape.floor_numbers(train=True, backward=backward)
-            yield f"block {shape}, {passes(backward)}", floor, forms
+            yield f"block {shape}, {passes(backward)}", floor, found
 
 
 def passes(backward: bool) -> str:
@@ -181,25 +189,28 @@ def passes(backward: bool) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Cost the forms of the shift and its block on a GPU, by its compiler."""
+    """Cost the implementations of the shift and its block on a GPU, by its compiler."""
 
     blocks: tuple[str, ...] = ("*",)
     """Shapes of the block, by wildcards."""
 
 
 def main() -> int:
-    """Costs every case in every form."""
+    """Costs every case by every implementation."""
     prog = "python -m benchmarks.gpu_costs"
     options = tyro.cli(Options, prog=prog, description=__doc__)
     console, tables = Console(), []
-    for title, floor, forms in cases(options.blocks):
+    for title, floor, found in cases(options.blocks):
         costs, start = {}, time.perf_counter()
-        for form, (function, arguments) in forms.items():
-            costs[form] = compile_for_gpu(function, *jax.eval_shape(arguments))
+        for name, (function, arguments) in found.items():
+            costs[name] = compile_for_gpu(function, *jax.eval_shape(arguments))
         console.log(f"{title}: {time.perf_counter() - start:.0f} s")
         heading = f"{title}: floor {floor / 1e6:.0f} MB"
         show(console, heading, HEADINGS, cells(floor, costs))
-        rows = [{"form": form, **dataclasses.asdict(costs[form])} for form in costs]
+        rows = [
+            {"implementation": name, **dataclasses.asdict(costs[name])}
+            for name in costs
+        ]
         tables.append({"title": title, "floor_bytes": floor, "rows": rows})
     command = shlex.join([*prog.split(), *sys.argv[1:]])
     report = {"command": command, "compiled for": CHIP, "machine": machine()}

@@ -1,4 +1,4 @@
-"""The block in JAX: in every form, without its shift, with convolutions for it."""
+"""The block in JAX: by every implementation, without its shift, with convolutions."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from benchmarks.jax_operations import convolve, operation
 from benchmarks.jax_programs import Traced, make, random
 from shiftjax.fast import gpu
 from shiftjax.fast.cpu import Planes
-from shiftjax.fast.dispatch import FORMS
+from shiftjax.fast.dispatch import NAMES
 from shiftjax.layers import ConvNorm, ShiftConv
 from shiftjax.module import Unit
 
@@ -121,13 +121,13 @@ def module_of(
     """Returns the module, and what applies it: variables, x, and whether to train."""
     if middle not in ("narrow", "gpu"):
         module: Unit = (
-            ShiftConv(features, form=middle, **options)
-            if middle in FORMS
+            ShiftConv(features, implementation=middle, **options)
+            if middle in NAMES
             else Block(features, middle=middle, lowering=lowering, **options)
         )
         return module, applied(module)
 
-    block = ShiftConv(features, form="plain", **options)
+    block = ShiftConv(features, implementation="reference", **options)
     between: Any = functools.partial(narrow, lowering or "select")
     if middle == "gpu":
         own = gpu.Sizes(**sizes) if sizes else None
@@ -190,7 +190,7 @@ def traced(
     """Returns a block: evaluated, or trained with all its gradients.
 
     Args:
-      middle: of a `Block`; or one of `FORMS`, for the library's own block in that form;
+      middle: of a `Block`; or one of `NAMES`, an implementation of the library;
         or of the block for GPUs: "narrow", by `narrow`, and "gpu", by its kernel.
       shape: `[batch, height, width, channels]` of the input.
       expansion: E.
@@ -219,7 +219,7 @@ def traced(
     def arguments() -> tuple:
         x: Any = random(tuple(shape), dtype)
         variables = module.init(jax.random.key(0), x)
-        if middle == "planes":  # as within a network: entered once, narrow in float32
+        if middle == "cpu":  # as within a network: entered once, narrow in float32
             x = Planes.from_nhwc(x.astype("float32"), chunk=8)
         return variables, x
 

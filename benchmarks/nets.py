@@ -1,8 +1,9 @@
 """Whole networks: training steps, inference, and the memory of a training step.
 
-Each shift net is measured beside its competitors: itself in its plain form and in
-PyTorch; the ResNet that it replaces; and the depthwise ResNet of its size (ShiftNets
-beside themselves without shifts, and with depthwise convolutions for them).
+Each shift net is measured beside its competitors: itself by its reference
+implementation and in PyTorch; the ResNet that it replaces; and the depthwise ResNet of
+its size (ShiftNets beside themselves without shifts, and with depthwise convolutions
+for them).
 """
 
 import dataclasses
@@ -15,7 +16,8 @@ from benchmarks.cases import Case, Options, Table
 from shiftjax.errors import InputError, unknown_name
 from shiftjax.registry import list_models
 
-PLAIN, KERNEL = {"form": "plain"}, {"form": "kernel"}  # options of the library's nets
+# Options of the library's networks.
+REFERENCE, KERNELS = {"implementation": "reference"}, {"implementation": "gpu"}
 
 # Reductions with which the depthwise ResNet has the size of E (the paper's table 5).
 REDUCTIONS = {1: 1.12, 3: 0.38, 6: 0.19, 9: 0.125}
@@ -219,13 +221,13 @@ def cifar_group(
     jax, torch = adders()
     found = [
         jax("shiftjax", model),
-        jax("the same, plain form", model, **PLAIN),
+        jax("the same, reference implementation", model, **REFERENCE),
         jax(resnet, f"resnet{depth}"),
-        jax(f"{resnet}, plain form", f"resnet{depth}", **PLAIN),
+        jax(f"{resnet}, reference implementation", f"resnet{depth}", **REFERENCE),
         jax(depthwise, f"depthwise_resnet{depth}", reduction=reduction),
     ]
     if machine["platform"] == "gpu":  # where it is no default, and must be asked for
-        found.insert(2, jax("the same, kernel form", model, **KERNEL))
+        found.insert(2, jax("the same, kernels", model, **KERNELS))
     if machine.get("torch"):
         cifar = {"family": "cifar", "depth": depth}
         shift = cifar | {"kind": "shift", "expansion": expansion}

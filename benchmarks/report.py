@@ -17,11 +17,6 @@ PICTURE = "![Relative time of a training step and of the operation](docs/speed.p
 DEPTH = 20  # of the networks in the pages
 EXPANSION = 3  # of the network in the README's sentences
 TITLES = {"training": "Training step", "inference": "Inference"}  # by benchmark
-LABELS = {  # words of the rows' names, and those of the pages for them
-    "the same": f"ShiftResNet-{DEPTH}",
-    "plain form": "reference implementation",
-    "kernel form": "kernel",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,18 +291,6 @@ def images(table: Result) -> str:
     return "1 image" if count == 1 else f"{count} images"
 
 
-def row_label(name: str) -> str:
-    """Returns a row's name as the pages have it.
-
-    Example:
-      >>> row_label("the same, plain form"), row_label("ResNet-20 in PyTorch")
-      ('ShiftResNet-20, reference implementation', 'ResNet-20 in PyTorch')
-    """
-    for word, label in LABELS.items():
-        name = name.replace(word, label)
-    return name
-
-
 def pivot(tables: list[Result]) -> tuple[str, float]:
     """Puts tables of several expansions side by side.
 
@@ -319,7 +302,8 @@ def pivot(tables: list[Result]) -> tuple[str, float]:
     names = dict.fromkeys(
         row.name for table in tables for row in table.rows if row.name != table.base
     )
-    lines = [[row_label(name)] for name in names]
+    own = f"ShiftResNet-{DEPTH}"
+    lines = [[name.replace("the same", own)] for name in names]
     spread = 0.0
     for table in tables:
         ratios = table.ratios()

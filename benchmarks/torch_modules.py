@@ -91,7 +91,7 @@ def middle(kind: str, channels: int, kernel_size: int) -> nn.Conv2d | Slices | N
     """What stands between the 1x1 convolutions.
 
     Args:
-      kind: "shift", "slices" (the shift in another form), "depthwise" or "nothing".
+      kind: "shift", "slices" (the shift as copies of slices), "depthwise" or "nothing".
       channels: of input and output.
       kernel_size: side of the window.
     """

@@ -2,11 +2,12 @@
 
 Compiles for a v5e, which need not be there, with libtpu (`pip install libtpu`): shift
 blocks alone and in a row, stages of blocks as wide as a ShiftNet's, and a whole
-training step of ShiftResNet-20, all in bfloat16. The forms: no shift at all (K = 1),
-which is no competitor but the mark to reach; the plain form, whose shifts are masked
-selects; and the kernel, where it is faster. The figures are estimates, by which forms
-can be ranked; see benchmarks/tpu_costs.py for what they leave out. Prints tables and
-writes them to benchmarks/results/tpu.json, in which those of other cases stay.
+training step of ShiftResNet-20, all in bfloat16. The rows: no shift at all (K = 1),
+which is no competitor but the mark to reach; the reference, whose shifts are masked
+selects; and the kernel, where it is faster. The figures are estimates, by which
+implementations can be ranked; see benchmarks/tpu_costs.py for what they leave out.
+Prints tables and writes them to benchmarks/results/tpu.json, in which those of other
+cases stay.
 """
 
 import dataclasses
@@ -43,7 +44,14 @@ from train.steps import Trainer
 from train.tasks.classification import Classification
 
 EXAMPLES = 50_000
-HEADINGS = ["form", "us", "over no shift", "HBM, MB", "cycles, us", "temporary, MB"]
+HEADINGS = [
+    "implementation",
+    "us",
+    "over no shift",
+    "HBM, MB",
+    "cycles, us",
+    "temporary, MB",
+]
 
 # images, side, channels of the input; stages of blocks: features, expansion,
 # kernel_size, strides of the first, number of blocks
@@ -79,7 +87,7 @@ STAGES = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Cost the forms of the shift block on a TPU, by its compiler."""
+    """Cost the implementations of the shift block on a TPU, by its compiler."""
 
     stages: tuple[str, ...] = tuple(STAGES)
     """Which blocks and stages of blocks."""
@@ -91,7 +99,7 @@ class Stages(nn.Module):
     """Stages of shift blocks, as STAGES describes them."""
 
     stages: tuple[tuple[int, float, int, int, int], ...]
-    form: str
+    implementation: str
     shifts: bool
 
     @nn.compact
@@ -105,23 +113,23 @@ class Stages(nn.Module):
                     strides if i == 0 else 1,
                     expansion=expansion,
                     dtype=jnp.bfloat16,
-                    form=self.form,
+                    implementation=self.implementation,
                 )(x, train)
         return x
 
 
-# The form, and whether anything shifts at all.
-FORMS = {
-    "no shift": ("plain", False),
-    "plain": ("plain", True),
-    "kernel": ("kernel", True),
+# The implementation, and whether anything shifts at all.
+ROWS = {
+    "no shift": ("reference", False),
+    "reference": ("reference", True),
+    "tpu": ("tpu", True),
 }
 
 
-def stages(form: str, name: str) -> Cost:
+def stages(row: str, name: str) -> Cost:
     """Costs output, gradients and statistics of stages of blocks."""
     (images, side, channels), shapes = STAGES[name]
-    module = Stages(tuple(shapes), *FORMS[form])
+    module = Stages(tuple(shapes), *ROWS[row])
     x = jax.ShapeDtypeStruct((images, side, side, channels), jnp.bfloat16)
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
     y = jax.eval_shape(module.apply, variables, x)
@@ -132,16 +140,16 @@ def stages(form: str, name: str) -> Cost:
     )
 
 
-def training_step(form: str, batch_size: int) -> Cost:
+def training_step(row: str, batch_size: int) -> Cost:
     """Costs a step of `python -m train cifar10` on a core that holds the pictures."""
-    form, shifts = FORMS[form]
+    implementation, shifts = ROWS[row]
     network = ShiftResNet(
         depth=20,
         expansion=3,
         kernel_size=3 if shifts else 1,
         axis_name=AXIS,
         dtype=jnp.bfloat16,
-        form=form,
+        implementation=implementation,
     )
     config = experiments.load("cifar10")
     data = config.data
@@ -196,7 +204,7 @@ def write(table: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Costs every case in every form."""
+    """Costs every case by every implementation."""
     options = tyro.cli(Options, prog="python -m benchmarks.tpu", description=__doc__)
     console, facts = Console(), machine()
     cases: list[tuple[str, Callable[[str, Any], Cost], Any]]
@@ -206,12 +214,14 @@ def main() -> int:
         cases.append((title, training_step, options.batch_size))
     for title, function, argument in cases:
         costs = {}
-        for form in FORMS:
+        for row in ROWS:
             start = time.perf_counter()
-            costs[form] = function(form, argument)
-            console.log(f"{title}, {form}: {time.perf_counter() - start:.0f} s")
+            costs[row] = function(row, argument)
+            console.log(f"{title}, {row}: {time.perf_counter() - start:.0f} s")
         show(console, title, HEADINGS, cells(costs))
-        rows = [{"form": form, **dataclasses.asdict(costs[form])} for form in costs]
+        rows = [
+            {"implementation": row, **dataclasses.asdict(costs[row])} for row in costs
+        ]
         write({"title": title, "machine": facts, "rows": rows})
     return 0
 

@@ -1,26 +1,23 @@
 """Flax Linen modules built on the shift operation, and the units beside them.
 
 Each works in any Linen network (in NNX through `flax.nnx.bridge`), takes NHWC arrays,
-and keeps flax's field names. What stands in a module's `__call__` is its definition;
-`form` names a faster one of the same function (see `shiftjax.fast.dispatch`). Within
-the networks of this package, `ConvNorm` and `ShiftConv` also take
+and keeps Flax's field names. The `__call__` of a module is its reference
+implementation; `shiftjax.fast.dispatch` chooses among it and faster ones. Within the
+networks of this package, `ConvNorm` and `ShiftConv` also take
 `shiftjax.fast.cpu.Planes`.
 """
 
 import functools
-import importlib
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from shiftjax.errors import InputError, unknown_name
-from shiftjax.fast import cpu
 from shiftjax.fast.cpu import Planes
-from shiftjax.fast.cpu.chunks import chunk_size
-from shiftjax.fast.dispatch import FORMS
+from shiftjax.fast.dispatch import REFERENCE, Block
 from shiftjax.module import Activations, Unit
 from shiftjax.shift import positive, shift
 
@@ -74,7 +71,7 @@ class ConvNorm(Unit):
     strides: int = 1
     depthwise: bool = False
 
-    forms: ClassVar[tuple[str, ...]] = ("plain", "planes")
+    kind: ClassVar[str] = "conv_norm"
 
     @nn.compact
     def __call__(self, x: Activations, train: bool = False) -> Activations:
@@ -94,10 +91,10 @@ class ConvNorm(Unit):
             raise InputError(
                 "kernel_size=1: a depthwise convolution needs a kernel_size above 1"
             )
-        if self.form_of(x) == "planes":
+        if (name := self.choose(x, train).name) != REFERENCE:
             options = {"strides": strides, "depthwise": self.depthwise}
-            return self.on_planes(cpu.conv_norm, x, train, None, **options)
-        assert not isinstance(x, Planes)  # whose form is planes
+            return self.run(name, x, train, **options)
+        assert not isinstance(x, Planes)
         positive("features", self.features)
         if self.kernel_size == 1:
             kept = x[..., ::strides, ::strides, :]
@@ -141,7 +138,7 @@ class ShiftConv(Unit):
     dilation: int = 1
     expansion: float = 1.0
 
-    forms: ClassVar[tuple[str, ...]] = FORMS
+    kind: ClassVar[str] = "shift_block"
 
     @nn.compact
     def __call__(self, x: Activations, train: bool = False) -> Activations:
@@ -157,20 +154,13 @@ class ShiftConv(Unit):
         Raises:
           InputError: if the expansion leaves no channel to shift.
         """
-        kernel_size, strides, dilation = self.kernel_size, self.strides, self.dilation
         wide = expanded(self.expansion, self.features)
+        kernel_size, strides, dilation = self.kernel_size, self.strides, self.dilation
         window = {"kernel_size": kernel_size, "strides": strides, "dilation": dilation}
-        form = self.form_of(x)
-        if form == "planes":
-            pixels = math.prod(x.shape[1:3])
-            chunk = chunk_size(4 * wide * pixels // strides**2)
-            return self.on_planes(cpu.shift_block, x, train, chunk, **window)
-        assert not isinstance(x, Planes)  # whose form is planes
-        if form == "kernel":
-            kernels = _kernels()
-            sizes = (x.shape, wide, self.features)
-            if kernels.is_faster(*sizes, self._promoted(x), **window):
-                return self.run(kernels.shift_block, x, train, **window)
+        block = Block(wide, self.features, self.promoted_dtype(x), **window)
+        if (name := self.choose(x, train, block).name) != REFERENCE:
+            return self.run(name, x, train, **window)
+        assert not isinstance(x, Planes)
         unit = functools.partial(self.unit, ConvNorm)
         y = nn.relu(unit(wide, name="expand")(x, train))
         y = Shift(kernel_size, strides, dilation, name="shift")(y)
@@ -230,7 +220,7 @@ class CSC(Unit):
           InputError: if there are fewer features than input channels.
           UnknownNameError: if there is no such shortcut.
         """
-        self.form_of(x)  # has one form only; refuses an unknown name
+        self.choose(x, train)  # refuses an unknown name
         same = x.shape[-1] == self.features and positive("strides", self.strides) == 1
         missing = self.features - x.shape[-1]
         if self.shortcut not in SHORTCUTS:
@@ -277,12 +267,6 @@ class SC2(CSC):
     """
 
     shift_first: ClassVar[bool] = True
-
-
-def _kernels() -> Any:
-    """Imports the kernels when they are first used: Pallas takes long to load."""
-    name = "gpu" if jax.default_backend() == "gpu" else "tpu"
-    return importlib.import_module(f"shiftjax.fast.{name}")
 
 
 def expanded(expansion: float, features: int) -> int:

@@ -1,6 +1,5 @@
-"""The base of all modules with parameters: their fields, and their forms."""
+"""The base of all modules with parameters: their fields, and their implementations."""
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
 from shiftjax.fast.cpu import Planes
-from shiftjax.fast.dispatch import resolve
+from shiftjax.fast.dispatch import REFERENCE, Block, Choice, choose, function
 
 Activations = jax.Array | Planes
 SHARED = (
@@ -19,7 +18,7 @@ SHARED = (
     "dtype",
     "param_dtype",
     "kernel_init",
-    "form",
+    "implementation",
 )
 
 he_normal = nn.initializers.he_normal()
@@ -36,8 +35,8 @@ class Unit(nn.Module, kw_only=True):
       dtype: what is computed in, or None for the promoted dtype of input and params.
       param_dtype: what the params are stored in.
       kernel_init: initializer of the kernels.
-      form: how it is computed, one of `shiftjax.fast.dispatch.FORMS` or "auto"; the
-        plain form where it has no other for its input, and when variables are made.
+      implementation: one of `shiftjax.fast.dispatch.NAMES`, or None to let
+        `shiftjax.fast.dispatch.choose` decide. The reference initializes variables.
     """
 
     axis_name: str | None = None
@@ -46,16 +45,21 @@ class Unit(nn.Module, kw_only=True):
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
     kernel_init: Initializer = he_normal
-    form: str = "plain"
+    implementation: str | None = None
 
-    forms: ClassVar[tuple[str, ...]] = ("plain",)  # those that it has
+    kind: ClassVar[str] = "unit"  # its name in `shiftjax.fast.dispatch`
 
-    def form_of(self, x: Activations) -> str:
-        """Returns the form in which the input is computed."""
+    def choose(
+        self, x: Activations, train: bool = False, block: Block | None = None
+    ) -> Choice:
+        """Chooses the implementation for an input; see `shiftjax.fast.dispatch`."""
         if isinstance(x, Planes):
-            return "planes"
-        form = resolve(self.form, x.shape, self.forms)
-        return form if self.has_variables() else "plain"
+            return Choice("cpu", "the input has its layout")
+        asked, kind = self.implementation, self.kind
+        choice = choose(asked, kind, x.shape, train=train, block=block)
+        if self.has_variables():
+            return choice
+        return Choice(REFERENCE, "it initializes the variables")
 
     def has_variables(self) -> bool:
         """Returns False where flax's modules are to make them, or miss them."""
@@ -110,27 +114,10 @@ class Unit(nn.Module, kw_only=True):
             name=name,
         )
 
-    def on_planes(
-        self,
-        function: Callable[..., Any],
-        x: Activations,
-        train: bool,
-        chunk: int | None,
-        **options: int,
-    ) -> Activations:
-        """Runs the form on planes; an NHWC array enters, in chunks, and leaves them."""
-        if isinstance(x, Planes):
-            return self.run(function, x, train, **options)
-        return self.run(
-            function, Planes.from_nhwc(x, chunk=chunk), train, **options
-        ).to_nhwc()
-
-    def run(
-        self, function: Callable[..., Any], x: Any, train: bool, **options: int
-    ) -> Any:
-        """Runs another form of this module, with its variables."""
+    def run(self, name: str, x: Any, train: bool, **options: Any) -> Any:
+        """Computes this module by an implementation, with its own variables."""
         stats = self.variables["batch_stats"]
-        y, batch_stats = function(
+        y, batch_stats = function(name, self.kind)(
             self.variables["params"],
             None if train else stats,
             x,
@@ -139,12 +126,13 @@ class Unit(nn.Module, kw_only=True):
             axis_name=self.axis_name,
             **options,
         )
-        for name, new in batch_stats.items():
-            average = jax.tree.map(self._average, dict(stats[name]), new)
-            self.put_variable("batch_stats", name, average)
+        for key, new in batch_stats.items():
+            average = jax.tree.map(self._average, dict(stats[key]), new)
+            self.put_variable("batch_stats", key, average)
         return y
 
-    def _promoted(self, x: jax.Array) -> Any:
+    def promoted_dtype(self, x: Activations) -> Any:
+        """Returns the dtype of products with an input."""
         return self.dtype or jnp.promote_types(x.dtype, self.param_dtype)
 
     def _average(self, old: jax.Array, new: jax.Array) -> jax.Array:

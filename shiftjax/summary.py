@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from rich.table import Table
 
 from shiftjax.errors import InputError
-from shiftjax.fast.dispatch import FORMS, resolve
+from shiftjax.fast.dispatch import Choice, choose
 from shiftjax.layers import Shift
 from shiftjax.models.resnet import CifarResNet
 from shiftjax.registry import create_model
@@ -51,14 +51,15 @@ class Summary:
     Attributes:
       name: name of the network or of its class.
       image: shape of the image, `(height, width, channels)`.
-      form: how the network is computed on this machine (see `shiftjax.fast.dispatch`).
+      implementation: what computes the network in training on this machine, and why
+        (see `shiftjax.fast.dispatch`).
       layers: one row for each module with params and for each shift, in order.
       chunk: largest number of images that are computed at a time; None for all.
     """
 
     name: str
     image: tuple[int, int, int]
-    form: str
+    implementation: Choice
     layers: tuple[Layer, ...]
     chunk: int | None = None
 
@@ -80,7 +81,8 @@ class Summary:
     def __rich__(self) -> Table:
         """Renders the summary as a table, for rich."""
         size = " x ".join(map(str, self.image))
-        title = f"{self.name}, one image of {size}, form on this machine: {self.form}"
+        name, reason = self.implementation
+        title = f"{self.name}, one image of {size}; implementation: {name} ({reason})"
         if self.chunk is not None:
             title += f", {self.chunk} images at a time"
         table = Table(title=title)
@@ -109,8 +111,8 @@ def summarize(
       channels: number of channels of the image.
 
     Returns:
-      Totals `.params`, `.macs`, `.bytes`, and `.layers` and `.form`; rich prints it
-      as a table.
+      Totals `.params`, `.macs`, `.bytes`, and `.layers` and `.implementation`; rich
+      prints it as a table.
 
     Raises:
       UnknownNameError: if there is no network of that name.
@@ -131,12 +133,12 @@ def summarize(
         raise InputError(f"{name} has no image size of its own: give image_size=")
     size = positive("image_size", size)
     shape = (size, size, positive("channels", channels))
-    options = getattr(model, "form", "plain"), (1, *shape)
-    form = resolve(*options, getattr(model, "forms", FORMS))
+    options = getattr(model, "implementation", None), getattr(model, "kind", "")
+    implementation = choose(*options, (1, *shape), train=True)
     chunk = None
-    if form == "planes" and isinstance(model, CifarResNet):
+    if implementation.name == "cpu" and isinstance(model, CifarResNet):
         chunk = model.chunk(jax.ShapeDtypeStruct((1, *shape), jnp.float32))
-    return Summary(name, shape, form, tuple(_layers(model, shape)), chunk)
+    return Summary(name, shape, implementation, tuple(_layers(model, shape)), chunk)
 
 
 def _layers(model: nn.Module, image: tuple[int, int, int]) -> list[Layer]:

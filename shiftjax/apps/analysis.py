@@ -54,7 +54,7 @@ def analyze(pretrained: Pretrained, images: np.ndarray) -> list[BlockAnalysis]:
     Raises:
       InputError: if the network has no shift blocks.
     """
-    model = pretrained.model.clone(form="plain")
+    model = pretrained.model.clone(implementation="reference")
     kernel_size, dilation = _window(pretrained)
     _, captured = model.apply(
         pretrained.variables,

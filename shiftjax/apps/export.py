@@ -36,7 +36,8 @@ def forward(pretrained: Pretrained, *, uint8: bool = False) -> Callable[..., Any
       of a stylizer, to normalized images.
     """
     card = pretrained.card
-    model = pretrained.model.clone(form="plain")  # which has no size of its own
+    # The reference takes a batch of any size.
+    model = pretrained.model.clone(implementation="reference")
 
     def normalized(images: jax.Array) -> Any:
         return model.apply(pretrained.variables, images)

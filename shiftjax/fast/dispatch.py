@@ -1,49 +1,134 @@
-"""The forms in which modules are computed, and the default of each platform.
+"""The choice of an implementation: `choose` answers who computes a unit or a network.
 
-A module means the same in every form: the same variables give the same results, to
-rounding. The forms differ in speed::
+The reference implementation of a module is its `__call__`, compiled by XLA. Some
+modules have faster ones, named after the platform that they are made for. All compute
+the same function of the same variables, to rounding::
 
-    plain     the definition, as it stands in a module's `__call__`, compiled by XLA
-    planes    the fast form on a CPU, in a layout of its own: `shiftjax.fast.cpu`
-    kernel    the fast form on a TPU, shift blocks in one kernel: `shiftjax.fast.tpu`;
-              on an NVIDIA GPU, if asked for by name, `shiftjax.fast.gpu`
+    reference   every module
+    cpu         CIFAR networks and their blocks, in a layout of their own:
+                `shiftjax.fast.cpu`
+    tpu         shift blocks, in one Pallas kernel: `shiftjax.fast.tpu`
+    gpu         shift blocks, in one Pallas kernel each way: `shiftjax.fast.gpu`
 
-A module has a field `form`: one of these, or "auto" for the platform's default.
+A module's field `implementation` names one, or is None to let `choose` decide. The
+faster ones have gradients in reverse mode only.
 """
 
-from collections.abc import Sequence
-from typing import Any
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 import jax
 
 from shiftjax.errors import unknown_name
 
-FORMS = ("plain", "planes", "kernel")
-DEFAULT_FORM = {"cpu": "planes", "tpu": "kernel"}  # elsewhere the plain one
+REFERENCE = "reference"
+
+# When an implementation is chosen on its platform.
+When = Literal["always", "in training", "if asked for"]
+
+# The modules that each implementation computes, by `Unit.kind`. A module by itself uses
+# its reference unless asked: entering and leaving the CPU's layout can cost more than
+# it saves, and a Pallas kernel cannot be partitioned by a user's `jax.jit`.
+IMPLEMENTATIONS: Mapping[str, Mapping[str, When]] = {
+    "cpu": {
+        "conv_norm": "if asked for",
+        "shift_block": "if asked for",
+        "resnet": "in training",  # the reference is twice as fast in inference
+        "depthwise_resnet": "always",
+        "shift_resnet": "always",
+    },
+    "tpu": {"shift_block": "if asked for", "shift_resnet": "always"},
+    # Not timed on a GPU yet.
+    "gpu": {"shift_block": "if asked for", "shift_resnet": "if asked for"},
+}
+NAMES = (REFERENCE, *IMPLEMENTATIONS)
 
 
-def resolve(form: str, shape: Sequence[Any], forms: Sequence[str] = FORMS) -> str:
-    """Returns the form that arrays of a shape are computed in.
+class Choice(NamedTuple):
+    """An implementation, and why it was chosen.
+
+    Attributes:
+      name: one of `NAMES`.
+      reason: a clause for people, as "the default in training".
+    """
+
+    name: str
+    reason: str
+
+
+class Block(NamedTuple):
+    """The options of a shift block that decide whether a kernel supports it.
+
+    Attributes:
+      wide: number of shifted channels.
+      features: number of output channels.
+      dtype: operands of its products.
+      kernel_size: side K of the window of displacements.
+      strides: distance between the rows and columns kept, in pixels.
+      dilation: distance between neighbouring displacements, in pixels.
+    """
+
+    wide: int
+    features: int
+    dtype: Any
+    kernel_size: int = 3
+    strides: int = 1
+    dilation: int = 1
+
+
+def choose(
+    asked: str | None,
+    kind: str,
+    shape: Sequence[Any],
+    *,
+    train: bool = False,
+    block: Block | None = None,
+) -> Choice:
+    """Chooses the implementation of a module for an input.
 
     Args:
-      form: one of `FORMS`, or "auto" for the default of `jax.default_backend()`.
+      asked: one of `NAMES`, or None for the fastest on `jax.default_backend()`.
+      kind: of the module, a key of the tables in `IMPLEMENTATIONS`, or any other name
+        for a module that has its reference alone.
       shape: of the input, `[batch, height, width, channels]`.
-      forms: those that the module has.
+      train: whether BatchNorm takes the batch's statistics.
+      block: options of a shift block; None for other modules.
 
     Returns:
-      One of `FORMS`: "plain" where the module lacks the form, or the shape is of other
-      axes, empty, or free (as in programs exported for any batch).
+      The implementation. It is the reference where the one asked for does not have the
+      module or does not support the input: an empty batch, a batch of unknown size (in
+      programs exported for any batch), or sizes that a kernel refuses.
 
     Raises:
-      UnknownNameError: if there is no such form.
+      UnknownNameError: if there is no implementation of that name.
 
     Example:
-      >>> resolve("planes", (2, 32, 32, 3)), resolve("planes", (0, 32, 32, 3))
-      ('planes', 'plain')
+      >>> choose("cpu", "shift_resnet", (2, 32, 32, 3)).name
+      'cpu'
+      >>> choose("cpu", "shift_resnet", (0, 32, 32, 3))
+      Choice(name='reference', reason='the input is empty or of unknown size')
     """
-    if form not in ("auto", *FORMS):
-        raise unknown_name("form", form, ("auto", *FORMS))
-    if form == "auto":
-        form = DEFAULT_FORM.get(jax.default_backend(), "plain")
-    is_batch = len(shape) == 4 and all(isinstance(n, int) and n > 0 for n in shape)
-    return form if is_batch and form in forms else "plain"
+    if asked is not None and asked not in NAMES:
+        raise unknown_name("implementation", asked, NAMES)
+    if asked == REFERENCE:
+        return Choice(REFERENCE, "asked for")
+    name = asked or jax.default_backend()
+    when = IMPLEMENTATIONS.get(name, {}).get(kind)
+    if when is None:
+        return Choice(REFERENCE, f"it is the only one for {name}")
+    if not asked and (when == "if asked for" or (when == "in training" and not train)):
+        return Choice(REFERENCE, f"{name} is chosen only {when}")
+    if len(shape) != 4 or not all(isinstance(n, int) and n > 0 for n in shape):
+        return Choice(REFERENCE, "the input is empty or of unknown size")
+    if block is not None and not function(name, "supports")(shape, block):
+        return Choice(REFERENCE, f"{name} does not support {list(shape)}")
+    return Choice(name, "asked for" if asked else f"the default for {name}")
+
+
+def function(name: str, kind: str) -> Callable[..., Any]:
+    """Returns the function by which an implementation computes a kind of module.
+
+    Its package is imported here, when it is first used: Pallas takes long to load.
+    """
+    return getattr(importlib.import_module(f"shiftjax.fast.{name}"), kind)

@@ -1,18 +1,22 @@
-"""The shift block on NHWC arrays, its wide tensor left to a kernel.
+"""The shift block around a kernel that never stores its wide tensor.
 
-BatchNorm after the expanding product is folded into it, with statistics from its narrow
-input: they are known before the wide tensor, which therefore need not exist. What lies
-between the two norms, expand, ReLU, shift and project, is an argument, `middle`:
-`shiftjax.fast.tpu` and `shiftjax.fast.gpu` have one each.
+`shift_project` is the computation between the two norms of the block, expand, ReLU,
+shift and project, as a differentiable function: by a platform's kernels where a program
+is compiled for it, elsewhere by `definition`. `shift_block` is the block around it.
+BatchNorm after the expanding product is folded into it, with statistics of its narrow
+input: they are known before the wide tensor, which therefore need not exist.
+`shiftjax.fast.tpu` and `shiftjax.fast.gpu` fill in their kernels and statistics.
 """
 
 import functools
 from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from shiftjax.errors import InputError
 from shiftjax.fast.batchnorm import (
     Norm,
     Pair,
@@ -23,9 +27,161 @@ from shiftjax.fast.batchnorm import (
     fold,
     whole_batch,
 )
+from shiftjax.shift import Size, Table, displace_p
 
 PIXELS = (0, 1, 2)  # the axes of an NHWC array that statistics reduce
 Middle = Callable[..., jax.Array]
+Tree = TypeVar("Tree")
+Arrays = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # x, expand, bias, project
+
+
+class Kernel(Protocol):
+    """A platform's kernels for expand, ReLU, shift and project; hashable.
+
+    Attributes:
+      platform: what they are compiled for, a name of `jax.lax.platform_dependent`.
+      interpret: whether their programs are interpreted, on any platform.
+    """
+
+    @property
+    def platform(self) -> str:
+        """What they are compiled for."""
+        ...
+
+    @property
+    def interpret(self) -> bool:
+        """Whether they are interpreted."""
+        ...
+
+    def forward(self, table: Table, stride: int, *inputs: jax.Array) -> jax.Array:
+        """Computes the output from x, expand, bias and project."""
+        ...
+
+    def backward(
+        self, table: Table, stride: int, g: jax.Array, *inputs: jax.Array
+    ) -> Arrays:
+        """Computes the gradients of x, expand, bias and project."""
+        ...
+
+
+def definition(
+    x: jax.Array,
+    expand: jax.Array,
+    bias: jax.Array,
+    project: jax.Array,
+    table: Table,
+    stride: int = 1,
+    size: Size | None = None,
+) -> jax.Array:
+    """Computes `displace(relu(x @ expand + bias), table, stride=stride) @ project`.
+
+    Args:
+      x: `[batch, height, width, channels]`, in the dtype of the products' operands.
+      expand: `[channels, wide]`.
+      bias: `[wide]`.
+      project: `[wide, features]`.
+      table: a row (dy, dx) for each wide channel.
+      stride: distance between the rows and columns kept, in pixels.
+      size: height and width of the output; None for all that the stride keeps.
+
+    Returns:
+      `[batch, *size, features]`, float32 or better.
+    """
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dot = functools.partial(jnp.dot, preferred_element_type=dtype)
+    size = size or (-(-x.shape[1] // stride), -(-x.shape[2] // stride))
+    wide = dot(x, expand.astype(x.dtype)) + bias[None, None, None]
+    wide = jax.nn.relu(wide).astype(x.dtype)
+    wide = displace_p.bind(wide, table=table, stride=stride, size=size, lowering=None)
+    return dot(wide, project.astype(x.dtype))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
+def shift_project(
+    x: jax.Array,
+    expand: jax.Array,
+    bias: jax.Array,
+    project: jax.Array,
+    kernel: Kernel,
+    table: Table,
+    stride: int,
+) -> jax.Array:
+    """Expands, applies ReLU, shifts and projects; arguments as of `definition`.
+
+    Args:
+      x: the input.
+      expand: the first kernel.
+      bias: added before ReLU.
+      project: the second kernel.
+      kernel: what computes it on its platform; elsewhere `definition` does.
+      table: a row (dy, dx) for each wide channel.
+      stride: distance between the rows and columns kept, in pixels.
+
+    Returns:
+      `[batch, height, width, features]`, the dtype of `x`.
+    """
+
+    def other(*inputs: Any) -> jax.Array:
+        return definition(*inputs, table=table, stride=stride).astype(x.dtype)
+
+    own = functools.partial(kernel.forward, table, stride)
+    return _on_platform(kernel, own, other, x, expand, bias, project)
+
+
+def _forward(*arguments: Any) -> tuple[jax.Array, Arrays]:
+    return shift_project(*arguments), arguments[:4]
+
+
+def _backward(
+    kernel: Kernel, table: Table, stride: int, inputs: Arrays, g: jax.Array
+) -> Arrays:
+    def own(g: jax.Array, *inputs: jax.Array) -> Arrays:
+        gradients = kernel.backward(table, stride, g, *inputs)
+        pairs = zip(gradients, inputs, strict=True)
+        dx, d_expand, d_bias, d_project = (d.astype(a.dtype) for d, a in pairs)
+        return dx, d_expand, d_bias, d_project
+
+    def other(g: jax.Array, *inputs: jax.Array) -> Arrays:
+        function = functools.partial(definition, table=table, stride=stride)
+        y, pull = jax.vjp(function, *inputs)
+        return pull(g.astype(y.dtype))
+
+    return _on_platform(kernel, own, other, g, *inputs)
+
+
+shift_project.defvjp(_forward, _backward)
+
+
+def _on_platform(
+    kernel: Kernel,
+    own: Callable[..., Tree],
+    other: Callable[..., Tree],
+    *arguments: jax.Array,
+) -> Tree:
+    """Calls `own` where the program is compiled for the kernel's platform.
+
+    The platform is known only then: a program can be traced on another machine.
+    """
+    if kernel.interpret:
+        return own(*arguments)
+    return lax.platform_dependent(*arguments, **{kernel.platform: own}, default=other)
+
+
+def check_shapes(
+    x: jax.Array, expand: jax.Array, bias: jax.Array, project: jax.Array
+) -> None:
+    """Refuses arrays whose shapes do not fit each other.
+
+    Raises:
+      InputError: with all shapes, and those that are needed.
+    """
+    shapes = [a.shape for a in (x, expand, bias, project)]
+    wide, features = expand.shape[-1], project.shape[-1]
+    if shapes[1:] != [(x.shape[-1], wide), (wide,), (wide, features)]:
+        raise InputError(
+            f"x, expand, bias and project have shapes {', '.join(map(str, shapes))}; "
+            f"they need [batch, height, width, C], [C, E], [E] and [E, features]"
+        )
 
 
 def inner(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -116,9 +116,10 @@ class BottleneckResNet(Network):
                 f"{64**2}"
             )
         features: Features = {}
-        x, form = self.enter(images, train)
+        x, chosen = self.enter(images, train)
+        unit = functools.partial(self.unit, implementation=chosen)
         width = int(64 / math.sqrt(self.net_reduction))
-        x = nn.relu(self.unit(ConvNorm, width, 7, 2, name="stem", form=form)(x, train))
+        x = nn.relu(unit(ConvNorm, width, 7, 2, name="stem")(x, train))
         x = nn.max_pool(
             x,
             (3, 3),
@@ -129,14 +130,13 @@ class BottleneckResNet(Network):
         for stage, count in enumerate(self.blocks, 1):
             inner = int(64 * 2 ** (stage - 1) / math.sqrt(self.net_reduction))
             for index in range(count):
-                x = self.unit(
+                x = unit(
                     self.block(BottleneckBlock),
                     inner,
                     2 if stage > 1 and index == 0 else 1,
                     self.expansion,
                     self.kernel_size,
                     self.dilation,
-                    form=form,
                     name=f"stage{stage}_block{index + 1:02}",
                 )(x, train)
             features[f"stage{stage}"] = x

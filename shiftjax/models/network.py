@@ -21,17 +21,14 @@ class Network(Unit, kw_only=True):
       num_classes: number of logits.
       remat: whether to compute each block again in the backward pass, which keeps only
         the tensors between blocks.
-      form: how it is computed, one of `shiftjax.fast.dispatch.FORMS`, or "auto" for the
-        fastest of the platform that it runs on. Forward-mode derivatives need "plain".
+      implementation: one of `shiftjax.fast.dispatch.NAMES`, or None for the fastest on
+        the default backend. Forward-mode derivatives need "reference".
     """
 
     num_classes: int = 10
     remat: bool = False
-    form: str = "auto"
 
     channels: ClassVar[int] = 3
-    # Whether the automatic form is the plain one for all but training.
-    plain_inference: ClassVar[bool] = False
 
     @nn.compact
     def __call__(
@@ -66,27 +63,25 @@ class Network(Unit, kw_only=True):
     def enter(
         self, images: jax.Array, train: bool, chunk: int | None = None
     ) -> tuple[Activations, str]:
-        """Checks the images, and takes them to the form to compute in.
+        """Checks the images, chooses the implementation and enters its layout.
 
         Args:
           images: `[batch, height, width, channels]` floats.
-          train: whether they are to be trained on.
-          chunk: of `Planes.from_nhwc`, where that is the form.
+          train: whether BatchNorm takes the batch's statistics.
+          chunk: images in a chunk of `Planes` at most.
 
         Returns:
-          The images in that form, and its name.
+          The images in the layout of the implementation, and its name.
 
         Raises:
           InputError: if they are not such, or have other channels than the params.
         """
         stem = self.variables.get("params", {}).get("stem", {})
         check_images(images, stem.get("conv", stem).get("kernel"))
-        form = self.form_of(images)
-        if self.form == "auto" and self.plain_inference and not train:
-            form = "plain"
-        if form == "planes":
-            return Planes.from_nhwc(images, chunk=chunk), form
-        return images, form
+        name = self.choose(images, train).name
+        if name == "cpu":
+            return Planes.from_nhwc(images, chunk=chunk), name
+        return images, name
 
     def leave(
         self, x: Activations, features: Features, capture_features: bool

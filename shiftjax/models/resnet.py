@@ -28,7 +28,6 @@ from jax import lax
 from shiftjax.errors import InputError
 from shiftjax.fast.cpu import Planes
 from shiftjax.fast.cpu.chunks import chunk_size
-from shiftjax.fast.dispatch import FORMS
 from shiftjax.layers import ConvNorm, ShiftConv, expanded
 from shiftjax.models.network import Features, Network
 from shiftjax.module import Activations, Unit
@@ -112,7 +111,6 @@ class CifarResNet(Network):
     scan: bool = False
 
     image_size: ClassVar[int] = 32
-    forms: ClassVar[tuple[str, ...]] = ("plain", "planes")
 
     def widths(self) -> tuple[int, int, int]:
         """Returns the features of the three stages; the stem has those of the first."""
@@ -130,16 +128,16 @@ class CifarResNet(Network):
     def trunk(self, images: jax.Array, train: bool) -> tuple[Activations, Features]:
         """Computes stem and stages, and their features."""
         features: Features = {}
-        x, form = self.enter(images, train, self.chunk(images))
-        widths = self.widths()
-        x = relu(self.unit(ConvNorm, widths[0], 3, name="stem", form=form)(x, train))
+        x, chosen = self.enter(images, train, self.chunk(images))
+        own, widths = {"implementation": chosen}, self.widths()
+        x = relu(self.unit(ConvNorm, widths[0], 3, name="stem", **own)(x, train))
         features["stem"] = x
         for stage, width in enumerate(widths, 1):
             first, *others = (
                 f"stage{stage}_block{index:02}"
                 for index in range(1, self._blocks_per_stage() + 1)
             )
-            block = functools.partial(self.make_block, width, form=form)
+            block = functools.partial(self.make_block, width, **own)
             x = block(1 if stage == 1 else 2, name=first)(x, train)
             if self.scan and self.has_variables():
                 x = self._scan_blocks(block(1, parent=None), others, x, train)
@@ -195,7 +193,7 @@ class ResNet(CifarResNet):
     block_reduction: float = 1.0
     net_reduction: float = 1.0
 
-    plain_inference: ClassVar[bool] = True  # twice as fast on a CPU
+    kind: ClassVar[str] = "resnet"
 
     def widths(self) -> tuple[int, int, int]:
         """Returns the features of the three stages, reduced."""
@@ -224,6 +222,8 @@ class DepthwiseResNet(CifarResNet):
 
     reduction: float = 1.0
 
+    kind: ClassVar[str] = "depthwise_resnet"
+
     def make_block(self, features: int, strides: int, **options: Any) -> Unit:
         """Returns a depthwise block."""
         return self.unit(
@@ -251,7 +251,8 @@ class ShiftResNet(CifarResNet):
     expansion: float = 1.0
     kernel_size: int = 3
     dilation: int = 1
-    forms: ClassVar[tuple[str, ...]] = FORMS
+
+    kind: ClassVar[str] = "shift_resnet"
 
     def chunk(self, images: jax.Array | jax.ShapeDtypeStruct) -> int | None:
         """Returns the images of a chunk, from the shifts of the first stage."""

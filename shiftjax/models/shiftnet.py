@@ -106,7 +106,7 @@ class ShiftNet(Network):
           The output, and the features of stem and stages by name.
         """
         features: Features = {}
-        x, form = self.enter(images, train)
+        x, chosen = self.enter(images, train)
         x = self.conv(self.stem_features, 7, 2, name="stem")(x)
         features["stem"] = x
         module = self.block(SC2 if self.second_shift else CSC)
@@ -120,7 +120,7 @@ class ShiftNet(Network):
                     self.dilation,
                     stage.others if index else stage.first,
                     self.shortcut,
-                    form=form,
+                    implementation=chosen,
                     name=f"stage{number}_block{index + 1:02}",
                 )(x, train)
             features[f"stage{number}"] = x

@@ -168,7 +168,7 @@ class StyleNet(Unit):
         Raises:
           InputError: if the shape or dtype of the images, or an option, does not fit.
         """
-        self.form_of(images)  # has one form only; refuses an unknown name
+        self.choose(images)  # refuses an unknown name
         kernel = self.variables.get("params", {}).get("conv1", {}).get("conv", {})
         check_images(images, kernel.get("kernel"))
         _, height, width, _ = images.shape

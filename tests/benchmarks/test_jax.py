@@ -69,21 +69,23 @@ def test_the_block_is_that_of_the_library(rng):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize("middle", ["copy", "nothing", "depthwise", "dense", "planes"])
+@pytest.mark.parametrize("middle", ["copy", "nothing", "depthwise", "dense", "cpu"])
 def test_blocks_run(middle, backward, dtype):
     options = Shape(2, 4, 16, 3).options | {"dtype": dtype, "backward": backward}
     program = block(middle=middle, **options)
     assert program.wait(program.call()) is not None
 
 
-GPU_FORMS = {
-    name: own for name, own in blocks.forms("gpu").items() if not own.get("sizes")
+GPU = {
+    name: own
+    for name, own in blocks.implementations("gpu").items()
+    if not own.get("sizes")
 }
 
 
 @pytest.mark.parametrize("strides", [1, 2])
-@pytest.mark.parametrize("form", GPU_FORMS)
-def test_all_forms_for_a_gpu_are_the_same(form, strides):
+@pytest.mark.parametrize("name", GPU)
+def test_all_implementations_for_a_gpu_are_the_same(name, strides):
     """Output and gradients; normalisations lose up to 2,000 units of 6e-8."""
     shape = Shape(2, 6, 8, 3, 3, strides)
     options = shape.options | {"dtype": "float32", "backward": True}
@@ -94,7 +96,7 @@ def test_all_forms_for_a_gpu_are_the_same(form, strides):
             y, _, gradients = jax.jit(function)(*arguments())
         return jax.tree.leaves([y, gradients])
 
-    expected, actual = compute({"middle": "plain"}), compute(GPU_FORMS[form])
+    expected, actual = compute({"middle": "reference"}), compute(GPU[name])
     largest = max(float(jnp.abs(leaf).max()) for leaf in expected)
     for a, b in zip(actual, expected, strict=True):
         scale = max(float(jnp.abs(b).max()), largest / 1000)
@@ -108,8 +110,8 @@ def test_cases_of_a_gpu_run_on_several_inputs(passes):
     tables = blocks.tables(Options(("block",), quick=True), machine)
     (table,) = (table for table in tables if table.facts["passes"] == passes)
     cases = [case for case in table.cases if case.library == "jax"]
-    assert "form kernel, tiles of 32" in [case.name for case in cases]
-    kinds = ("without its shift", "form plain", "form kernel")
+    assert "implementation gpu, tiles of 32" in [case.name for case in cases]
+    kinds = ("without its shift", "implementation reference", "implementation gpu")
     cases = [case for case in cases if case.name in kinds]
     assert len(cases) == len(kinds)
     for case in cases:

@@ -116,7 +116,7 @@ def test_floors_by_hand():
     assert strided.narrow_sizes == (2**21, 2**20)
 
 
-def test_blocks_of_a_gpu_have_a_floor_and_all_forms():
+def test_blocks_of_a_gpu_have_a_floor_and_all_implementations():
     options = Options(("block",), tflops=500, compile_torch=True)
     tables = BENCHMARKS["block"](options, {"platform": "gpu", "torch": "gpu"})
     assert len(tables) == 6  # three shapes, forward and backward
@@ -126,9 +126,9 @@ def test_blocks_of_a_gpu_have_a_floor_and_all_forms():
     assert backward.facts["tflops"] == 500
     cases = {case.name: case.options for case in backward.cases}
     assert cases["copy of memory"]["shape"] == MEMORY
-    assert {f"form kernel, {name}" for name in SIZES} < set(cases)
-    forms = {"plain", "narrow, pad", "narrow, folded", "kernel"}
-    assert {f"form {name}" for name in forms} < set(cases)
+    assert {f"implementation gpu, {name}" for name in SIZES} < set(cases)
+    names = {"reference", "narrow, pad", "narrow, folded", "gpu"}
+    assert {f"implementation {name}" for name in names} < set(cases)
     for name in ("shift", "shift by slices"):
         assert {f"{name}, PyTorch", f"{name}, compiled, PyTorch"} < set(cases)
     for sizes in SIZES.values():  # powers of two where they must be

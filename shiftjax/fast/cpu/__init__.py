@@ -1,4 +1,4 @@
-"""The fast form of the networks on a CPU: channels outermost, images innermost.
+"""An implementation for CPUs: channels outermost, images innermost.
 
 XLA's convolutions and reductions on a CPU are slow for NHWC arrays of few channels. In
 `[channels, chunks, height, width, images]` a pointwise convolution is one product with
@@ -11,11 +11,10 @@ Everything here is a pure function of arrays, named after what it computes in
 Files, in the order of their floors: `chunks` (loops over a few images at a time),
 `layout` (the container), `products` (matrix products and convolutions), `depthwise`
 (convolutions of single channels), `statistics` (BatchNorm), `shift` (ReLU and shift),
-`block` (the ShiftResNet block).
+`block` (the ShiftResNet block), `modules` (all of it for NHWC arrays too).
 """
 
-from shiftjax.fast.cpu.block import shift_block
 from shiftjax.fast.cpu.layout import Planes
-from shiftjax.fast.cpu.statistics import conv_norm
+from shiftjax.fast.cpu.modules import conv_norm, shift_block, supports
 
-__all__ = ["Planes", "conv_norm", "shift_block"]
+__all__ = ["Planes", "conv_norm", "shift_block", "supports"]

@@ -58,6 +58,11 @@ class Planes:
         channels, chunks, height, width, n = self.array.shape
         return chunks * n, height, width, channels
 
+    @property
+    def dtype(self) -> jax.numpy.dtype:
+        """The dtype of the values."""
+        return self.array.dtype
+
     def map(self, function: Callable[[jax.Array], jax.Array]) -> "Planes":
         """Applies a function to the array, whose statistics are lost."""
         return Planes(function(self.array))

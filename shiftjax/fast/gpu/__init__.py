@@ -1,4 +1,4 @@
-"""The fast form of the shift block on a GPU: one Pallas kernel each way.
+"""An implementation of the shift block for GPUs: one Pallas kernel each way.
 
 Files, in the order of their floors: `plan` (what is known when a kernel is traced),
 `kernel` (expand, ReLU, shift and project, in which the wide tensor never exists),
@@ -7,8 +7,8 @@ Files, in the order of their floors: `plan` (what is known when a kernel is trac
 `shiftjax.layers` defines what they compute.
 """
 
-from shiftjax.fast.gpu.block import is_faster, shift_block
+from shiftjax.fast.gpu.block import shift_block, supports
 from shiftjax.fast.gpu.call import is_supported, shift_project
 from shiftjax.fast.gpu.plan import Sizes
 
-__all__ = ["Sizes", "is_faster", "is_supported", "shift_block", "shift_project"]
+__all__ = ["Sizes", "is_supported", "shift_block", "shift_project", "supports"]

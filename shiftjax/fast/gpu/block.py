@@ -1,55 +1,41 @@
-"""The ShiftResNet block on a GPU: `shiftjax.fast.fused_block` around the kernel.
+"""The ShiftResNet block on a GPU: `shiftjax.fast.fused_block` with these kernels.
 
 Normalisation of narrow tensors is left to XLA.
 """
 
 import functools
-
-import jax.numpy as jnp
+from collections.abc import Sequence
 
 from shiftjax.fast import fused_block
+from shiftjax.fast.dispatch import Block
 from shiftjax.fast.gpu.call import is_supported, shift_project
-from shiftjax.fast.gpu.statistics import MOST_CHANNELS, covariance, moments
+from shiftjax.fast.gpu.statistics import SUMMED_CHANNELS, covariance, moments
 
 
-def is_faster(
-    shape: tuple[int, ...],
-    expanded: int,
-    features: int,
-    dtype: jnp.dtype,
-    *,
-    kernel_size: int,
-    strides: int,
-    dilation: int,
-) -> bool:
-    """Tells whether `shift_block` takes such a block, and should be the faster form.
+def supports(shape: Sequence[int], block: Block) -> bool:
+    """Returns True for a block that `shift_block` should compute faster.
 
-    By the bytes that it moves (`python -m benchmarks.gpu_costs`): its time has not been
-    measured, so on a GPU it runs only if asked for by name.
+    The estimate is by the bytes moved (`python -m benchmarks.gpu_costs`): no time has
+    been measured, so `shiftjax.fast.dispatch` chooses it only if asked for.
 
     Args:
       shape: of the input on one device, `[batch, height, width, channels]`.
-      expanded: channels that are shifted.
-      features: channels of the output.
-      dtype: what is multiplied in.
-      kernel_size: side of the window of displacements.
-      strides: distance between the rows and columns kept, in pixels.
-      dilation: distance between neighbouring displacements, in pixels.
+      block: its options, any strides.
 
     Returns:
-      True where the kernels take the shapes, up to 128 channels and features: with
+      True for sizes that the kernels support, up to 128 channels and features. With
       more, products are the limit, not the memory.
 
     Example:
-      >>> window = {"kernel_size": 3, "strides": 2, "dilation": 1}
-      >>> is_faster((100, 32, 32, 16), 96, 32, jnp.bfloat16, **window)
+      >>> options = {"features": 32, "dtype": jnp.bfloat16, "strides": 2}
+      >>> supports((100, 32, 32, 16), Block(wide=96, **options))
       True
     """
-    del strides  # any
-    if max(shape[-1], features) > MOST_CHANNELS:
+    if max(shape[-1], block.features) > SUMMED_CHANNELS:
         return False
-    kernels = (shape[-1], expanded), features
-    return is_supported(shape, *kernels, kernel_size, dilation, dtype)
+    kernels = (shape[-1], block.wide), block.features
+    options = block.kernel_size, block.dilation, block.dtype
+    return is_supported(tuple(shape), *kernels, *options)
 
 
 shift_block = functools.partial(

@@ -1,25 +1,24 @@
 """The calls of the kernels, their derivative, and the function for users."""
 
+import dataclasses
 import functools
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from shiftjax.errors import InputError
+from shiftjax.fast import fused_block
 from shiftjax.fast.gpu.kernel import backward_kernel, forward_kernel
 from shiftjax.fast.gpu.plan import Plan, Sizes
-from shiftjax.shift import Table, displace, displacements
+from shiftjax.shift import Table, displacements
 
-Tree = TypeVar("Tree")
 Gradients = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 DTYPES = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32))
-MOST_CHANNELS = 256  # narrow ones, that products keep in registers
+REGISTER_CHANNELS = 256  # narrow ones, that products keep in registers
 MOST_DISPLACEMENTS = 64
 MOST_NUMBERS = 2**31 - 1  # in an array, addressed by int32
 
@@ -125,78 +124,33 @@ def backward(
 # The differentiable function.
 
 
-def definition(
-    x: jax.Array,
-    expand: jax.Array,
-    bias: jax.Array,
-    project: jax.Array,
-    table: Table,
-    strides: int,
-) -> jax.Array:
-    """What the kernel computes, for XLA."""
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    dot = functools.partial(jnp.dot, preferred_element_type=dtype)
-    wide = dot(x, expand.astype(x.dtype)) + bias[None, None, None]
-    wide = jax.nn.relu(wide).astype(x.dtype)
-    wide = displace(wide, np.asarray(table), stride=strides)
-    return dot(wide, project.astype(x.dtype)).astype(x.dtype)
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """The kernels of this package, as `shiftjax.fast.fused_block.Kernel`.
 
+    Attributes:
+      sizes: how the work is cut.
+      interpret: whether their programs are interpreted.
+    """
 
-def on_gpu(
-    interpret: bool, kernel: Callable[..., Tree], other: Callable[..., Tree], *args: Any
-) -> Tree:
-    """Runs the kernel where the program is compiled for CUDA, else the other form."""
-    if interpret:
-        return kernel(*args)
-    return lax.platform_dependent(*args, cuda=kernel, default=other)
+    sizes: Sizes = dataclasses.field(default_factory=Sizes)
+    interpret: bool = False
 
+    platform: ClassVar[str] = "cuda"
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6, 7))
-def call(
-    x: jax.Array,
-    expand: jax.Array,
-    bias: jax.Array,
-    project: jax.Array,
-    table: Table,
-    strides: int,
-    sizes: Sizes,
-    interpret: bool,
-) -> jax.Array:
-    """`shift_project` for any table of displacements, one row per wide channel."""
-    plan = Plan.make(x.shape, project.shape[1], table, strides, sizes)
-    kernel = functools.partial(forward, plan, interpret)
-    other = functools.partial(definition, table=table, strides=strides)
-    return on_gpu(interpret, kernel, other, x, expand, bias, project)
+    def forward(
+        self, table: Table, stride: int, x: jax.Array, *weights: jax.Array
+    ) -> jax.Array:
+        """Computes the output."""
+        plan = Plan.make(x.shape, weights[-1].shape[1], table, stride, self.sizes)
+        return forward(plan, self.interpret, x, *weights)
 
-
-def _call_forward(*arguments: Any) -> tuple[jax.Array, Gradients]:
-    return call(*arguments), arguments[:4]
-
-
-def _call_backward(
-    table: Table,
-    strides: int,
-    sizes: Sizes,
-    interpret: bool,
-    residuals: Gradients,
-    g: jax.Array,
-) -> Gradients:
-    plan = Plan.make(residuals[0].shape, g.shape[-1], table, strides, sizes)
-
-    def kernel(g: jax.Array, *inputs: jax.Array) -> Gradients:
-        gradients = backward(plan, interpret, g, *inputs)
-        pairs = zip(gradients, inputs, strict=True)
-        dx, d_expand, d_bias, d_project = (d.astype(a.dtype) for d, a in pairs)
-        return dx, d_expand, d_bias, d_project
-
-    def other(g: jax.Array, *inputs: jax.Array) -> Gradients:
-        function = functools.partial(definition, table=table, strides=strides)
-        return jax.vjp(function, *inputs)[1](g)
-
-    return on_gpu(interpret, kernel, other, g, *residuals)
-
-
-call.defvjp(_call_forward, _call_backward)
+    def backward(
+        self, table: Table, stride: int, g: jax.Array, x: jax.Array, *weights: jax.Array
+    ) -> Gradients:
+        """Computes the gradients, those of the weights in float32."""
+        plan = Plan.make(x.shape, g.shape[-1], table, stride, self.sizes)
+        return backward(plan, self.interpret, g, x, *weights)
 
 
 def shift_project(
@@ -225,7 +179,7 @@ def shift_project(
       kernel_size: side K of the window of displacements.
       strides: distance between the rows and columns kept, in pixels.
       dilation: distance between neighbouring displacements, in pixels.
-      sizes: how the work is cut, or None for what suits the shapes.
+      sizes: how the work is cut, or None for the default.
       interpret: whether to interpret the kernel's program, slowly; without it, it runs
         on an NVIDIA GPU, and elsewhere XLA compiles the formula above.
 
@@ -243,13 +197,8 @@ def shift_project(
       >>> y.shape, float(y[0, 0, 0, 0])  # at a corner, 5 of 16 channels read zeros
       ((1, 2, 2, 8), 88.0)
     """
-    shapes = [x.shape, expand.shape, bias.shape, project.shape]
-    wide, features = expand.shape[-1], project.shape[-1]
-    if shapes[1:] != [(x.shape[-1], wide), (wide,), (wide, features)]:
-        raise InputError(
-            f"x, expand, bias and project have shapes {', '.join(map(str, shapes))}; "
-            f"they need [batch, height, width, C], [C, E], [E] and [E, features]"
-        )
+    fused_block.check_shapes(x, expand, bias, project)
+    wide, features = project.shape
     if not is_supported(
         x.shape, expand.shape, features, kernel_size, dilation, x.dtype
     ):
@@ -257,19 +206,12 @@ def shift_project(
             f"x {x.dtype.name} {list(x.shape)}, {features} features and "
             f"kernel_size={kernel_size}: the kernel takes images of bfloat16 or "
             f"float32, of at least one pixel and less than 2^31 numbers, with at most "
-            f"{MOST_CHANNELS} channels and features, and {MOST_DISPLACEMENTS} "
+            f"{REGISTER_CHANNELS} channels and features, and {MOST_DISPLACEMENTS} "
             f"displacements"
         )
     table = moves(wide, kernel_size, dilation, max(x.shape[1:3]))
-    if sizes is None:
-        sizes = suitable(x.shape[-1], features)
-    return call(x, expand, bias, project, table, strides, sizes, interpret)
-
-
-def suitable(channels: int, features: int) -> Sizes:
-    """Returns how to cut the work for so many channels and features."""
-    del channels, features
-    return Sizes()
+    kernel = Kernel(sizes or Sizes(), interpret)
+    return fused_block.shift_project(x, expand, bias, project, kernel, table, strides)
 
 
 def moves(channels: int, kernel_size: int, dilation: int, farthest: int) -> Table:
@@ -313,6 +255,6 @@ def is_supported(
     if jnp.dtype(dtype) not in DTYPES or len(shape) != 4 or 0 in shape:
         return False
     channels = max(shape[-1], out_channels)
-    if channels > MOST_CHANNELS or kernel_size**2 > MOST_DISPLACEMENTS:
+    if channels > REGISTER_CHANNELS or kernel_size**2 > MOST_DISPLACEMENTS:
         return False
     return int(np.prod(shape[:3])) * channels <= MOST_NUMBERS and min(expand_shape) > 0

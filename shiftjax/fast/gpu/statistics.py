@@ -28,7 +28,7 @@ from shiftjax.fast.gpu.plan import SMALLEST, power_of_two
 STEP = 128  # pixels
 PROGRAMS = 264  # two for each multiprocessor of an H100 or H200
 FEWEST = 32  # of them, where their sums would be larger than what is summed
-MOST_CHANNELS = 128  # whose products' sums a program's registers hold
+SUMMED_CHANNELS = 128  # whose products' sums a program's registers hold
 
 
 def sums_kernel(
@@ -87,7 +87,7 @@ def by_kernel(interpret: bool, x: jax.Array) -> Pair:
 
 def _covariance(x: jax.Array) -> Pair:
     """Returns mean `[C]` and covariance `[C, C]` of x `[batch, height, width, C]`."""
-    if x.shape[-1] > MOST_CHANNELS:
+    if x.shape[-1] > SUMMED_CHANNELS:
         return two_passes(x)
     kernel = functools.partial(by_kernel, False)
     return lax.platform_dependent(x, cuda=kernel, default=two_passes)

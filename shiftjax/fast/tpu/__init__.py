@@ -1,4 +1,4 @@
-"""The fast form of the shift block on a TPU: one Pallas kernel.
+"""An implementation of the shift block for TPUs: one Pallas kernel.
 
 Files, in the order of their floors: `plan` (what is known when a kernel is traced),
 `rows` (products, and moves within the vector memory), `calls`, `forward` and `backward`
@@ -8,8 +8,8 @@ BatchNorm from statistics of its narrow input). `shiftjax.layers` defines what t
 compute.
 """
 
-from shiftjax.fast.tpu.block import is_faster, shift_block
+from shiftjax.fast.tpu.block import shift_block, supports
 from shiftjax.fast.tpu.kernel import shift_project
 from shiftjax.fast.tpu.plan import is_supported
 
-__all__ = ["is_faster", "is_supported", "shift_block", "shift_project"]
+__all__ = ["is_supported", "shift_block", "shift_project", "supports"]

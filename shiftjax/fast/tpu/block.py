@@ -1,60 +1,49 @@
-"""The ShiftResNet block on a TPU: `shiftjax.fast.fused_block` around the kernel.
+"""The ShiftResNet block on a TPU: `shiftjax.fast.fused_block` with these kernels.
 
 A strided shift is taken on the phases of the image, row and column modulo the stride:
 each channel is expanded on the one phase that it reads, and shifted there by itself.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 
 from shiftjax.fast import fused_block
 from shiftjax.fast.batchnorm import Pair, differentiable
+from shiftjax.fast.dispatch import Block
 from shiftjax.fast.phases import phases
-from shiftjax.fast.tpu.kernel import definition, shift_project
+from shiftjax.fast.tpu.kernel import shift_project
 from shiftjax.fast.tpu.plan import is_supported
 
 # With more, the products are the limit, not the memory: `python -m benchmarks.tpu`.
-MOST_CHANNELS = 255
+MEMORY_BOUND = 255
 
 
-def is_faster(
-    shape: tuple[int, ...],
-    expanded: int,
-    features: int,
-    dtype: jnp.dtype,
-    *,
-    kernel_size: int,
-    strides: int,
-    dilation: int,
-) -> bool:
-    """Tells whether `shift_block` takes such a block, and is the faster form on a TPU.
+def supports(shape: Sequence[int], block: Block) -> bool:
+    """Returns True for a block that `shift_block` computes faster than the reference.
 
     Args:
       shape: of the input on one device, `[batch, height, width, channels]`.
-      expanded: channels that are shifted.
-      features: channels of the output.
-      dtype: what is multiplied in.
-      kernel_size: side of the window of displacements.
-      strides: distance between the rows and columns kept, in pixels.
-      dilation: distance between neighbouring displacements, in pixels.
+      block: its options.
 
     Returns:
-      True for strides, which go by phases, and where the kernel takes the shapes; False
-      for 256 channels or more, whose products hide the traffic of the plain form.
+      True for strides, which are computed by phases, and for sizes that the kernel
+      supports; False for 256 channels or more, whose products hide the memory traffic
+      of the reference.
 
     Example:
-      >>> window = {"kernel_size": 3, "strides": 1, "dilation": 1}
-      >>> is_faster((256, 32, 32, 16), 48, 16, jnp.bfloat16, **window)
+      >>> supports((256, 32, 32, 16), Block(wide=48, features=16, dtype=jnp.bfloat16))
       True
     """
-    if strides > 1:
+    if block.strides > 1:
         return True
-    if shape[-1] > MOST_CHANNELS:
+    if shape[-1] > MEMORY_BOUND:
         return False
-    kernels = (shape[-1], expanded), features
-    return is_supported(shape, *kernels, kernel_size, dilation, dtype)
+    kernels = (shape[-1], block.wide), block.features
+    options = block.kernel_size, block.dilation, block.dtype
+    return is_supported(tuple(shape), *kernels, *options)
 
 
 def _moments(x: jax.Array) -> Pair:
@@ -104,7 +93,7 @@ def middle(
     ):
         phase = x[:, row::strides, column::strides]
         weights = expand[:, members], bias[members], project[members]
-        y += definition(phase, *weights, table, size)
+        y += fused_block.definition(phase, *weights, table, size=size)
     return y.astype(x.dtype)
 
 

@@ -9,110 +9,55 @@ XLA stores NHWC arrays of few channels in that order on a TPU, so the transposes
 ends move nothing.
 """
 
-import functools
-from collections.abc import Callable
-from typing import Any, TypeVar
+import dataclasses
+from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
 from shiftjax.errors import InputError
+from shiftjax.fast import fused_block
 from shiftjax.fast.tpu.backward import Gradients, backward
 from shiftjax.fast.tpu.forward import forward
 from shiftjax.fast.tpu.plan import LANES, VMEM_LIMIT, Plan, is_supported, moves
-from shiftjax.shift import Size, Table, displace_p
-
-Tree = TypeVar("Tree")
+from shiftjax.shift import Table
 
 
-def definition(
-    x: jax.Array,
-    expand: jax.Array,
-    bias: jax.Array,
-    project: jax.Array,
-    table: Table,
-    size: Size,
-) -> jax.Array:
-    """What the kernel computes, for XLA: `[batch, *size, features]`, float32."""
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    dot = functools.partial(jnp.dot, preferred_element_type=dtype)
-    wide = dot(x, expand.astype(x.dtype)) + bias[None, None, None]
-    wide = jax.nn.relu(wide).astype(x.dtype)
-    wide = displace_p.bind(wide, table=table, stride=1, size=size, lowering=None)
-    return dot(wide, project.astype(x.dtype))
+@dataclasses.dataclass(frozen=True)
+class Kernel:
+    """The kernels of this package, as `shiftjax.fast.fused_block.Kernel`.
 
-
-def on_tpu(
-    interpret: bool, kernel: Callable[..., Tree], other: Callable[..., Tree], *args: Any
-) -> Tree:
-    """Runs the kernel where the program is compiled for a TPU, else the other form.
-
-    Known only when it is compiled: a program can be traced on a machine without a TPU.
+    Attributes:
+      interpret: whether their programs are interpreted.
     """
-    if interpret:
-        return kernel(*args)
-    return lax.platform_dependent(*args, tpu=kernel, default=other)
 
+    interpret: bool = False
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def call(
-    x: jax.Array,
-    expand: jax.Array,
-    bias: jax.Array,
-    project: jax.Array,
-    table: Table,
-    interpret: bool,
-) -> jax.Array:
-    """`shift_project` for any table of displacements, one row per wide channel."""
-    size = (x.shape[1], x.shape[2])
+    platform: ClassVar[str] = "tpu"
 
-    def kernel(x: jax.Array, *weights: jax.Array) -> jax.Array:
+    def forward(
+        self, table: Table, stride: int, x: jax.Array, *weights: jax.Array
+    ) -> jax.Array:
+        """Computes the output; the stride is 1."""
+        del stride
         x = x.transpose(1, 2, 3, 0)
-        plan = Plan.make(x, project.shape[1], table, interpret)
+        plan = Plan.make(x, weights[-1].shape[1], table, self.interpret)
         return forward(plan, x, *weights).transpose(3, 0, 1, 2)
 
-    def other(x: jax.Array, *weights: Any) -> jax.Array:
-        return definition(x, *weights, table=table, size=size).astype(x.dtype)
-
-    return on_tpu(interpret, kernel, other, x, expand, bias, project)
-
-
-def _call_forward(
-    x: jax.Array,
-    expand: jax.Array,
-    bias: jax.Array,
-    project: jax.Array,
-    table: Table,
-    interpret: bool,
-) -> tuple:
-    y = call(x, expand, bias, project, table, interpret)
-    return y, (x, expand, bias, project)
-
-
-def _call_backward(
-    table: Table, interpret: bool, residuals: Gradients, g: jax.Array
-) -> Gradients:
-    def kernel(g: jax.Array, x: jax.Array, *weights: jax.Array) -> Gradients:
+    def backward(
+        self,
+        table: Table,
+        stride: int,
+        g: jax.Array,
+        x: jax.Array,
+        *weights: jax.Array,
+    ) -> Gradients:
+        """Computes the gradients; the stride is 1."""
+        del stride
         x, g = x.transpose(1, 2, 3, 0), g.transpose(1, 2, 3, 0)
-        plan = Plan.make(x, g.shape[2], table, interpret)
+        plan = Plan.make(x, g.shape[2], table, self.interpret)
         dx, *gradients = backward(plan, x, g, *weights)
-        d_expand, d_bias, d_project = (
-            gradient.astype(weight.dtype)
-            for gradient, weight in zip(gradients, weights, strict=True)
-        )
+        d_expand, d_bias, d_project = gradients
         return dx.transpose(3, 0, 1, 2), d_expand, d_bias, d_project
-
-    def other(g: jax.Array, *inputs: jax.Array) -> Gradients:
-        size = (g.shape[1], g.shape[2])
-        function = functools.partial(definition, table=table, size=size)
-        y, pull = jax.vjp(function, *inputs)
-        return pull(g.astype(y.dtype))
-
-    return on_tpu(interpret, kernel, other, g, *residuals)
-
-
-call.defvjp(_call_forward, _call_backward)
 
 
 def shift_project(
@@ -154,14 +99,8 @@ def shift_project(
       >>> y.shape, float(y[0, 0, 0, 0])  # at a corner, 5 of 16 channels read zeros
       ((128, 2, 2, 8), 88.0)
     """
-    shapes = [x.shape, expand.shape, bias.shape, project.shape]
-    wide = expand.shape[-1]
-    if shapes[1:] != [(x.shape[-1], wide), (wide,), (wide, project.shape[-1])]:
-        raise InputError(
-            f"x, expand, bias and project have shapes {', '.join(map(str, shapes))}; "
-            f"they need [batch, height, width, C], [C, E], [E] and [E, features]"
-        )
-    features = project.shape[1]
+    fused_block.check_shapes(x, expand, bias, project)
+    wide, features = project.shape
     if not is_supported(
         x.shape, expand.shape, features, kernel_size, dilation, x.dtype
     ):
@@ -172,4 +111,5 @@ def shift_project(
             f"{LANES}, and rows that fit into {VMEM_LIMIT >> 20} MiB"
         )
     table = moves(wide, kernel_size, dilation)
-    return call(x, expand, bias, project, table, interpret)
+    kernel = Kernel(interpret)
+    return fused_block.shift_project(x, expand, bias, project, kernel, table, 1)

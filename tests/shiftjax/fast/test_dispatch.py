@@ -1,4 +1,7 @@
-"""The form that a module is computed in: by its field, its input and the platform."""
+"""The choice of an implementation: by the field, the input and the platform.
+
+Every implementation is compared with the reference, on all modules.
+"""
 
 import functools
 
@@ -8,9 +11,9 @@ import pytest
 from flax.errors import ScopeCollectionNotFound
 
 from shiftjax import CSC, ConvNorm, InputError, ShiftConv, create_model, summarize
-from shiftjax.fast import tpu
+from shiftjax.fast import dispatch, tpu
 from shiftjax.fast.cpu import Planes
-from shiftjax.fast.dispatch import DEFAULT_FORM, FORMS, resolve
+from shiftjax.fast.dispatch import IMPLEMENTATIONS, NAMES, Block, choose
 from shiftjax.fast.tpu.block import middle
 from shiftjax.models.resnet import DepthwiseResNet, ResNet, ShiftResNet
 
@@ -23,31 +26,90 @@ FLOAT64 = 1e-11
 BATCH = (2, 8, 8, 3)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_form_asked_for_is_taken(form):
-    assert resolve(form, BATCH) == form
+GPU_BLOCK = Block(48, 16, jnp.float32)
+TPU_BLOCK = Block(48, 16, jnp.bfloat16)
+# kind, shape, block
+ON = {
+    "cpu": ("shift_block", (2, 8, 8, 16), GPU_BLOCK),
+    "tpu": ("shift_block", (128, 8, 8, 16), TPU_BLOCK),
+    "gpu": ("shift_block", (2, 8, 8, 16), GPU_BLOCK),
+}
 
 
 @pytest.mark.parametrize("platform", ["cpu", "tpu", "gpu"])
-def test_auto_is_the_default_of_the_platform(monkeypatch, platform):
+@pytest.mark.parametrize("name", ON)
+def test_an_implementation_asked_for_is_chosen(monkeypatch, name, platform):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    expected = {"cpu": "planes", "tpu": "kernel", "gpu": "plain"}[platform]
-    assert resolve("auto", BATCH) == expected
-    assert summarize("shiftresnet20_e3").form == expected
-    others = {summarize(name).form for name in ("depthwise_resnet20", "resnet20")}
-    assert others == {"planes" if platform == "cpu" else "plain"}
-    assert set(DEFAULT_FORM) == {"cpu", "tpu"}
+    kind, shape, block = ON[name]
+    assert choose(name, kind, shape, block=block) == (name, "asked for")
+    assert choose("reference", kind, shape, block=block).name == "reference"
+    assert choose(None, kind, shape, block=block).name == "reference"
+
+
+# platform; network: implementation in inference, in training
+DEFAULTS = {
+    "cpu": {
+        "resnet20": ("reference", "cpu"),
+        "depthwise_resnet20": ("cpu", "cpu"),
+        "shiftresnet20_e3": ("cpu", "cpu"),
+        "shiftnet_a": ("reference", "reference"),
+    },
+    "tpu": {
+        "resnet20": ("reference", "reference"),
+        "depthwise_resnet20": ("reference", "reference"),
+        "shiftresnet20_e3": ("tpu", "tpu"),
+        "shiftnet_a": ("reference", "reference"),
+    },
+    "gpu": {
+        "resnet20": ("reference", "reference"),
+        "depthwise_resnet20": ("reference", "reference"),
+        "shiftresnet20_e3": ("reference", "reference"),
+        "shiftnet_a": ("reference", "reference"),
+    },
+}
+
+
+@pytest.mark.parametrize("platform", DEFAULTS)
+def test_the_default_of_a_network(monkeypatch, platform):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    for name, expected in DEFAULTS[platform].items():
+        kind = create_model(name).kind
+        both = (choose(None, kind, BATCH, train=train).name for train in (False, True))
+        assert tuple(both) == expected
+        assert summarize(name).implementation.name == expected[1]
 
 
 @pytest.mark.parametrize("shape", [(0, 8, 8, 3), (2, 0, 8, 3), (8, 8, 3)])
-def test_shapes_that_only_the_plain_form_takes(shape):
-    for form in ("auto", *FORMS):
-        assert resolve(form, shape) == "plain"
+def test_shapes_that_only_the_reference_takes(shape):
+    for asked in (None, *NAMES):
+        assert choose(asked, "shift_resnet", shape).name == "reference"
 
 
-def test_a_free_batch_is_computed_plainly():
+def test_a_block_that_a_kernel_refuses():
+    choice = choose("tpu", "shift_block", (64, 8, 8, 16), block=TPU_BLOCK)
+    assert choice == ("reference", "tpu does not support [64, 8, 8, 16]")
+
+
+def test_a_new_implementation_is_a_row(monkeypatch):
+    """Its package, under the name, and when it is chosen for which modules."""
+    row = {"shift_block": "if asked for", "shift_resnet": "always"}
+    monkeypatch.setattr(dispatch, "IMPLEMENTATIONS", {**IMPLEMENTATIONS, "npu": row})
+    monkeypatch.setattr(dispatch, "NAMES", (*NAMES, "npu"))
+    monkeypatch.setattr(jax, "default_backend", lambda: "npu")
+    assert choose(None, "shift_resnet", BATCH).name == "npu"
+    assert choose(None, "resnet", BATCH).name == "reference"
+
+
+@pytest.mark.parametrize("name", IMPLEMENTATIONS)
+def test_each_kind_of_block_has_its_function(name):
+    blocks = {"shift_block", "conv_norm"} & set(IMPLEMENTATIONS[name])
+    for kind in ("supports", *blocks):
+        assert callable(dispatch.function(name, kind))
+
+
+def test_a_free_batch_takes_the_reference():
     """One exported program runs any number of images."""
-    model = ShiftResNet(8, form="auto")
+    model = ShiftResNet(8, implementation=None)
     (free,) = jax.export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((free, *BATCH[1:]), jnp.float32)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros(BATCH))
@@ -59,15 +121,17 @@ def test_a_free_batch_is_computed_plainly():
 
 
 @pytest.mark.parametrize(
-    ("kind", "form", "entered"),
+    ("kind", "asked", "entered"),
     [
-        (ShiftResNet, "auto", {False: 1, True: 1}),
-        (ResNet, "auto", {False: 0, True: 1}),
-        (ResNet, "planes", {False: 1, True: 1}),
+        (ShiftResNet, None, {False: 1, True: 1}),
+        (ResNet, None, {False: 0, True: 1}),
+        (ResNet, "cpu", {False: 1, True: 1}),
     ],
 )
-def test_a_plain_resnet_is_evaluated_plainly(monkeypatch, kind, form, entered):
-    """Which is faster, if it is not told otherwise; it is trained on planes."""
+def test_a_plain_resnet_is_evaluated_by_its_reference(
+    monkeypatch, kind, asked, entered
+):
+    """It is trained in the layout for CPUs."""
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     calls, original = [], Planes.from_nhwc
 
@@ -76,7 +140,7 @@ def test_a_plain_resnet_is_evaluated_plainly(monkeypatch, kind, form, entered):
         return original(*args, **options)
 
     monkeypatch.setattr(Planes, "from_nhwc", from_nhwc)
-    model = kind(8, form=form)
+    model = kind(8, implementation=asked)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(BATCH))
     for train, expected in entered.items():
         calls.clear()
@@ -86,9 +150,9 @@ def test_a_plain_resnet_is_evaluated_plainly(monkeypatch, kind, form, entered):
 
 
 @pytest.mark.parametrize("module", [ResNet(8), ConvNorm(8), ShiftConv(9), CSC(3)])
-def test_an_unknown_form_is_answered_with_the_nearest(module):
-    module = module.clone(form="kernal")
-    with pytest.raises(InputError, match="'kernal': did you mean 'kernel'"):
+def test_an_unknown_name_is_answered_with_the_nearest(module):
+    module = module.clone(implementation="tup")
+    with pytest.raises(InputError, match="implementation 'tup': did you mean 'tpu'"):
         jax.eval_shape(module.init, jax.random.key(0), jnp.zeros(BATCH))
 
 
@@ -104,16 +168,20 @@ def step(module, variables, x, g):
         return {"y": y, "updates": updates, "gradient": pull(g)}
 
 
-def compare(make, shape, form, assert_trees_close, randomize, rng, rtol=FLOAT32):
-    """One step in a form, and in the plain form."""
-    module = make(form="plain")
+def compare(
+    make, shape, implementation, assert_trees_close, randomize, rng, rtol=FLOAT32
+):
+    """One step by an implementation, and by the reference."""
+    module = make(implementation="reference")
     x = rng.normal(size=shape).astype(jnp.result_type(float))
     variables = randomize(module, x)
     y = jax.eval_shape(module.apply, variables, x)
     g = rng.normal(size=y.shape).astype(y.dtype)
     actual, expected = (
-        jax.jit(functools.partial(step, make(form=form)))(variables, x, g)
-        for form in (form, "plain")
+        jax.jit(functools.partial(step, make(implementation=implementation)))(
+            variables, x, g
+        )
+        for implementation in (implementation, "reference")
     )
     assert_trees_close(actual, expected, rtol)
 
@@ -133,12 +201,12 @@ MODULES = {
 }
 
 
-@pytest.mark.parametrize("form", ["auto", "planes", "kernel"])
+@pytest.mark.parametrize("implementation", [None, "cpu", "tpu", "gpu"])
 @pytest.mark.parametrize("name", MODULES)
-def test_every_form_of_a_module_is_its_definition(
-    rng, randomize, assert_trees_close, name, form
+def test_every_implementation_equals_the_reference(
+    rng, randomize, assert_trees_close, name, implementation
 ):
-    """NHWC arrays in every form; without a TPU, the kernel's block runs its formula.
+    """Of NHWC arrays; on other platforms the kernels' blocks run their definition.
 
     The network in float64: in float32 the gradient of an offset that a later BatchNorm
     takes away is rounding alone.
@@ -147,26 +215,28 @@ def test_every_form_of_a_module_is_its_definition(
     precise = name == "DepthwiseResNet"
     rtol = FLOAT64 if precise else FLOAT32
     with jax.enable_x64(precise):
-        compare(make, shape, form, assert_trees_close, randomize, rng, rtol)
+        compare(make, shape, implementation, assert_trees_close, randomize, rng, rtol)
 
 
-def test_forms_keep_planes_and_arrays_apart():
+def test_planes_and_arrays_are_kept_apart():
     """What comes as planes leaves as planes, and NHWC arrays as arrays."""
-    module, x = ShiftConv(9, form="planes"), jnp.zeros((4, 5, 6, 9))
+    module, x = ShiftConv(9, implementation="cpu"), jnp.zeros((4, 5, 6, 9))
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
     apply = functools.partial(jax.eval_shape, module.apply, variables)
     assert apply(x).shape == x.shape
     assert isinstance(apply(jax.eval_shape(Planes.from_nhwc, x)), Planes)
 
 
-@pytest.mark.parametrize("form", ["auto", *FORMS])
-def test_variables_are_those_of_the_plain_form(form):
+@pytest.mark.parametrize("implementation", [None, *NAMES])
+def test_variables_are_those_of_the_reference(implementation):
     images = jnp.zeros((128, 8, 8, 3))
-    plain, other = (
-        jax.eval_shape(ShiftResNet(8, form=f).init, jax.random.key(0), images)
-        for f in ("plain", form)
+    expected, actual = (
+        jax.eval_shape(
+            ShiftResNet(8, implementation=name).init, jax.random.key(0), images
+        )
+        for name in ("reference", implementation)
     )
-    assert plain == other
+    assert actual == expected
 
 
 def kernels(module, shape):
@@ -180,12 +250,16 @@ def kernels(module, shape):
 
 def test_the_kernel_runs_where_it_is_supported():
     """Forward and backward; strides go by phases, many channels by selects."""
-    block = functools.partial(ShiftConv, dtype=jnp.bfloat16, expansion=3, form="kernel")
+    block = functools.partial(
+        ShiftConv, dtype=jnp.bfloat16, expansion=3, implementation="tpu"
+    )
     assert kernels(block(16), (128, 4, 4, 16)) == 2
     assert kernels(block(16), (64, 4, 4, 16)) == 0
     assert kernels(block(16, strides=2), (128, 4, 4, 16)) == 0
     assert kernels(block(256), (128, 4, 4, 256)) == 0
-    model = create_model("shiftresnet20_e3", depth=8, dtype=jnp.bfloat16, form="kernel")
+    model = create_model(
+        "shiftresnet20_e3", depth=8, dtype=jnp.bfloat16, implementation="tpu"
+    )
     assert kernels(model, (128, 8, 8, 3)) == 2
 
 
@@ -199,11 +273,11 @@ def test_a_network_through_the_interpreted_kernel(
     monkeypatch.setattr(tpu, "shift_block", interpreted)
     make = functools.partial(ShiftResNet, 14, expansion=2)
     shape = (128, 6, 5, 3)
-    compare(make, shape, "kernel", assert_trees_close, randomize, rng, 10 * FLOAT32)
+    compare(make, shape, "tpu", assert_trees_close, randomize, rng, 10 * FLOAT32)
 
 
-# The dtype of the output, and refusals, are the same in every form of these.
-FORMLESS = {
+# The dtype of the output, and refusals, are the same by every implementation.
+MODULES_OF_ANY_DTYPE = {
     "conv 1x1": (functools.partial(ConvNorm, 8), (2, 4, 4, 8)),
     "conv 3x3": (functools.partial(ConvNorm, 8, 3), (2, 4, 4, 8)),
     "block": (functools.partial(ShiftConv, 8, expansion=2), (2, 4, 4, 8)),
@@ -213,15 +287,17 @@ FORMLESS = {
 DTYPES = [None, "bfloat16", "float16", "float32"]
 
 
-@pytest.mark.parametrize("name", FORMLESS)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", MODULES_OF_ANY_DTYPE)
+@pytest.mark.parametrize("implementation", NAMES)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("given", ["float32", "bfloat16"])
-def test_the_dtype_is_the_same_in_every_form(name, form, dtype, given):
+def test_the_dtype_is_the_same_by_every_implementation(
+    name, implementation, dtype, given
+):
     """That asked for; else the wider of the input's and the params', float32."""
-    make, shape = FORMLESS[name]
+    make, shape = MODULES_OF_ANY_DTYPE[name]
     x = jnp.zeros(shape, given)
-    module = make(dtype=dtype, form=form)
+    module = make(dtype=dtype, implementation=implementation)
     expected = jnp.dtype("float32" if name == "network" or dtype is None else dtype)
     with jax.numpy_rank_promotion("raise"):
         variables = jax.eval_shape(module.init, jax.random.key(0), x)
@@ -233,9 +309,9 @@ def test_the_dtype_is_the_same_in_every_form(name, form, dtype, given):
             assert {leaf.dtype for leaf in stats} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_features_have_the_dtype_in_every_form(form):
-    model = ShiftResNet(8, dtype=jnp.bfloat16, form=form)
+@pytest.mark.parametrize("implementation", NAMES)
+def test_features_have_the_dtype_by_every_implementation(implementation):
+    model = ShiftResNet(8, dtype=jnp.bfloat16, implementation=implementation)
     images = jnp.zeros(BATCH)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     apply = functools.partial(model.apply, capture_features=True)
@@ -244,10 +320,13 @@ def test_features_have_the_dtype_in_every_form(form):
     assert {value.dtype for value in features.values()} == {jnp.dtype("bfloat16")}
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_block_of_low_precision_can_be_scanned(form):
+@pytest.mark.parametrize("implementation", NAMES)
+def test_a_block_of_low_precision_can_be_scanned(implementation):
     """Its output is its next input, and so of the same dtype."""
-    block, x = ShiftConv(8, expansion=2, dtype=jnp.bfloat16, form=form), (2, 4, 4, 8)
+    block, x = (
+        ShiftConv(8, expansion=2, dtype=jnp.bfloat16, implementation=implementation),
+        (2, 4, 4, 8),
+    )
     x = jnp.zeros(x, jnp.bfloat16)
     variables = jax.eval_shape(block.init, jax.random.key(0), x)
 
@@ -259,9 +338,9 @@ def test_a_block_of_low_precision_can_be_scanned(form):
 
 
 @pytest.mark.parametrize("scan", [False, True])
-@pytest.mark.parametrize("form", FORMS)
-def test_missing_statistics_are_refused_by_flax(form, scan):
-    model = ShiftResNet(14, form=form, scan=scan)
+@pytest.mark.parametrize("implementation", NAMES)
+def test_missing_statistics_are_refused_by_flax(implementation, scan):
+    model = ShiftResNet(14, implementation=implementation, scan=scan)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros(BATCH))
     params = {"params": variables["params"]}
     with pytest.raises(ScopeCollectionNotFound, match="batch_stats"):

@@ -15,7 +15,7 @@ from shiftjax.layers import ShiftConv
 pytestmark = pytest.mark.usefixtures("quick")
 
 SMALL = gpu.Sizes(pixels=16, back_pixels=16, programs=3)  # several steps and programs
-FORMS = {
+BLOCK_OF = {
     "tpu": functools.partial(
         tpu.shift_block, middle=functools.partial(tpu_block.middle, interpret=True)
     ),
@@ -24,7 +24,7 @@ FORMS = {
         middle=functools.partial(gpu.shift_project, sizes=SMALL, interpret=True),
     ),
 }
-# form, module, shape of the input
+# platform, module, shape of the input
 BLOCKS = {
     "kernel, TPU": ("tpu", ShiftConv(8, expansion=3), (128, 4, 3, 8)),
     "shortcut, TPU": ("tpu", ShiftConv(16, expansion=2), (128, 3, 4, 8)),
@@ -38,9 +38,9 @@ STRIDED = {
     "5x5, stride 2, dilation 2": (ShiftConv(5, 5, 2, 2, 11), (4, 9, 7, 5)),
 }
 BLOCKS |= {
-    f"{name}, {form.upper()}": (form, *case)
+    f"{name}, {platform.upper()}": (platform, *case)
     for name, case in STRIDED.items()
-    for form in FORMS
+    for platform in BLOCK_OF
 }
 STATISTICS = {
     "TPU, moments": tpu_block.moments,
@@ -50,10 +50,10 @@ STATISTICS = {
 }
 
 
-def run_form(form, module, variables, params, x, train):
-    """`module.apply` in a form, and what becomes of the running statistics."""
+def run_kernel(platform, module, variables, params, x, train):
+    """Output by the kernels of a platform, and the new running statistics."""
     stats = variables["batch_stats"]
-    y, batch = FORMS[form](
+    y, batch = BLOCK_OF[platform](
         params,
         None if train else stats,
         x,
@@ -69,9 +69,9 @@ def run_form(form, module, variables, params, x, train):
     return y, stats
 
 
-def run_module(form, module, variables, params, x, train):
+def run_module(platform, module, variables, params, x, train):
     """The definition."""
-    del form
+    del platform
     y, updates = module.apply(
         variables | {"params": params}, x, train, mutable=["batch_stats"]
     )
@@ -79,11 +79,11 @@ def run_module(form, module, variables, params, x, train):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def step(run, form, module, train, variables, x, g):
+def step(run, platform, module, train, variables, x, g):
     """All that training takes of a block."""
     with jax.default_matmul_precision("highest"):
         y, pull, stats = jax.vjp(
-            lambda params, x: run(form, module, variables, params, x, train),
+            lambda params, x: run(platform, module, variables, params, x, train),
             variables["params"],
             x,
             has_aux=True,
@@ -97,23 +97,23 @@ def test_the_block_equals_its_definition(
     rng, randomize, assert_trees_close, name, train
 ):
     """Normalisations and their derivatives lose up to 2,000 units of 6e-8."""
-    form, module, shape = BLOCKS[name]
+    platform, module, shape = BLOCKS[name]
     x = rng.normal(size=shape).astype(np.float32)
     variables = randomize(module, x)
     y = jax.eval_shape(module.apply, variables, x)
     g = rng.normal(size=y.shape).astype(np.float32)
-    actual = step(run_form, form, module, train, variables, x, g)
-    expected = step(run_module, form, module, train, variables, x, g)
+    actual = step(run_kernel, platform, module, train, variables, x, g)
+    expected = step(run_module, platform, module, train, variables, x, g)
     assert_trees_close(actual, expected, 1e-4)
 
 
 @pytest.mark.parametrize("name", ["shortcut, TPU", "shortcut, GPU"])
 def test_the_block_equals_numpy(reference, rng, randomize, assert_trees_close, name):
     """In float32; normalisations lose up to 2,000 units of 6e-8."""
-    form, module, shape = BLOCKS[name]
+    platform, module, shape = BLOCKS[name]
     x = rng.normal(size=shape).astype(np.float32)
     variables = randomize(module, x)
-    actual = jax.jit(functools.partial(run_form, form, module, train=True))(
+    actual = jax.jit(functools.partial(run_kernel, platform, module, train=True))(
         variables, variables["params"], x
     )
     weights = variables["params"], variables["batch_stats"]
@@ -123,15 +123,15 @@ def test_the_block_equals_numpy(reference, rng, randomize, assert_trees_close, n
 
 def test_the_block_over_replicas(rng, randomize, assert_trees_close, devices):
     """Two devices of 128 images each, as one device with all of them."""
-    form, module, (_, *shape) = BLOCKS["kernel, TPU"]
+    platform, module, (_, *shape) = BLOCKS["kernel, TPU"]
     x = rng.normal(size=(256, *shape)).astype(np.float32)
     variables = randomize(module, x)
     g = rng.normal(size=x.shape).astype(np.float32)
-    expected = step(run_module, form, module, True, variables, x, g)
+    expected = step(run_module, platform, module, True, variables, x, g)
     replicated = module.clone(axis_name="batch")
 
     def replica(x, g):
-        result = step(run_form, form, replicated, True, variables, x, g)
+        result = step(run_kernel, platform, replicated, True, variables, x, g)
         d_params, dx = result["gradient"]
         return result["y"], result["stats"], jax.lax.psum(d_params, "batch"), dx
 

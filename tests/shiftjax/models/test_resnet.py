@@ -71,7 +71,7 @@ def test_a_network_equals_numpy(reference, rng, randomize, assert_trees_close, n
     images = rng.normal(size=(2, 8, 8, 3))
     variables = randomize(model, images)
     train = functools.partial(
-        model.clone(form="plain").apply,
+        model.clone(implementation="reference").apply,
         train=True,
         capture_features=True,
         mutable=["batch_stats"],
@@ -86,7 +86,7 @@ def test_a_network_equals_numpy(reference, rng, randomize, assert_trees_close, n
 @pytest.mark.parametrize("name", ["resnet20", "shiftresnet20_e1"])
 @pytest.mark.usefixtures("float64")
 def test_evaluation_equals_numpy(reference, rng, randomize, assert_trees_close, name):
-    """By default, in the form for the machine, with the running averages."""
+    """By default, by the machine's implementation, with the running averages."""
     model = create_model(name)
     images = rng.normal(size=(3, 9, 7, 3))
     variables = randomize(model, images)
@@ -99,11 +99,11 @@ def test_evaluation_equals_numpy(reference, rng, randomize, assert_trees_close, 
 @pytest.mark.parametrize(
     "model", [ResNet(8), DepthwiseResNet(8), ShiftResNet(8)], ids=type
 )
-@pytest.mark.parametrize("form", ["plain", "planes"])
+@pytest.mark.parametrize("implementation", ["reference", "cpu"])
 @pytest.mark.parametrize("shape", [(1, 33, 33, 3), (4, 28, 28, 1), (3, 5, 64, 4)])
-def test_other_images(model, form, shape):
+def test_other_images(model, implementation, shape):
     images = jax.ShapeDtypeStruct(shape, jnp.float32)
-    model = model.clone(form=form)
+    model = model.clone(implementation=implementation)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     assert variables["params"]["stem"]["conv"]["kernel"].shape == (3, 3, shape[-1], 16)
     apply = functools.partial(model.apply, capture_features=True)
@@ -122,12 +122,12 @@ def test_features_of_a_reduced_network():
     assert shapes == cifar_features(images.shape, (9, 18, 37))
 
 
-@pytest.mark.parametrize("form", ["plain", "planes"])
+@pytest.mark.parametrize("implementation", ["reference", "cpu"])
 @pytest.mark.parametrize("kind", [ResNet, DepthwiseResNet, ShiftResNet])
-def test_remat_makes_a_checkpoint_of_each_block(kind, form):
+def test_remat_makes_a_checkpoint_of_each_block(kind, implementation):
     """Of all three, on the same variables."""
     images = jnp.zeros((2, 8, 8, 3))
-    plain = kind(8, form=form)
+    plain = kind(8, implementation=implementation)
     again = plain.clone(remat=True)
     variables, same = (
         jax.eval_shape(model.init, jax.random.key(0), images)
@@ -145,7 +145,7 @@ def test_remat_makes_a_checkpoint_of_each_block(kind, form):
 @pytest.mark.usefixtures("float64")
 def test_remat_gives_the_same_gradients(rng, randomize, assert_trees_close):
     images = rng.normal(size=(4, 8, 8, 3))
-    model = ShiftResNet(8, form="plain")
+    model = ShiftResNet(8, implementation="reference")
     variables = randomize(model, images)
 
     def loss(model, params):
@@ -165,7 +165,9 @@ def test_remat_gives_the_same_gradients(rng, randomize, assert_trees_close):
 def test_scanned_blocks_are_one_program(kind):
     """Of the equal ones of each stage; the variables are those of single blocks."""
     images = jnp.zeros((2, 8, 8, 3), jnp.bfloat16)
-    plain = kind(26, form="plain", dtype=jnp.bfloat16)  # four blocks a stage
+    plain = kind(
+        26, implementation="reference", dtype=jnp.bfloat16
+    )  # four blocks a stage
     variables, same = (
         jax.eval_shape(model.init, jax.random.key(0), images)
         for model in (plain, plain.clone(scan=True))
@@ -186,12 +188,12 @@ def test_scanned_blocks_are_one_program(kind):
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("remat", [False, True], ids=["kept", "remat"])
-@pytest.mark.parametrize("form", ["plain", "planes"])
+@pytest.mark.parametrize("implementation", ["reference", "cpu"])
 def test_scanned_blocks_give_the_same_gradients_and_statistics(
-    rng, randomize, assert_trees_close, form, remat
+    rng, randomize, assert_trees_close, implementation, remat
 ):
     images = rng.normal(size=(4, 8, 8, 3))
-    model = ShiftResNet(20, form=form)
+    model = ShiftResNet(20, implementation=implementation)
     variables = randomize(model, images)
 
     def loss(model, params):
@@ -222,7 +224,7 @@ def test_the_fields_of_a_network_reach_every_unit_and_norm(kind):
         "dtype": jnp.bfloat16,
         "param_dtype": jnp.float16,
         "kernel_init": kernel_init,
-        "form": "plain",
+        "implementation": "reference",
     }
     assert set(fields) == set(SHARED)
     modules = []
@@ -268,7 +270,11 @@ INVALID = {
     "depth between two networks": (ResNet(21), IMAGES, "depth=21"),
     "no blocks": (ShiftResNet(2), IMAGES, "depth=2"),
     "no classes": (ResNet(8, num_classes=0), IMAGES, "num_classes=0"),
-    "form": (ResNet(8, form="plane"), IMAGES, "'plane': did you mean.* 'plain'"),
+    "implementation": (
+        ResNet(8, implementation="tup"),
+        IMAGES,
+        "'tup': did you mean.* 'tpu'",
+    ),
     "block reduction": (ResNet(8, block_reduction=17), IMAGES, "reduction of 17 "),
     "block reduction 0": (ResNet(8, block_reduction=0), IMAGES, "reduction of 0 "),
     "net reduction": (ResNet(8, net_reduction=300), IMAGES, "reduction of 17.32"),
@@ -294,9 +300,9 @@ def test_an_invalid_option_or_input_is_named_with_its_value(name):
         jax.eval_shape(model.init, jax.random.key(0), images)
 
 
-@pytest.mark.parametrize("form", ["plain", "planes"])
-def test_images_of_other_channels_than_the_params_are_named(form):
-    model = ResNet(8, form=form)
+@pytest.mark.parametrize("implementation", ["reference", "cpu"])
+def test_images_of_other_channels_than_the_params_are_named(implementation):
+    model = ResNet(8, implementation=implementation)
     variables = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
     with pytest.raises(InputError, match=r"4 channels.* 3"):
         jax.eval_shape(model.apply, variables, jnp.zeros((2, 8, 8, 4)))

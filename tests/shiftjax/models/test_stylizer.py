@@ -218,7 +218,11 @@ def test_statistics_of_bfloat16_are_those_of_float32(rng):
 IMAGES = jnp.zeros((1, 8, 8, 3))
 INVALID = {
     "no blocks": (StyleNet(blocks=0), IMAGES, "blocks=0"),
-    "form": (StyleNet(form="plane"), IMAGES, "'plane': did you mean.* 'plain'"),
+    "implementation": (
+        StyleNet(implementation="tup"),
+        IMAGES,
+        "'tup': did you mean.* 'tpu'",
+    ),
     "bytes": (StyleNet(), IMAGES.astype(jnp.uint8), r"uint8 \[1, 8, 8, 3\]"),
     "one image": (StyleNet(), IMAGES[0], r"float32 \[8, 8, 3\]"),
     "features": (StyleConv(0, shifted=True), IMAGES, "features=0"),

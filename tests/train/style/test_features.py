@@ -208,7 +208,7 @@ def test_a_network_of_ours_gives_its_stem_and_stages(own, rng):
     assert set(net.style_layers) == {"stem", "stage1", "stage2", "stage3"}
     assert net.content_layer in net.style_layers
     pictures = rng.uniform(size=(2, 12, 8, 3)).astype("float32")
-    plain = CARD.model().clone(form="plain")
+    plain = CARD.model().clone(implementation="reference")
 
     def expected(pictures):
         x = (pictures - np.array(CARD.mean, "f")) / np.array(CARD.std, "f")

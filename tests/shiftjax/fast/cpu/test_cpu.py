@@ -1,4 +1,4 @@
-"""The form for CPUs: the same functions as the plain modules, which define them.
+"""The implementation for CPUs, compared with the reference.
 
 `test_layers.py` shows that the plain modules equal NumPy. Here each runs on planes with
 the same variables, and everything it gives is compared: output, gradients, statistics.
@@ -385,7 +385,7 @@ def test_bfloat16_is_near_float32(rng, randomize, assert_trees_close, name):
 
 
 def test_float32_params_promote_bfloat16_images(rng, randomize, assert_trees_close):
-    """With dtype=None both forms compute in the promoted dtype, which is float32."""
+    """With dtype=None both compute in the promoted dtype, which is float32."""
     module = ConvNorm(7)
     x = jnp.asarray(rng.normal(size=(4, 5, 6, 4)), jnp.bfloat16)
     variables = randomize(module, x)
@@ -409,9 +409,9 @@ NETWORKS = {
 }
 
 
-def train(model, variables, images, form):
+def train(model, variables, images, implementation):
     """Logits, features and new statistics."""
-    return model.clone(form=form).apply(
+    return model.clone(implementation=implementation).apply(
         variables, images, train=True, capture_features=True, mutable=["batch_stats"]
     )
 
@@ -427,8 +427,10 @@ def test_a_network_on_planes_equals_itself(rng, randomize, assert_trees_close, n
     images = rng.normal(size=shape)
     variables = randomize(model, images)
     actual, expected = (
-        jax.jit(functools.partial(train, model, form=form))(variables, images)
-        for form in ("planes", "plain")
+        jax.jit(functools.partial(train, model, implementation=implementation))(
+            variables, images
+        )
+        for implementation in ("cpu", "reference")
     )
     assert_trees_close(actual, expected, 1e-10)
 
@@ -440,15 +442,15 @@ def test_gradients_of_a_network_on_planes(rng, randomize, assert_trees_close):
     model = ShiftResNet(8, expansion=2)
     variables = randomize(model, images)
 
-    def loss(model, form, params, images):
+    def loss(model, implementation, params, images):
         now = variables | {"params": params}
-        return (train(model, now, images, form)[0][0] ** 2).mean()
+        return (train(model, now, images, implementation)[0][0] ** 2).mean()
 
     actual, expected = (
         jax.jit(jax.grad(functools.partial(loss, *choice), (0, 1)))(
             variables["params"], images
         )
-        for choice in ((model.clone(remat=True), "planes"), (model, "plain"))
+        for choice in ((model.clone(remat=True), "cpu"), (model, "reference"))
     )
     assert_trees_close(actual, expected, 1e-10)
 
@@ -458,8 +460,8 @@ def test_a_network_takes_one_pixel(rng, randomize, assert_trees_close):
     images = rng.normal(size=(2, 1, 1, 3))
     variables = randomize(ShiftResNet(8), images)
     actual, expected = (
-        jax.jit(ShiftResNet(8, form=form).apply)(variables, images)
-        for form in ("planes", "plain")
+        jax.jit(ShiftResNet(8, implementation=implementation).apply)(variables, images)
+        for implementation in ("cpu", "reference")
     )
     assert_trees_close(actual, expected, 1e-10)
 
@@ -467,7 +469,7 @@ def test_a_network_takes_one_pixel(rng, randomize, assert_trees_close):
 @pytest.mark.usefixtures("float64")
 def test_vmap_over_variables(rng, randomize, assert_trees_close):
     """An ensemble: one network with several sets of variables."""
-    model = ShiftResNet(8, form="planes")
+    model = ShiftResNet(8, implementation="cpu")
     images = rng.normal(size=(2, 4, 4, 3))
     members = [randomize(model, images) for _ in range(2)]
     ensemble = jax.tree.map(lambda *leaves: np.stack(leaves), *members)
@@ -484,7 +486,7 @@ def test_an_invalid_chunk_is_named_with_its_value(value):
 
 
 def test_an_empty_batch_gives_empty_logits():
-    model = ResNet(8, form="planes")
+    model = ResNet(8, implementation="cpu")
     images = jnp.zeros((0, 8, 8, 3))
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     assert jax.eval_shape(model.apply, variables, images).shape == (0, 10)

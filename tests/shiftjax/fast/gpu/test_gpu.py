@@ -13,7 +13,14 @@ from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from shiftjax import InputError, displacements, shift
 from shiftjax.fast import gpu
-from shiftjax.fast.gpu import Sizes, is_faster, is_supported, shift_block, shift_project
+from shiftjax.fast.dispatch import Block
+from shiftjax.fast.gpu import (
+    Sizes,
+    is_supported,
+    shift_block,
+    shift_project,
+    supports,
+)
 from shiftjax.fast.gpu.plan import Plan, pack
 from shiftjax.fast.gpu.statistics import by_kernel, covariance, moments
 from shiftjax.layers import ShiftConv
@@ -218,7 +225,7 @@ def test_statistics_in_one_pass(rng, name, covariance, mean):
 
 
 def test_it_runs_on_a_gpu_if_asked_for(monkeypatch):
-    """By name; what a GPU takes by itself is the plain form."""
+    """By name; by itself a GPU takes the reference."""
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     calls = []
 
@@ -229,8 +236,8 @@ def test_it_runs_on_a_gpu_if_asked_for(monkeypatch):
     monkeypatch.setattr(gpu, "shift_block", block)
     x = jnp.zeros((2, 4, 4, 16))
     variables = jax.eval_shape(ShiftConv(16).init, jax.random.key(0), x)
-    for form, expected in {"auto": [], "plain": [], "kernel": [2]}.items():
-        module = ShiftConv(16, strides=2, form=form)
+    for asked, expected in {None: [], "reference": [], "gpu": [2]}.items():
+        module = ShiftConv(16, strides=2, implementation=asked)
         variables = jax.eval_shape(module.init, jax.random.key(0), x)
         assert jax.eval_shape(module.apply, variables, x).shape == (2, 2, 2, 16)
         assert calls == expected
@@ -254,9 +261,8 @@ BAD = {
 def test_what_is_supported():
     assert is_supported(*GOOD)
     assert is_supported((1, 5, 7, 5), (5, 24), 40, 3, 7, jnp.float32)
-    window = {"kernel_size": 5, "strides": 2, "dilation": 1}
-    assert is_faster(GOOD[0], 48, 32, jnp.bfloat16, **window)
-    assert not is_faster((8, 7, 7, 256), 512, 256, jnp.bfloat16, **window)
+    assert supports(GOOD[0], Block(48, 32, jnp.bfloat16, kernel_size=5, strides=2))
+    assert not supports((8, 7, 7, 256), Block(512, 256, jnp.bfloat16, kernel_size=5))
 
 
 @pytest.mark.parametrize("name", BAD)
