@@ -54,7 +54,8 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
     """
     if not hasattr(function, "lower"):
         function = jax.jit(function)
-    program = function.lower(*arguments).compile()  # pyright: ignore[reportFunctionMemberAccess]
+    lowered: Any = function.lower(*arguments)  # pyright: ignore
+    program = lowered.compile()
     analysis = program.memory_analysis()
     if analysis is None:
         return program, 0
@@ -69,7 +70,7 @@ def parameters(variables: Mapping[str, Any]) -> int:
 
 def is_queue() -> bool:
     """Whether calls can be queued on the device while Python goes on."""
-    return jax.default_backend() != "cpu"
+    return jax.devices()[0].platform != "cpu"
 
 
 def peak_bytes() -> int | None:

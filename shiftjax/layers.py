@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from shiftjax.errors import InputError, unknown_name
 from shiftjax.fast.cpu import Planes
-from shiftjax.fast.dispatch import REFERENCE, Block
+from shiftjax.fast.dispatch import REFERENCE, BlockOptions
 from shiftjax.module import Activations, Unit
 from shiftjax.shift import positive, shift
 
@@ -157,7 +157,7 @@ class ShiftConv(Unit):
         wide = expanded(self.expansion, self.features)
         kernel_size, strides, dilation = self.kernel_size, self.strides, self.dilation
         window = {"kernel_size": kernel_size, "strides": strides, "dilation": dilation}
-        block = Block(wide, self.features, self.promoted_dtype(x), **window)
+        block = BlockOptions(wide, self.features, self.promoted_dtype(x), **window)
         if (name := self.choose(x, train, block).name) != REFERENCE:
             return self.run(name, x, train, **window)
         assert not isinstance(x, Planes)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
 from shiftjax.fast.cpu import Planes
-from shiftjax.fast.dispatch import REFERENCE, Block, Choice, choose, function
+from shiftjax.fast.dispatch import REFERENCE, BlockOptions, Choice, choose, function
 
 Activations = jax.Array | Planes
 SHARED = (
@@ -50,7 +50,7 @@ class Unit(nn.Module, kw_only=True):
     kind: ClassVar[str] = "unit"  # its name in `shiftjax.fast.dispatch`
 
     def choose(
-        self, x: Activations, train: bool = False, block: Block | None = None
+        self, x: Activations, train: bool = False, block: BlockOptions | None = None
     ) -> Choice:
         """Chooses the implementation for an input; see `shiftjax.fast.dispatch`."""
         if isinstance(x, Planes):

@@ -386,7 +386,9 @@ def batch(
 
 
 displace_p = Primitive("displace")
-displace_p.def_impl(lambda x, **options: lower(jax.default_backend(), x, **options))
+displace_p.def_impl(  # outside of `jax.jit`, on the device that holds the array
+    lambda x, **options: lower(next(iter(x.devices())).platform, x, **options)
+)
 displace_p.def_abstract_eval(
     lambda x, *, size, **_: x.update(shape=(*x.shape[:-3], *size, x.shape[-1]))
 )

@@ -57,7 +57,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-class Block(NamedTuple):
+class BlockOptions(NamedTuple):
     """The options of a shift block that decide whether a kernel supports it.
 
     Attributes:
@@ -83,7 +83,7 @@ def choose(
     shape: Sequence[Any],
     *,
     train: bool = False,
-    block: Block | None = None,
+    block: BlockOptions | None = None,
 ) -> Choice:
     """Chooses the implementation of a module for an input.
 

@@ -13,12 +13,12 @@ from shiftjax.fast.batchnorm import Params, Stats
 from shiftjax.fast.cpu import block, statistics
 from shiftjax.fast.cpu.chunks import chunk_size
 from shiftjax.fast.cpu.layout import Planes
-from shiftjax.fast.dispatch import Block
+from shiftjax.fast.dispatch import BlockOptions
 
 Activations = jax.Array | Planes
 
 
-def supports(shape: Sequence[int], block: Block) -> bool:
+def supports(shape: Sequence[int], block: BlockOptions) -> bool:
     """Returns True: all shift blocks are supported."""
     del shape, block
     return True

@@ -7,12 +7,12 @@ import functools
 from collections.abc import Sequence
 
 from shiftjax.fast import fused_block
-from shiftjax.fast.dispatch import Block
+from shiftjax.fast.dispatch import BlockOptions
 from shiftjax.fast.gpu.call import is_supported, shift_project
 from shiftjax.fast.gpu.statistics import SUMMED_CHANNELS, covariance, moments
 
 
-def supports(shape: Sequence[int], block: Block) -> bool:
+def supports(shape: Sequence[int], block: BlockOptions) -> bool:
     """Returns True for a block that `shift_block` should compute faster.
 
     The estimate is by the bytes moved (`python -m benchmarks.gpu_costs`): no time has
@@ -28,7 +28,7 @@ def supports(shape: Sequence[int], block: Block) -> bool:
 
     Example:
       >>> options = {"features": 32, "dtype": jnp.bfloat16, "strides": 2}
-      >>> supports((100, 32, 32, 16), Block(wide=96, **options))
+      >>> supports((100, 32, 32, 16), BlockOptions(wide=96, **options))
       True
     """
     if max(shape[-1], block.features) > SUMMED_CHANNELS:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from shiftjax.fast import fused_block
 from shiftjax.fast.batchnorm import Pair, differentiable
-from shiftjax.fast.dispatch import Block
+from shiftjax.fast.dispatch import BlockOptions
 from shiftjax.fast.phases import phases
 from shiftjax.fast.tpu.kernel import shift_project
 from shiftjax.fast.tpu.plan import is_supported
@@ -21,7 +21,7 @@ from shiftjax.fast.tpu.plan import is_supported
 MEMORY_BOUND = 255
 
 
-def supports(shape: Sequence[int], block: Block) -> bool:
+def supports(shape: Sequence[int], block: BlockOptions) -> bool:
     """Returns True for a block that `shift_block` computes faster than the reference.
 
     Args:
@@ -34,7 +34,8 @@ def supports(shape: Sequence[int], block: Block) -> bool:
       of the reference.
 
     Example:
-      >>> supports((256, 32, 32, 16), Block(wide=48, features=16, dtype=jnp.bfloat16))
+      >>> block = BlockOptions(wide=48, features=16, dtype=jnp.bfloat16)
+      >>> supports((256, 32, 32, 16), block)
       True
     """
     if block.strides > 1:

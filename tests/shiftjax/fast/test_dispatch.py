@@ -13,7 +13,7 @@ from flax.errors import ScopeCollectionNotFound
 from shiftjax import CSC, ConvNorm, InputError, ShiftConv, create_model, summarize
 from shiftjax.fast import dispatch, tpu
 from shiftjax.fast.cpu import Planes
-from shiftjax.fast.dispatch import IMPLEMENTATIONS, NAMES, Block, choose
+from shiftjax.fast.dispatch import IMPLEMENTATIONS, NAMES, BlockOptions, choose
 from shiftjax.fast.tpu.block import middle
 from shiftjax.models.resnet import DepthwiseResNet, ResNet, ShiftResNet
 
@@ -26,8 +26,8 @@ FLOAT64 = 1e-11
 BATCH = (2, 8, 8, 3)
 
 
-GPU_BLOCK = Block(48, 16, jnp.float32)
-TPU_BLOCK = Block(48, 16, jnp.bfloat16)
+GPU_BLOCK = BlockOptions(48, 16, jnp.float32)
+TPU_BLOCK = BlockOptions(48, 16, jnp.bfloat16)
 # kind, shape, block
 ON = {
     "cpu": ("shift_block", (2, 8, 8, 16), GPU_BLOCK),

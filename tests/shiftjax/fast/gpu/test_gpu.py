@@ -13,7 +13,7 @@ from jax.sharding import AbstractDevice, AbstractMesh, use_abstract_mesh
 
 from shiftjax import InputError, displacements, shift
 from shiftjax.fast import gpu
-from shiftjax.fast.dispatch import Block
+from shiftjax.fast.dispatch import BlockOptions
 from shiftjax.fast.gpu import (
     Sizes,
     is_supported,
@@ -261,8 +261,12 @@ BAD = {
 def test_what_is_supported():
     assert is_supported(*GOOD)
     assert is_supported((1, 5, 7, 5), (5, 24), 40, 3, 7, jnp.float32)
-    assert supports(GOOD[0], Block(48, 32, jnp.bfloat16, kernel_size=5, strides=2))
-    assert not supports((8, 7, 7, 256), Block(512, 256, jnp.bfloat16, kernel_size=5))
+    assert supports(
+        GOOD[0], BlockOptions(48, 32, jnp.bfloat16, kernel_size=5, strides=2)
+    )
+    assert not supports(
+        (8, 7, 7, 256), BlockOptions(512, 256, jnp.bfloat16, kernel_size=5)
+    )
 
 
 @pytest.mark.parametrize("name", BAD)
