@@ -525,6 +525,7 @@ def test_killed_while_saving(tmp_path):
     template = {f"x{i}": np.zeros(2000) for i in range(20)}
     for _ in range(3):
         process = run_python(SAVE_FOR_EVER, tmp_path)
+        reported = 0
         for _ in range(3):
             reported = int(process.stdout.readline())
         deadline = time.monotonic() + 60

@@ -130,7 +130,7 @@ def test_a_strip_shows_every_picture(photos):
     reds = (np.asarray(sheet) == (255, 0, 0)).all(-1).sum()
     assert reds == 7 * 192 * 192
     assert sheet.width == 5 * 200 + 8  # five in a row
-    assert draw([]).size
+    assert draw([]).size == (200 + 8, 8)  # a row of none
 
 
 # The commands.

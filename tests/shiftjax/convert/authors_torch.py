@@ -9,9 +9,9 @@ how `data/shiftresnet8_0.5.t7` was made.
 import inspect
 import sys
 
-import torch
-from torch import nn
-from torch.nn import functional
+import torch  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
+from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
 
 class Shift(nn.Module):

@@ -3,11 +3,11 @@
 import collections
 from pathlib import Path
 
-import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import freeze
 
 import shiftjax
 from shiftjax import InputError, convert
@@ -225,5 +225,5 @@ def test_what_is_returned_is_no_part_of_what_was_given(weights):
 
 def test_frozen_variables_are_taken(weights):
     found = convert.from_torch(weights, "shiftresnet20_e1")
-    there = convert.to_torch(flax.core.freeze(found), "shiftresnet20_e1")
+    there = convert.to_torch(freeze(found), "shiftresnet20_e1")
     np.testing.assert_array_equal(there["conv1.weight"], weights["conv1.weight"])

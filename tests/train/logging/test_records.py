@@ -126,6 +126,7 @@ def test_a_killed_run_loses_no_line(tmp_path):
             stdout=subprocess.PIPE,
             text=True,
         )
+        reported = 0
         for _ in range(50):
             reported = int(process.stdout.readline())
         process.send_signal(signal.SIGKILL)

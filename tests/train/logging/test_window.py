@@ -199,7 +199,8 @@ def test_steps_that_were_compiled_ahead_are_not_compiled_again(request):
         )
         state = replicas.replicate(np.ones(3, np.float32))
         batch = replicas.split(np.ones((1, 4), np.float32))
-        program.lower(state, None, batch, np.int32(1)).compile()
+        lower = program.lower  # pyright: ignore[reportFunctionMemberAccess]
+        lower(state, None, batch, np.int32(1)).compile()
         compiled.clear()
         jax.block_until_ready(program(state, None, batch, np.int32(1)))
         assert not [name for name in compiled if "compile" in name]
