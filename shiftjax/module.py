@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax.typing import Dtype, Initializer
 
-from shiftjax.fast.cpu import Planes
+from shiftjax.fast.cpu.layout import Activations, Planes
 from shiftjax.fast.dispatch import REFERENCE, BlockOptions, Choice, choose, function
 
-Activations = jax.Array | Planes
 SHARED = (
     "axis_name",
     "momentum",

@@ -82,10 +82,10 @@ class Summary:
         """Renders the summary as a table, for rich."""
         size = " x ".join(map(str, self.image))
         name, reason = self.implementation
-        title = f"{self.name}, one image of {size}; implementation: {name} ({reason})"
+        caption = f"implementation: {name} ({reason})"
         if self.chunk is not None:
-            title += f", {self.chunk} images at a time"
-        table = Table(title=title)
+            caption += f", {self.chunk} images at a time"
+        table = Table(title=f"{self.name}, one image of {size}", caption=caption)
         for column in ("layer", "kind", "output"):
             table.add_column(column, overflow="fold")
         for column in ("parameters", "multiply-adds", "bytes"):

@@ -123,7 +123,10 @@ def choose(
         return Choice(REFERENCE, "the input is empty or of unknown size")
     if block is not None and not function(name, "supports")(shape, block):
         return Choice(REFERENCE, f"{name} does not support {list(shape)}")
-    return Choice(name, "asked for" if asked else f"the default for {name}")
+    if asked:
+        return Choice(name, "asked for")
+    default = f"the default for {name}"
+    return Choice(name, default if when == "always" else f"{default} {when}")
 
 
 def function(name: str, kind: str) -> Callable[..., Any]:

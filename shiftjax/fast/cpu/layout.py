@@ -73,6 +73,9 @@ class Planes:
         return pooled.reshape(len(pooled), -1).T
 
 
+Activations = jax.Array | Planes
+
+
 def rows(x: jax.Array) -> jax.Array:
     """Flattens all axes but the first: `[C, ...]` to `[C, P]`."""
     return x.reshape(len(x), -1)

@@ -7,15 +7,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
-
 from shiftjax.fast.batchnorm import Params, Stats
 from shiftjax.fast.cpu import block, statistics
 from shiftjax.fast.cpu.chunks import chunk_size
-from shiftjax.fast.cpu.layout import Planes
+from shiftjax.fast.cpu.layout import Activations, Planes
 from shiftjax.fast.dispatch import BlockOptions
-
-Activations = jax.Array | Planes
 
 
 def supports(shape: Sequence[int], block: BlockOptions) -> bool:
