@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from shiftjax import InputError
 from shiftjax.fast.batchnorm import merge
 from shiftjax.fast.cpu import Planes, chunks
 from shiftjax.fast.cpu.chunks import chunk_size, group_count
@@ -20,7 +19,6 @@ from shiftjax.fast.cpu.products import dot, pointwise
 from shiftjax.fast.cpu.shift import Window, phases, place, place_back
 from shiftjax.fast.cpu.statistics import covariance, moments
 from shiftjax.layers import ConvNorm, ShiftConv
-from shiftjax.models.resnet import ResNet, ShiftResNet
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -30,45 +28,6 @@ FLOAT64 = 2e-12
 
 # In float32 the same is 2,000 units in the last place (6e-8).
 FLOAT32 = 1e-4
-
-# batch, chunk: the shape [channels, chunks, H, W, images]
-CUTS = {
-    (6, 3): (3, 2, 4, 5, 3),
-    (7, 8): (3, 1, 4, 5, 7),
-    (7, 2): (3, 7, 4, 5, 1),
-    (12, 5): (3, 3, 4, 5, 4),  # of 12 images, at most 5 in a chunk: 4
-    (12, None): (3, 1, 4, 5, 12),
-    (1, 4): (3, 1, 4, 5, 1),
-}
-
-
-@pytest.mark.parametrize("cut", CUTS)
-def test_cutting_and_joining(rng, cut):
-    batch, chunk = cut
-    x = rng.normal(size=(batch, 4, 5, 3)).astype(np.float32)
-    planes = Planes.from_nhwc(x, chunk=chunk)
-    assert planes.array.shape == CUTS[cut]
-    assert planes.shape == x.shape
-    np.testing.assert_array_equal(planes.to_nhwc(), x)
-    pooled = planes.global_average_pool()
-    expected = x.astype(np.float64).mean((1, 2))
-    np.testing.assert_allclose(pooled, expected, atol=1e-6)  # 20 additions in float32
-
-
-def test_planes_hold_each_image_whole(rng):
-    x = rng.normal(size=(6, 4, 5, 3)).astype(np.float32)
-    array = Planes.from_nhwc(x, chunk=2).array
-    for i in range(6):
-        for c in range(3):
-            plane = array[c, i // 2, :, :, i % 2]
-            np.testing.assert_array_equal(plane, x[i, :, :, c])
-
-
-def test_planes_are_a_tree_and_map(rng):
-    x = rng.normal(size=(4, 2, 2, 3)).astype(np.float32)
-    doubled = jax.jit(lambda p: p.map(lambda array: 2 * array))(Planes.from_nhwc(x))
-    np.testing.assert_array_equal(doubled.to_nhwc(), 2 * x)
-
 
 # module, shape of the input, chunk
 CASES = {
@@ -392,101 +351,3 @@ def test_float32_params_promote_bfloat16_images(rng, randomize, assert_trees_clo
     actual: Any = module.apply(variables, Planes.from_nhwc(x))
     expected = module.apply(variables, x)
     assert_trees_close(actual.to_nhwc(), expected, FLOAT32)
-
-
-# Whole networks.
-
-NETWORKS = {
-    "ResNet": (
-        ResNet(8, block_reduction=2, net_reduction=4),
-        (5, 9, 10, 1),
-    ),
-    "ShiftResNet": (ShiftResNet(8, expansion=2), (4, 8, 9, 3)),
-    "ShiftResNet, 5x5, dilated": (
-        ShiftResNet(8, kernel_size=5, dilation=2, expansion=2),
-        (3, 9, 7, 3),
-    ),
-}
-
-
-def train(model, variables, images, implementation):
-    """Logits, features and new statistics."""
-    return model.clone(implementation=implementation).apply(
-        variables, images, train=True, capture_features=True, mutable=["batch_stats"]
-    )
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.usefixtures("float64")
-def test_a_network_on_planes_equals_itself(rng, randomize, assert_trees_close, name):
-    """Logits, features and new statistics.
-
-    Eight layers amplify what one loses, which leaves 1e-10.
-    """
-    model, shape = NETWORKS[name]
-    images = rng.normal(size=shape)
-    variables = randomize(model, images)
-    actual, expected = (
-        jax.jit(functools.partial(train, model, implementation=implementation))(
-            variables, images
-        )
-        for implementation in ("cpu", "reference")
-    )
-    assert_trees_close(actual, expected, 1e-10)
-
-
-@pytest.mark.usefixtures("float64")
-def test_gradients_of_a_network_on_planes(rng, randomize, assert_trees_close):
-    """Of params and images, rematerialised; 1e-10 as above."""
-    images = rng.normal(size=(2, 6, 5, 3))
-    model = ShiftResNet(8, expansion=2)
-    variables = randomize(model, images)
-
-    def loss(model, implementation, params, images):
-        now = variables | {"params": params}
-        return (train(model, now, images, implementation)[0][0] ** 2).mean()
-
-    actual, expected = (
-        jax.jit(jax.grad(functools.partial(loss, *choice), (0, 1)))(
-            variables["params"], images
-        )
-        for choice in ((model.clone(remat=True), "cpu"), (model, "reference"))
-    )
-    assert_trees_close(actual, expected, 1e-10)
-
-
-@pytest.mark.usefixtures("float64")
-def test_a_network_takes_one_pixel(rng, randomize, assert_trees_close):
-    images = rng.normal(size=(2, 1, 1, 3))
-    variables = randomize(ShiftResNet(8), images)
-    actual, expected = (
-        jax.jit(ShiftResNet(8, implementation=implementation).apply)(variables, images)
-        for implementation in ("cpu", "reference")
-    )
-    assert_trees_close(actual, expected, 1e-10)
-
-
-@pytest.mark.usefixtures("float64")
-def test_vmap_over_variables(rng, randomize, assert_trees_close):
-    """An ensemble: one network with several sets of variables."""
-    model = ShiftResNet(8, implementation="cpu")
-    images = rng.normal(size=(2, 4, 4, 3))
-    members = [randomize(model, images) for _ in range(2)]
-    ensemble = jax.tree.map(lambda *leaves: np.stack(leaves), *members)
-    logits = jax.jit(jax.vmap(model.apply, (0, None)))
-    one = jax.jit(model.apply)
-    expected = np.stack([one(member, images) for member in members])
-    assert_trees_close(logits(ensemble, images), expected, FLOAT64)
-
-
-@pytest.mark.parametrize("value", [0, -1, 1.5])
-def test_an_invalid_chunk_is_named_with_its_value(value):
-    with pytest.raises(InputError, match=f"chunk={value}"):
-        Planes.from_nhwc(jnp.zeros((2, 8, 8, 3)), chunk=value)
-
-
-def test_an_empty_batch_gives_empty_logits():
-    model = ResNet(8, implementation="cpu")
-    images = jnp.zeros((0, 8, 8, 3))
-    variables = jax.eval_shape(model.init, jax.random.key(0), images)
-    assert jax.eval_shape(model.apply, variables, images).shape == (0, 10)
