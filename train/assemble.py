@@ -1,4 +1,4 @@
-"""From a configuration to everything that a run needs, before its first step."""
+"""Builds the parts of a run from its configuration, before its first step."""
 
 import dataclasses
 import functools
@@ -27,13 +27,13 @@ class Setup:
     """The parts of a run.
 
     Attributes:
-      config: what was asked for.
-      replicas: the devices.
+      config: the configuration of the run.
+      replicas: the devices that share each batch.
       train_set: the training examples.
-      order: which of them each step sees.
-      total_steps: length of the run.
+      order: the examples of each step.
+      total_steps: number of steps of the run.
       rate: the learning rate as a function of the step.
-      trainer: the programs, for one device.
+      trainer: the programs for one device.
     """
 
     config: Config
@@ -46,12 +46,12 @@ class Setup:
 
     @functools.cached_property
     def train_steps(self) -> Any:
-        """The compiled program of training."""
+        """The compiled training program."""
         return self.replicas.parallelize(self.trainer.train_steps, donate_state=True)
 
     @functools.cached_property
     def eval_steps(self) -> Any:
-        """The compiled program of evaluation."""
+        """The compiled evaluation program."""
         return self.replicas.parallelize(self.trainer.eval_steps)
 
     def on_devices(self, examples: ImageSet) -> tuple[Any, ImageSet | None]:
@@ -62,7 +62,7 @@ class Setup:
 
     @property
     def steps_per_dispatch(self) -> int:
-        """How many steps the device gets at once."""
+        """Number of steps in one dispatch to the device."""
         chosen = self.config.steps_per_dispatch
         if chosen is not None:
             return chosen
@@ -71,7 +71,7 @@ class Setup:
         return 32 if is_resident(self.train_set, self.config.data) else FED_STEPS
 
     def initial_state(self) -> TrainState:
-        """The state before the first step, on the default device."""
+        """Creates the state before the first step, on the default device."""
         state = create_state(
             self.trainer.task.model,
             self.trainer.optimizer,
@@ -85,7 +85,7 @@ class Setup:
         return begin_with(self.config.init, state, len(classes) or None)
 
     def epoch(self, step: int) -> float:
-        """How often each example has been seen after so many steps."""
+        """Returns the number of passes over the data after a number of steps."""
         return step * self.order.batch_size / self.order.examples
 
 
@@ -93,11 +93,11 @@ def set_up(config: Config, train_set: ImageSet | None = None) -> Setup:
     """Checks the configuration, loads the training examples and builds the programs.
 
     Args:
-      config: the run's.
-      train_set: what to take for the training examples, to load none.
+      config: the configuration of the run.
+      train_set: the training examples; None to load those of the configuration.
 
     Raises:
-      InputError: if a value of the configuration cannot be used.
+      InputError: if a value of the configuration is invalid.
     """
     validate(config)
     kind = tasks.find(config.task)
@@ -123,17 +123,18 @@ def begin_with(name: str, state: TrainState, num_classes: int | None) -> TrainSt
     """Puts released weights into a state.
 
     Raises:
-      InputError: if there are none of the name, or they are of another network.
+      InputError: if no weights have the name, or they belong to another network.
     """
     _, variables = shiftjax.load_pretrained(name, num_classes=num_classes)
     own = {"params": state.params, "batch_stats": state.batch_stats}
-    own = {name: tree for name, tree in own.items() if tree}  # some have no statistics
+    # Some networks have no statistics.
+    own = {name: tree for name, tree in own.items() if tree}
     given, wanted = (jax.tree.map(jnp.shape, tree) for tree in (variables, own))
     if given != wanted:
         raise InputError(
             f"--init {name}: it is of another network than --model.name with its "
             "--model.overrides"
         )
-    # A copy: the memory of each leaf is given away by itself.
+    # The average needs a copy, because each leaf is donated separately.
     ema = state.ema and jax.tree.map(jnp.copy, state.ema | variables)
     return dataclasses.replace(state, **variables, ema=ema)

@@ -281,7 +281,9 @@ def _told(split: str, result: dict[str, float]) -> str:
         if name in result
     ]
     names = [
-        name for name in metric_names.told(result) if name not in metric_names.SHARES
+        name
+        for name in metric_names.displayed(result)
+        if name not in metric_names.SHARES
     ]
     others = [f"{metric_names.title(name)} {result[name]:.4f}" for name in names]
     examples = f"{result['examples']:,.0f} examples"

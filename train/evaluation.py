@@ -1,4 +1,4 @@
-"""Evaluation on every example of a set, of a run, and of released weights."""
+"""Evaluation of a network, a run or released weights on every example of a set."""
 
 import dataclasses
 from collections.abc import Callable
@@ -25,12 +25,12 @@ def evaluate(setup: Setup, variables: Any, examples: ImageSet) -> dict[str, floa
     """Evaluates a network on every example of a set, exactly once.
 
     Args:
-      setup: the run's.
-      variables: the network's, on the devices.
-      examples: the set.
+      setup: the parts of the run.
+      variables: the variables of the network, on the devices.
+      examples: the examples.
 
     Returns:
-      The figures of the task, as "loss" and "top1", and how many "examples" there were.
+      The metrics of the task, such as "loss" and "top1", and the number of "examples".
     """
     replicas = setup.replicas
     batch_size = -(-setup.config.eval_batch_size // replicas.count) * replicas.count
@@ -44,15 +44,15 @@ def evaluate(setup: Setup, variables: Any, examples: ImageSet) -> dict[str, floa
         batch = replicas.split(items(indices, fed, length))
         count = np.int32(len(indices))
         sums, rows = jax.device_get(setup.eval_steps(variables, data, batch, count))
-        # In Python's floats: a count of more than 2**24 is none of a float32.
+        # Python's floats, because float32 has no exact counts above 2**24.
         totals = {name: totals.get(name, 0) + float(x) for name, x in sums.items()}
         kept.append({n: x[:count].reshape(-1, *x.shape[2:]) for n, x in rows.items()})
     seen = round(totals["examples"])
     if seen != len(examples):
         raise RuntimeError(f"evaluated {seen} of {len(examples)} examples")
     rows = {n: np.concatenate([part[n] for part in kept])[:seen] for n in kept[0]}
-    figures = setup.trainer.task.figures(totals, rows, examples)
-    return figures | {"examples": seen}
+    metrics = setup.trainer.task.metrics(totals, rows, examples)
+    return metrics | {"examples": seen}
 
 
 def evaluate_run(
@@ -61,23 +61,23 @@ def evaluate_run(
     *,
     step: int | None = None,
     devices: int | None = None,
-    say: Callable[[str], None] = print,
+    on_skip: Callable[[str], None] = print,
 ) -> dict[str, float]:
     """Evaluates a checkpoint of a run on every example of a split.
 
     Args:
-      workdir: folder of the run.
+      workdir: directory of the run.
       split: "test", "validation", "train" or "train+validation".
-      step: the checkpoint to take; None for the newest.
-      devices: how many devices to use; None for all.
-      say: told of checkpoints that are damaged, and passed over.
+      step: the step of the checkpoint; None for the newest.
+      devices: number of devices to use; None for all.
+      on_skip: called with a message for each damaged checkpoint that is skipped.
 
     Returns:
-      Means over the examples: "loss", "top1" (and "top5" of more than ten classes), how
-      many "examples" there were, and the "step".
+      Means over the examples, "loss" and "top1" (and "top5" with more than ten
+      classes), the number of "examples" and the "step".
 
     Raises:
-      InputError: if there is no such run, checkpoint or split.
+      InputError: if the run, the checkpoint or the split does not exist.
     """
     config = config_file.load(Path(workdir))
     examples = load_split(config, split)
@@ -87,7 +87,7 @@ def evaluate_run(
     if restored is None:
         raise InputError(f"{workdir} holds no checkpoint yet")
     for message in restored.skipped:
-        say(message)
+        on_skip(message)
     variables = setup.replicas.replicate(restored.state.variables)
     return evaluate(setup, variables, examples) | {"step": restored.step}
 
@@ -105,23 +105,23 @@ def evaluate_weights(
 
     Args:
       name: "architecture.tag", or a .safetensors file.
-      directory: folder of the releases; see `shiftjax.load_pretrained`.
-      source: the data, as in training; None for those it was trained on.
+      directory: directory of the releases; see `shiftjax.load_pretrained`.
+      source: the data, as in training; None for the data that they were trained on.
       split: "test", "validation", "train" or "train+validation".
-      data_dir: where TFDS data sets are; None for where TFDS looks itself.
-      devices: how many devices to use; None for all.
+      data_dir: directory of the TFDS data sets; None for TFDS's default.
+      devices: number of devices to use; None for all.
 
     Returns:
-      Means over the examples: "loss", "top1" (and "top5" of more than ten classes), and
-      how many "examples" there were.
+      Means over the examples, "loss" and "top1" (and "top5" with more than ten
+      classes), and the number of "examples".
 
     Raises:
-      InputError: if there are no such weights or data, or they differ in their classes.
+      InputError: if the weights or the data do not exist, or their classes differ.
     """
     pretrained = open_pretrained(name, directory)
     card = pretrained.card
     if not card.class_names:
-        raise InputError(f"{name} gives pictures, whose accuracy there is none of")
+        raise InputError(f"{name} returns images, which have no accuracy")
     options = {k: v for k, v in card.options.items() if k != "num_classes"}
     config = config_file.Config(
         devices=devices,
@@ -151,5 +151,5 @@ def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
 
 
 def _round_up(examples: ImageSet, replicas: Replicas) -> int:
-    """The smallest batch of all examples that the devices can share."""
+    """Returns the smallest batch of all examples that the devices can share."""
     return -(-len(examples) // replicas.count) * replicas.count

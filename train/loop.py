@@ -1,8 +1,8 @@
 """The training loop: start or resume, step, record, evaluate, save, stop.
 
-Nothing here waits for a step that has just been given to the device: sums are fetched
-one dispatch late, and what the next dispatch needs is prepared on a thread. The loop
-waits only where it must, to evaluate and to save.
+The loop never waits for a step that it has just dispatched: it fetches the sums one
+dispatch late, and a background thread prepares the input of the next dispatch. It waits
+only to evaluate and to save.
 """
 
 import collections
@@ -43,13 +43,13 @@ SAMPLE = "sample.png"
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
+    """The result of a run.
 
     Attributes:
       state: the last state, on the devices.
-      steps: number of steps done.
-      finished: whether these are all; else it was asked to stop.
-      test: means over the test split, if finished.
+      steps: number of completed steps.
+      finished: True if the run is complete; False if it was asked to stop.
+      test: metrics of the test split, if finished.
     """
 
     state: TrainState
@@ -59,15 +59,15 @@ class Outcome:
 
 
 def every(period: float, step: int) -> int:
-    """Returns the first step after `step` at which something with a period is due.
+    """Returns the first step after `step` at which an action with a period is due.
 
-    The period need not be a whole number of steps: it is rounded at each multiple.
+    The period may be a fraction: each of its multiples is rounded to a step.
 
     Example:
       >>> every(2.5, 0), every(2.5, 3), every(2.5, 5)
       (3, 5, 8)
     """
-    period = min(max(period, 1.0), 2.0**53)  # infinity stands for never
+    period = min(max(period, 1.0), 2.0**53)  # an infinite period means never
     multiple = int(step / period)
     while int(multiple * period + 0.5) <= step:
         multiple += 1
@@ -76,12 +76,12 @@ def every(period: float, step: int) -> int:
 
 @dataclasses.dataclass
 class _Dispatch:
-    """Steps that the device was given.
+    """Steps that were dispatched to the devices.
 
     Attributes:
-      step: the number of steps done when they have ended.
+      step: number of completed steps when they have ended.
       sums: their results.
-      end: when they were first seen to have ended; None if they have not been.
+      end: the first time at which they were seen to have ended, or None.
     """
 
     step: int
@@ -89,20 +89,20 @@ class _Dispatch:
     end: Instant | None = None
 
     def note(self, now: Instant) -> None:
-        """Notes the end, if it has come: some backends compute within the dispatch."""
+        """Records the end if it has come: some backends compute within the dispatch."""
         if self.end is None and all(x.is_ready() for x in jax.tree.leaves(self.sums)):
             self.end = now
 
 
 class Loop:
-    """One run, from a state to the end.
+    """The loop of one run, from a state to the end.
 
     Args:
       setup: the parts of the run.
-      reporter: what shows it.
-      writer: its record; None on all hosts but the first.
-      checkpoints: where states are saved.
-      sums: of the line of the record that was begun before the first step, if any.
+      reporter: displays the progress.
+      writer: writes the metrics; None on all hosts but the first.
+      checkpoints: saves the states.
+      sums: sums of a line of metrics that was begun before the first step, if any.
     """
 
     def __init__(
@@ -127,10 +127,10 @@ class Loop:
         held_out = held_out and config.data.validation_examples != 0
         self._validation = load_split(config, "validation") if held_out else None
         self._window = Window(sums)
-        self._compiled: dict[str, float] = {}  # for the first line of the process
+        self._compiled: dict[str, float] = {}  # goes into the first line of the process
 
     def run(self, state: TrainState, stop: StopRequest) -> TrainState:
-        """Trains to the end, or until asked to stop; the last state is saved."""
+        """Trains to the end or until asked to stop, and saves the last state."""
         setup, step = self.setup, int(state.step)
         begin = step
         data, fed = setup.on_devices(setup.train_set)
@@ -162,7 +162,7 @@ class Loop:
                 last = step == setup.total_steps
                 stopping = stop.reached() or last
                 due = {name: self._due(name, start, step) for name in self._periods}
-                due["evaluate"] |= last  # whose epoch may end half a step later
+                due["evaluate"] |= last  # its epoch may end half a step later
                 waits = stopping or due["evaluate"] or due["save"]
                 while len(in_flight) > (0 if waits else 1):
                     self._collect(in_flight.popleft(), now)
@@ -176,7 +176,7 @@ class Loop:
         return state
 
     def _dispatches(self, step: int) -> Iterator[tuple[int, int]]:
-        """Yields (first step, number of steps); none reaches past something due."""
+        """Yields (first step, number of steps), cut where an action is due."""
         while step < self.setup.total_steps:
             ends = [every(period, step) for period in self._periods.values()]
             end = min(step + self.setup.steps_per_dispatch, self.setup.total_steps)
@@ -188,24 +188,24 @@ class Loop:
         return every(self._periods[name], start) == step
 
     def _compile(self, *arguments: Any) -> None:
-        """Compiles the steps, which the first call would do unnoticed."""
+        """Compiles the program ahead of the first call, and measures the time."""
         began = time.perf_counter()
         self.setup.train_steps.lower(*arguments).compile()
         self._compiled = {"compile_seconds": time.perf_counter() - began}
 
     def _collect(self, dispatch: "_Dispatch", now: Callable[[], Instant]) -> None:
-        """Fetches the sums of a dispatch, and writes a line when one is due."""
+        """Fetches the sums of a dispatch, and writes a line if one is due."""
         step, sums = dispatch.step, jax.device_get(dispatch.sums)
         end = dispatch.end or now()
         if sums["bad_step"] != NEVER:
-            self.checkpoints.wait()  # for one that is still being written
+            self.checkpoints.wait()  # one may still be written
             saved = max(self.checkpoints.steps(), default=None)
-            kept = "no checkpoint was saved yet"
+            saved_text = "no checkpoint was saved yet"
             if saved is not None:
-                kept = f"the last checkpoint, of step {saved}, is kept"
+                saved_text = f"the last checkpoint, of step {saved}, is kept"
             raise InputError(
                 f"step {int(sums['bad_step'])} diverged, its loss or its update is not "
-                f"finite; {kept}: try a lower --schedule.learning-rate or "
+                f"finite; {saved_text}: try a lower --schedule.learning-rate or "
                 "--optimizer.clip-norm 1"
             )
         self._window.add(sums, end)
@@ -222,7 +222,7 @@ class Loop:
         self._window = self._window.next()
 
     def _pause(self, state: TrainState, step: int, evaluate_: bool, save: bool) -> None:
-        """Evaluates and saves, where due."""
+        """Evaluates and saves, if due."""
         metrics: dict[str, float] = {}
         if evaluate_ and self._validation is not None:
             metrics = evaluate(self.setup, state.variables, self._validation)
@@ -238,11 +238,11 @@ class Loop:
             self.checkpoints.save(step, state, metadata, metrics)
 
     def _show(self, state: TrainState, examples: ImageSet) -> None:
-        """Draws what the network does, beside the record."""
+        """Saves a sample of what the network does, if the task draws one."""
         if self.writer is not None:
-            picture = self.setup.trainer.task.sample(state.variables, examples)
-            if picture is not None:
-                picture.save(Path(self.setup.config.workdir) / SAMPLE)
+            image = self.setup.trainer.task.sample(state.variables, examples)
+            if image is not None:
+                image.save(Path(self.setup.config.workdir) / SAMPLE)
 
     def _write(self, record: dict[str, Any]) -> None:
         if self.writer is not None:
@@ -254,18 +254,18 @@ class Loop:
 
 
 def train(config: Config, reporter_console: Any = None) -> Outcome:
-    """Trains, or resumes what is in the workdir, and evaluates on the test split.
+    """Trains, or resumes the run in the workdir, and evaluates on the test split.
 
     Args:
-      config: the run.
-      reporter_console: a `rich.console.Console` to show it on; standard output if None.
+      config: the configuration of the run.
+      reporter_console: the `rich.console.Console` that displays the run; None for
+        standard output.
 
     Returns:
-      How it ended.
+      The result.
 
     Raises:
-      InputError: if something that a person gave cannot be used, or the loss is not
-        finite.
+      InputError: if an option or an input is invalid, or the loss is not finite.
     """
     setup = _set_up(config)
     workdir = Path(config.workdir)
@@ -304,12 +304,12 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
 
 
 def _set_up(config: Config) -> Setup:
-    """Builds the parts, on every host or on none."""
+    """Builds the parts of a run, on every host or on none."""
     made: list[Setup] = []
 
     def build() -> None:
         setup = set_up(config)
-        jax.eval_shape(setup.initial_state)  # refuses a network that cannot be built
+        jax.eval_shape(setup.initial_state)  # raises if the network cannot be built
         made.append(setup)
 
     hosts.all_do(build)
@@ -319,7 +319,7 @@ def _set_up(config: Config) -> Setup:
 def _start(
     setup: Setup, checkpoints: Checkpoints
 ) -> tuple[TrainState, dict[str, float], list[str]]:
-    """The newest state, or the first one, sums of its open line, and what to say."""
+    """Returns the newest or first state, the sums of its open line, and messages."""
     state = setup.initial_state()
     restored = checkpoints.restore(jax.eval_shape(lambda: state))
     config = setup.config
@@ -338,7 +338,7 @@ def _start(
 def _finish(
     setup: Setup, state: TrainState, writer: MetricsWriter | None, workdir: Path
 ) -> dict[str, float]:
-    """Reads the test set once, and draws the curves."""
+    """Evaluates on the test split, unless recorded already, and draws the curves."""
     records = read_metrics(workdir) if hosts.is_first() else []
     recorded = [r for r in records if r["split"] == "test"]
     if hosts.agreed(bool(recorded)):
@@ -358,5 +358,5 @@ def _finish(
 
 def _draw(setup: Setup, workdir: Path) -> None:
     """Draws the curves of a run."""
-    figure = setup.trainer.task.best_metric
-    plot_curves(workdir, workdir / CURVES, figure=figure)
+    metric = setup.trainer.task.best_metric
+    plot_curves(workdir, workdir / CURVES, metric=metric)

@@ -8,12 +8,12 @@ def grid(
     rows: Iterable[Iterable[str]],
     words: Sequence[str] | None = None,
 ) -> str:
-    """Returns a table in Markdown, words to the left and numbers to the right.
+    """Returns a Markdown table with left-aligned words and right-aligned numbers.
 
     Args:
-      headings: one a column.
-      rows: the cells.
-      words: the headings of columns that hold words; by default the first.
+      headings: the heading of each column.
+      rows: the cells of each row.
+      words: the headings of the columns of words; by default only the first.
 
     Example:
       >>> print(grid(["a", "b"], [["x", "1"]]))

@@ -1,12 +1,12 @@
-"""Data parallelism: the one file that knows `jax.pmap`.
+"""Data parallelism: the only file that uses `jax.pmap`.
 
 A program is written for one device and knows only `AXIS`, the name of the axis over
-which it averages; here it is mapped over the devices of all hosts. The state has no
-leading axis of replicas: it is one tree, the same on every device, so it can be saved
-and read as it is, on any number of devices.
+which it averages. This module maps it over the devices of all hosts. The state has no
+leading axis of replicas: it is one tree, equal on every device, so it can be saved and
+restored on any number of devices.
 
-`jax.pmap` is `jit(shard_map)` underneath. The second backend, "shard_map", writes that
-out and runs the same programs, so the wrapper can be changed in this file alone.
+`jax.pmap` is `jit(shard_map)` underneath. The second backend, "shard_map", spells this
+out and runs the same programs.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from shiftjax.errors import InputError
 from train.machine import cores
 
 AXIS = "batch"
-LEAST_SHARE = 64  # images: with fewer, cores of a CPU wait for each other too often
+LEAST_SHARE = 64  # images; with fewer, a CPU's cores mostly wait for each other
 
 Backend = Literal["pmap", "shard_map"]
 
@@ -32,14 +32,14 @@ Program = Callable[[Any, Any, Any, Any], Any]
 
 
 def replica_count(batch_size: int, most: int) -> int:
-    """Returns over how many cores of a CPU a batch is best spread.
+    """Returns the number of CPU cores over which a batch is best split.
 
     Args:
       batch_size: images in a step.
-      most: how many cores there are.
+      most: number of cores.
 
     Returns:
-      The most that get an equal share of at least `LEAST_SHARE` images; else 1.
+      The largest number of equal shares of at least `LEAST_SHARE` images; else 1.
 
     Example:
       >>> replica_count(128, 16), replica_count(64, 2), replica_count(192, 2)
@@ -50,16 +50,16 @@ def replica_count(batch_size: int, most: int) -> int:
 
 
 def split_cpu(batch_size: int, count: int | None = None) -> None:
-    """Makes devices of the cores of a CPU; call it before the first array.
+    """Makes JAX devices of the cores of a CPU; call it before the first array.
 
-    To XLA a CPU is one device, which shares out single operations over its cores and
-    leaves most of a step to one of them. Nothing is changed where JAX was given the
-    number of devices (`jax_num_cpu_devices`, or a flag of XLA), where the backend has
-    been started, and on several hosts.
+    To XLA a CPU is one device, which splits single operations over its cores and runs
+    most of a step on one of them. The function changes nothing if the number of devices
+    was given to JAX (by `jax_num_cpu_devices` or a flag of XLA), if the backend has
+    been started, or on several hosts.
 
     Args:
       batch_size: images in a step.
-      count: how many devices; by default `replica_count` of them.
+      count: number of devices; by default `replica_count`.
     """
     flag = "--xla_force_host_platform_device_count"
     given = jax.config.values["jax_num_cpu_devices"]
@@ -78,8 +78,8 @@ class Replicas:
     """The devices that share each batch.
 
     Attributes:
-      devices: this process's; every process has as many.
-      backend: what maps a program over them.
+      devices: the devices of this process; every process has the same number.
+      backend: the transformation that maps a program over them.
 
     Example:
       >>> replicas = Replicas.local(1)
@@ -94,10 +94,10 @@ class Replicas:
 
     @classmethod
     def local(cls, count: int | None = None, backend: Backend = "pmap") -> "Replicas":
-        """Takes this process's first `count` devices, or all of them.
+        """Takes the first `count` devices of this process, or all of them.
 
         Raises:
-          InputError: if there are not so many.
+          InputError: if there are fewer devices.
         """
         devices = jax.local_devices()
         if count is not None and jax.process_count() > 1:
@@ -120,7 +120,7 @@ class Replicas:
         """Returns one device's share of a global batch.
 
         Raises:
-          InputError: if the batch cannot be shared out evenly.
+          InputError: if the batch cannot be split evenly.
         """
         share, rest = divmod(batch_size, self.count)
         if share < 1 or rest:
@@ -135,7 +135,7 @@ class Replicas:
         return jax.device_put(tree, NamedSharding(self._mesh(), PartitionSpec()))
 
     def split(self, items: Any) -> Any:
-        """Cuts a tree of `[steps, this host's batch, ...]` over this host's devices.
+        """Splits a tree of `[steps, this host's batch, ...]` over this host's devices.
 
         Returns:
           The `items` of a mapped program; each device sees
@@ -160,8 +160,8 @@ class Replicas:
 
         Args:
           program: `program(state, data, items, count)` on one device: `items` is its
-            share of `split`; all else, and every result, is the same on each device.
-          donate_state: whether the state's memory may be used for the results.
+            share of `split`; other arguments and all results are equal on each device.
+          donate_state: if True, the memory of the state may be used for the results.
 
         Returns:
           A compiled function of the same arguments.
@@ -182,11 +182,11 @@ class Replicas:
             mesh=self._mesh(),
             in_specs=(whole, whole, share, whole),
             out_specs=whole,
-            check_vma=False,  # else gradients are summed over the axis a second time
+            check_vma=False,  # otherwise gradients are summed over the axis twice
         )
         return jax.jit(mapped, donate_argnums=donate)
 
     def _mesh(self) -> Mesh:
-        """The mesh that arrays live on: pmap wants this process's devices alone."""
+        """Returns the mesh of the arrays: pmap needs only this process's devices."""
         alone = self.backend == "pmap" or jax.process_count() == 1
         return Mesh(np.asarray(self.devices if alone else jax.devices()), (AXIS,))

@@ -237,7 +237,7 @@ def _run(
 
 
 def _means(record: dict[str, Any]) -> dict[str, float]:
-    return {name: record[name] for name in metric_names.told(record)}
+    return {name: record[name] for name in metric_names.displayed(record)}
 
 
 def _hours(records: Sequence[dict[str, Any]], examples: int) -> float:

@@ -1,4 +1,4 @@
-"""What a training run carries from step to step: one tree, one copy."""
+"""The state of a training run: one tree, which every step replaces."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ class TrainState:
     """Everything that a checkpoint holds.
 
     Attributes:
-      step: number of steps done, int32. With the seed it decides which examples come
-        next and how they are augmented.
-      params: the network's parameters.
-      batch_stats: BatchNorm's running statistics.
-      others: the model's other collections, which the task moves; none of most.
-      opt_state: the optimizer's.
+      step: number of completed steps, int32. With the seed it determines the next
+        examples and their augmentation.
+      params: the parameters of the network.
+      batch_stats: the running statistics of BatchNorm.
+      others: other variable collections; empty for most models.
+      opt_state: the state of the optimizer.
       ema: exponential moving average of the variables, or None.
     """
 
@@ -32,12 +32,12 @@ class TrainState:
 
     @property
     def collections(self) -> dict[str, Any]:
-        """All collections of the model as a step finds them, but the parameters."""
+        """The variable collections of the model other than the parameters."""
         return {"batch_stats": self.batch_stats, **self.others}
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The network's variables to evaluate: the average, where there is one."""
+        """The variables to evaluate: the moving average if there is one."""
         if self.ema is not None:
             return self.ema
         return {"params": self.params, "batch_stats": self.batch_stats}
@@ -51,14 +51,14 @@ def create_state(
     *,
     with_ema: bool = False,
 ) -> TrainState:
-    """Makes the state before the first step, a pure function of its arguments.
+    """Creates the state before the first step, a pure function of its arguments.
 
     Args:
       model: maps images to logits.
-      optimizer: what will update the parameters.
-      seed: decides the initial parameters.
+      optimizer: updates the parameters.
+      seed: determines the initial parameters.
       image_shape: (height, width, channels) of one image.
-      with_ema: whether to keep a moving average of the variables.
+      with_ema: if True, the state has a moving average of the variables.
 
     Returns:
       The state, on the default device.

@@ -1,11 +1,11 @@
 """The pure programs of training and evaluation, for one device.
 
-They average over `AXIS` what must be the same everywhere, so that one program serves
-any number of devices; `train.parallel` maps them. Several steps run in one dispatch: a
-loop whose length is an argument, so that how steps are grouped changes no bit. Only a
-program of a single step has no loop: on a CPU, XLA's gradients of convolutions are 15
-to 30 times slower in one (https://github.com/jax-ml/jax/issues/12868), and are rounded
-otherwise.
+The programs average over `AXIS` whatever must be equal on all devices, so one program
+serves any number of devices; `train.parallel` maps them. One dispatch runs several
+steps in a loop whose length is an argument, so the grouping of steps changes no bit of
+the result. Only a program of a single step has no loop: on a CPU, XLA's gradients of
+convolutions are 15 to 30 times slower in a loop, and are rounded differently
+(https://github.com/jax-ml/jax/issues/12868).
 """
 
 import dataclasses
@@ -25,14 +25,14 @@ NEVER = 2**31 - 1
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """One step of training, and loops of them.
+    """The training and evaluation steps of a task, and loops over them.
 
     Attributes:
-      task: how examples become a loss.
-      optimizer: how a gradient becomes an update.
-      seed: decides the augmentation, with the step and the example.
-      ema_decay: of the moving average of the variables, or None.
-      bn_momentum: of BatchNorm's running statistics, as in the model.
+      task: computes the loss and the metrics of a batch.
+      optimizer: computes the update from the gradient.
+      seed: determines the augmentation, with the step and the example.
+      ema_decay: decay of the moving average of the variables, or None.
+      bn_momentum: momentum of BatchNorm's running statistics, as in the model.
     """
 
     task: Task
@@ -44,16 +44,16 @@ class Trainer:
     def train_step(
         self, state: TrainState, data: Any, item: Item
     ) -> tuple[TrainState, Sums]:
-        """Does one step on this device's share of a batch.
+        """Runs one training step on this device's share of a batch.
 
         Args:
-          state: the state before.
-          data: what lies on the devices, see `Task.data`.
+          state: the state before the step.
+          data: the arrays on the devices, see `Task.data`.
           item: the examples of the step, see `Task`.
 
         Returns:
-          The state after, the same on every device, and this device's sums: those of
-          the task, "loss", and "bad_step".
+          The state after the step, equal on every device, and the sums of this device:
+          those of the task, "loss", and "bad_step".
         """
         key = jax.random.fold_in(jax.random.key(self.seed), state.step)
         batch = self.task.batch(data, item, key)
@@ -79,7 +79,7 @@ class Trainer:
             opt_state=opt_state,
         )
         state = self._averaged(state)
-        # The loss is of the params before: it does not tell if the new ones are lost.
+        # The loss belongs to the old params, so the update is checked too.
         finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(updates))
         return state, sums | {
             "loss": loss * sums["examples"],
@@ -89,10 +89,10 @@ class Trainer:
     def train_steps(
         self, state: TrainState, data: Any, items: Item, count: jax.Array
     ) -> tuple[TrainState, Sums]:
-        """Does the first `count` of the steps in `items` `[steps, batch, ...]`.
+        """Runs the first `count` training steps of `items` `[steps, batch, ...]`.
 
         Returns:
-          The state after, and sums over all devices: those of the task, "loss", and
+          The last state, and sums over all devices: those of the task, "loss", and
           "bad_step", the first step whose loss or update was not finite, or `NEVER`.
         """
 
@@ -120,7 +120,7 @@ class Trainer:
         """Evaluates the first `count` batches of `items` `[steps, batch, ...]`.
 
         Returns:
-          The task's sums over all devices; and what it keeps of each example,
+          The task's sums over all devices, and its outputs for each example,
           `[steps, batch of all devices, ...]` by name.
         """
 
@@ -144,7 +144,7 @@ class Trainer:
         return lax.psum(total, AXIS), lax.all_gather(rows, AXIS, axis=1, tiled=True)
 
     def _averaged(self, state: TrainState) -> TrainState:
-        """Moves the average towards the variables, faster in the first steps."""
+        """Updates the moving average of the variables, faster in the first steps."""
         if self.ema_decay is None:
             return state
         decay = jnp.minimum(self.ema_decay, (1 + state.step) / (10 + state.step))
@@ -162,21 +162,21 @@ def merge_statistics(stats: Any, momentum: float) -> Any:
 
     Each device has averaged in the mean and the variance of its own share of the batch.
     The mean of the whole batch is the mean of these means; its variance is the mean of
-    these variances plus the variance of these means. (Where the layers have already
-    synchronised the statistics, nothing changes.)
+    these variances plus the variance of these means. Statistics that the layers have
+    already synchronized do not change.
 
     Args:
-      stats: BatchNorm's collection: a tree with "mean" and "var" side by side.
-      momentum: of the running statistics.
+      stats: the collection of BatchNorm, a tree with "mean" and "var" side by side.
+      momentum: momentum of the running statistics.
 
     Returns:
-      Statistics that are the same on every device.
+      Statistics that are equal on every device.
     """
     if not isinstance(stats, dict):
         return lax.pmean(stats, AXIS)
     if set(stats) != {"mean", "var"}:
         return {name: merge_statistics(x, momentum) for name, x in stats.items()}
     mean = lax.pmean(stats["mean"], AXIS)
-    # The running means differ by (1 - momentum) times what the batches' means do.
+    # The running means differ by (1 - momentum) times the batch means' difference.
     between = lax.pmean((stats["mean"] - mean) ** 2, AXIS) / (1 - momentum)
     return {"mean": mean, "var": lax.pmean(stats["var"], AXIS) + between}

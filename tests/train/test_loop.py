@@ -451,10 +451,10 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(finished, run, tmp_path):
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    said: list[str] = []
-    result = evaluate_run(config.workdir, say=said.append)
+    skipped: list[str] = []
+    result = evaluate_run(config.workdir, on_skip=skipped.append)
     assert result["step"] == 15
-    assert "checkpoint of step 20 is damaged" in "".join(said)
+    assert "checkpoint of step 20 is damaged" in "".join(skipped)
     outcome, text = run(config)
     assert "checkpoint of step 20 is damaged" in text
     assert "at step 15" in text

@@ -1,4 +1,4 @@
-"""Where examples lie: on the devices, or on the host, which feeds them to these."""
+"""The placement of examples: resident on the devices, or fed from the host."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +11,11 @@ from train.data.image_set import ImageSet
 from train.data.resident import Resident
 from train.parallel import Replicas
 
-FED_STEPS = 4  # batches fed from the host are images: few fit in a dispatch
+FED_STEPS = 4  # few, because a dispatch holds the images of all its steps
 
 
 def is_resident(examples: ImageSet, options: Data) -> bool:
-    """Returns True for a set that is small enough to live on the devices."""
+    """Returns True if a set is small enough to be resident on the devices."""
     return examples.images.nbytes <= options.resident_bytes
 
 
@@ -25,16 +25,17 @@ def on_devices(
     data: Callable[[Resident | None], Any],
     replicas: Replicas,
 ) -> tuple[Any, ImageSet | None]:
-    """Puts a set, and what else a task wants there, on the devices.
+    """Puts a set, and other arrays that a task needs, on the devices.
 
     Args:
       examples: the set.
-      options: which sets are too large for a device.
-      data: computes what lies on the devices, given the set if it does; `Task.data`.
+      options: options with the size limit of a resident set.
+      data: computes the arrays from the set, or from None if it is not resident;
+        `Task.data`.
       replicas: the devices.
 
     Returns:
-      What lies there; and the set, if it is too large and has to be fed.
+      The arrays on the devices; and the set if the host has to feed it, else None.
     """
     resident = is_resident(examples, options)
     placed = replicas.replicate(data(Resident.of(examples) if resident else None))

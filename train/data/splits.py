@@ -1,8 +1,9 @@
-"""Training, validation and test split of any source, the same on every machine.
+"""Training, validation and test splits of any source, the same on every machine.
 
-A validation split chooses, the test split is read once, at the end. Where a source has
-none, it is cut out by a fixed seed: it depends neither on the run's seed nor on the
-version of NumPy (`RandomState` is frozen, `Generator` may change).
+The validation split selects checkpoints; the test split is read once, at the end. A
+split that the source lacks is cut from the training examples with a fixed seed. It
+depends neither on the seed of the run nor on the version of NumPy (`RandomState` is
+frozen, `Generator` may change).
 """
 
 import dataclasses
@@ -23,13 +24,13 @@ SPLIT_NAMES = ("train", "test", *_VALIDATION_NAMES)
 
 @dataclasses.dataclass(frozen=True)
 class OfficialSplits:
-    """The splits that a source has itself, each read when it is called.
+    """The official splits of a source, as functions that read them.
 
     Attributes:
-      source: the source's name, for messages.
-      train: reads the official training examples; `None` where there are none.
-      validation: the same for a validation split of the source's own.
-      test: the same for the examples that are kept for the end.
+      source: the name of the source, for messages.
+      train: reads the official training examples; None if there are none.
+      validation: reads the official validation examples; None if there are none.
+      test: reads the official test examples; None if there are none.
     """
 
     source: str
@@ -41,13 +42,13 @@ class OfficialSplits:
 def assign(
     source: str, names: Collection[str], read: Callable[[str], ImageSet]
 ) -> OfficialSplits:
-    """Finds out which of a source's splits plays which part.
+    """Assigns the splits of a source to training, validation and test.
 
-    A source with training and validation split only, as ImageNet in practice, keeps its
-    validation split for the end: it is the test split, by the field's convention.
+    If a source has only a training and a validation split, like ImageNet in practice,
+    its validation split is used as the test split, by convention.
 
     Args:
-      source: the source's name.
+      source: the name of the source.
       names: the names of its splits.
       read: reads the split of a name.
 
@@ -75,26 +76,25 @@ def assign(
 def select(
     official: OfficialSplits, split: str, validation_examples: int | None = None
 ) -> ImageSet:
-    """Reads one of the four splits, cutting what the source does not have.
+    """Reads one of the four splits, which is cut if the source does not have it.
 
     A missing test split is a fifth of the training examples, stratified by class. A
-    missing validation split is cut out of the training examples that are left. Training
-    and validation split are disjoint and together the official training examples; each
-    keeps their order.
+    missing validation split is cut from the remaining training examples. Training and
+    validation split are disjoint, and their union is the official training examples;
+    each keeps their order.
 
     Args:
-      official: the source's own splits.
+      official: the official splits of the source.
       split: `"train"`, `"validation"`, `"train+validation"` or `"test"`.
-      validation_examples: size of a validation split to be cut; `None` is a tenth
-        (5,000 of CIFAR's 50,000), 0 is none. A source's own validation split is taken
-        as it is.
+      validation_examples: size of the validation split to cut; None for a tenth (5,000
+        of CIFAR's 50,000), 0 for none. An official validation split is used as it is.
 
     Returns:
       The examples.
 
     Raises:
-      UnknownNameError: no such split.
-      InputError: the source has no such examples, or fewer than asked for.
+      UnknownNameError: if there is no such split.
+      InputError: if the source has no such examples, or too few.
     """
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
@@ -116,7 +116,7 @@ def select(
 def _own_validation(
     training: ImageSet, validation: Callable[[], ImageSet], split: str
 ) -> ImageSet:
-    """Selects where the source has a validation split."""
+    """Selects a split of a source that has a validation split."""
     if split == "train":
         return training
     own = validation()
@@ -132,7 +132,7 @@ def _own_validation(
 def _cut_validation(
     source: str, training: ImageSet, split: str, validation_examples: int | None
 ) -> ImageSet:
-    """Selects where a validation split has to be cut."""
+    """Selects a split of a source whose validation split has to be cut."""
     if validation_examples is None:
         validation_examples = len(training) // 10
     if not 0 <= validation_examples < len(training):
@@ -154,13 +154,13 @@ def _cut_validation(
 def validation_cut(
     examples: int, validation_examples: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts a validation split out of training examples.
+    """Cuts a validation split from training examples.
 
-    A pure function of the two numbers.
+    This is a pure function of the two numbers.
 
     Args:
       examples: number of training examples.
-      validation_examples: how many of them to hold out.
+      validation_examples: number of examples to hold out.
 
     Returns:
       The positions that stay and those held out, each ascending.
@@ -175,13 +175,13 @@ def validation_cut(
 
 
 def stratified_cut(labels: np.ndarray, held_out: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts a test split that has of each class its share, to within one example.
+    """Cuts a stratified test split, to within one example of each class.
 
-    A pure function of the labels and the number.
+    This is a pure function of the labels and the number.
 
     Args:
       labels: int `[examples]`.
-      held_out: how many examples to hold out.
+      held_out: number of examples to hold out.
 
     Returns:
       The positions that stay and those held out, each ascending.
@@ -192,8 +192,8 @@ def stratified_cut(labels: np.ndarray, held_out: int) -> tuple[np.ndarray, np.nd
       array([1, 2])
     """
     order = np.random.RandomState(_TEST_SEED).permutation(len(labels))
-    # The i-th of the n examples of a class stands at (i + 1/2) / n: up to any point of
-    # this scale there is of each class the same share.
+    # The i-th of the n examples of a class is at (i + 1/2) / n. Up to any point of this
+    # scale, all classes have the same share of their examples.
     position = np.empty(len(labels))
     for label in np.unique(labels):
         members = order[labels[order] == label]

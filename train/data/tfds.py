@@ -1,7 +1,7 @@
 """Reads any image classification data set of TensorFlow Datasets, without TensorFlow.
 
-The records are array_record files, which have random access; images are decoded with
-Pillow on several threads and kept in memory, and in the cache for the next time.
+The records are array_record files, which have random access. Pillow decodes the images
+on several threads; they are kept in memory, and cached on disk for the next run.
 """
 
 import logging
@@ -28,21 +28,21 @@ _UNLABELLED_TEST = ("imagenet2012", "places365_small")
 def open_tfds(
     name: str, data_dir: str | None, image_size: int, channels: int, *, use_cache: bool
 ) -> splits.OfficialSplits:
-    """Opens a data set that TFDS has written to the disk as array_record.
+    """Opens a data set that TFDS has written to disk as array_record.
 
     Args:
       name: `NAME`, `NAME/CONFIG`, `NAME:VERSION` or `NAME/CONFIG:VERSION`.
-      data_dir: the folder of all TFDS data sets; by default TFDS's own.
+      data_dir: directory of all TFDS data sets; None for TFDS's default.
       image_size: height and width of the images.
       channels: 1 (gray) or 3 (RGB).
-      use_cache: keep decoded images on the disk.
+      use_cache: if True, cache decoded images on disk.
 
     Returns:
       The splits.
 
     Raises:
-      MissingFileError: the data set is not there.
-      InputError: it is there in an unreadable form.
+      MissingFileError: if the data set does not exist.
+      InputError: if the data set cannot be read.
     """
     directory = tfds_directory.find(name, data_dir)
 
@@ -67,7 +67,7 @@ def _decode(
     directory: TfdsDirectory, split: str, image_size: int, channels: int
 ) -> ImageSet:
     """Reads and decodes a split, in the order of the records."""
-    import tensorflow_datasets as tfds  # half a second, which the cache spares
+    import tensorflow_datasets as tfds  # takes half a second, saved by the cache
 
     try:
         # TFDS's decorators hide its signatures from type checkers.
@@ -76,7 +76,7 @@ def _decode(
         raise InputError(f"{directory.path} is not a whole TFDS data set: {e}") from e
     features = dict(builder.info.features.items())
     image_key, label_key = _keys(directory, features, builder.info.supervised_keys)
-    # Images are decoded here, the ones that nobody asks for not at all.
+    # TFDS decodes no images: this function decodes those that are needed.
     skipped = {
         key: tfds.decode.SkipDecoding()
         for key, feature in features.items()
@@ -90,7 +90,7 @@ def _decode(
     def work(chunk: range) -> None:
         try:
             examples = records.__getitems__(list(chunk))
-        except Exception as e:  # each layer below has its own
+        except Exception as e:  # each layer below has its own exceptions
             raise InputError(
                 f"{directory.path}: split {split!r} cannot be read ({e}): remove the "
                 "data set and prepare it again"
@@ -116,7 +116,7 @@ def _keys(
 
     keys = ("image", "label")
     if not features.keys() >= set(keys) and supervised_keys:
-        # There may be more than two, and they may be nested.
+        # There may be more than two keys, and they may be nested.
         keys = tuple(key for key in supervised_keys if isinstance(key, str))
     image, label = (features.get(key) for key in (*keys, "", "")[:2])
     if not (
@@ -127,7 +127,7 @@ def _keys(
     ):
         listed = ", ".join(f"{k}: {type(v).__name__}" for k, v in features.items())
         raise InputError(
-            f"tfds:{directory.full_name} is not a set of 8 bit images with one class "
+            f"tfds:{directory.full_name} is not a set of 8-bit images with one class "
             f"label each; its features are {listed}"
         )
     return keys[0], keys[1]

@@ -1,7 +1,8 @@
-"""Finds and describes data sets that TensorFlow Datasets has written to the disk.
+"""Finds and describes data sets that TensorFlow Datasets has written to disk.
 
-Nothing is imported from TFDS: what is cached is found in milliseconds. The layout is
-`data_dir/NAME[/CONFIG]/VERSION/`, with `dataset_info.json` and the record files in it.
+The module imports nothing from TFDS, so it finds a data set in milliseconds. The layout
+is `data_dir/NAME[/CONFIG]/VERSION/`, with `dataset_info.json` and the record files in
+it.
 """
 
 import dataclasses
@@ -18,12 +19,12 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 @dataclasses.dataclass(frozen=True)
 class TfdsDirectory:
-    """A data set on the disk.
+    """A data set on disk.
 
     Attributes:
-      path: the directory of its version.
+      path: the directory of the version.
       full_name: `name/version` or `name/config/version`.
-      splits: for each split the number of examples.
+      splits: the number of examples of each split.
     """
 
     path: Path
@@ -31,24 +32,24 @@ class TfdsDirectory:
     splits: Mapping[str, int]
 
     def fingerprint(self) -> list[tuple[str, int, int]]:
-        """Returns name, size and time of change of every file of the data set."""
+        """Returns name, size and modification time of every file of the data set."""
         files = sorted(file for file in self.path.iterdir() if file.is_file())
         status = [(file.name, file.stat()) for file in files]
         return [(name, s.st_size, s.st_mtime_ns) for name, s in status]
 
 
 def data_directory(data_dir: str | None = None) -> Path:
-    """Returns the folder of all TFDS data sets.
+    """Returns the directory of all TFDS data sets.
 
     Args:
-      data_dir: the folder; by default TFDS's own, `$TFDS_DATA_DIR` or
+      data_dir: the directory; None for TFDS's default, `$TFDS_DATA_DIR` or
         `~/tensorflow_datasets`.
 
     Returns:
-      The folder, which need not exist.
+      The directory, which need not exist.
 
     Raises:
-      InputError: an address on another machine, which array_record cannot read.
+      InputError: if it is a remote address, which array_record cannot read.
 
     Example:
       >>> data_directory("sets").name
@@ -68,15 +69,16 @@ def find(name: str, data_dir: str | None = None) -> TfdsDirectory:
 
     Args:
       name: `NAME`, `NAME/CONFIG`, `NAME:VERSION` or `NAME/CONFIG:VERSION`, as in TFDS.
-        Without a version the newest one there is; without a config the only one.
-      data_dir: the folder of all TFDS data sets; by default TFDS's own.
+        The version defaults to the newest one, the config to the only one.
+      data_dir: directory of all TFDS data sets; None for TFDS's default.
 
     Returns:
       The data set.
 
     Raises:
-      MissingFileError: it is not there, with what to run.
-      InputError: it is there in an unreadable form, or the name is ambiguous.
+      MissingFileError: if the data set does not exist; the message has the command
+        that creates it.
+      InputError: if the data set cannot be read, or the name is ambiguous.
     """
     path, _, version = name.partition(":")
     folder = _folder_of_versions(data_directory(data_dir), path)
@@ -87,7 +89,7 @@ def find(name: str, data_dir: str | None = None) -> TfdsDirectory:
 
 
 def _folder_of_versions(root: Path, path: str) -> Path:
-    """Finds `NAME` or `NAME/CONFIG`, choosing the only config where none is named."""
+    """Finds `NAME` or `NAME/CONFIG`; the config defaults to the only one."""
     folder = root / path
     base, _, config = path.partition("/")
     if config and not folder.is_dir() and (root / base).is_dir():
@@ -108,7 +110,7 @@ def _folder_of_versions(root: Path, path: str) -> Path:
 
 
 def _missing(name: str, root: Path) -> MissingFileError:
-    """Builds the error for a data set that is not on the disk."""
+    """Builds the error for a data set that is not on disk."""
     run = (
         f"`python -m train prepare {name}`"
         if name in ("cifar10", "cifar100")
@@ -123,19 +125,19 @@ def _missing(name: str, root: Path) -> MissingFileError:
 
 
 def _folders(path: Path) -> list[str]:
-    """Returns the names of the folders in a folder, without hidden ones."""
+    """Returns the names of the visible directories in a directory."""
     inside = (p for p in path.iterdir() if p.is_dir())
     return sorted(p.name for p in inside if not p.name.startswith((".", "downloads")))
 
 
 def _versions(path: Path) -> list[str]:
-    """Returns the versions in a folder, the newest last."""
+    """Returns the versions in a directory, the newest last."""
     found = [v for v in _folders(path) if _VERSION.fullmatch(v)]
     return sorted(found, key=lambda v: tuple(map(int, v.split("."))))
 
 
 def describe(path: Path) -> TfdsDirectory:
-    """Reads what a data set's directory says of itself.
+    """Reads the description of a data set from its directory.
 
     Args:
       path: the directory of a version.
@@ -144,7 +146,7 @@ def describe(path: Path) -> TfdsDirectory:
       The description.
 
     Raises:
-      InputError: not a TFDS directory, or records in a format without random access.
+      InputError: if it is not a TFDS directory, or its format has no random access.
     """
     try:
         info = json.loads((path / "dataset_info.json").read_text())

@@ -1,1 +1,1 @@
-"""What is kept of a run, and what a person sees of it."""
+"""Metrics of a run: their names, their files and their display."""

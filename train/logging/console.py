@@ -1,4 +1,4 @@
-"""What a person sees of a run: a progress bar, or plain lines without a terminal."""
+"""The display of a run: a progress bar, or lines of text without a terminal."""
 
 import time
 from collections.abc import Mapping
@@ -16,16 +16,16 @@ from rich.progress import (
 
 from train.logging import metric_names
 
-PLAIN_SECONDS = 10.0
+PLAIN_SECONDS = 10.0  # between two lines
 
 
 class Reporter:
-    """Shows how far a run is.
+    """Displays the progress of a run.
 
     Args:
-      total: steps of the run.
-      done: steps already done.
-      console: where to; by default the standard output.
+      total: number of steps of the run.
+      done: number of completed steps.
+      console: the console to write to; by default standard output.
 
     Example:
       >>> with Reporter(total=10, done=0, console=Console(force_terminal=False)) as r:
@@ -63,7 +63,7 @@ class Reporter:
         self._bar.stop()
 
     def advance(self, step: int, record: Mapping[str, float]) -> None:
-        """Shows the step reached, and a line of the record of training."""
+        """Displays the step, and a line of training metrics."""
         text = describe(record)
         self._bar.update(self._task, completed=step, description=text)
         now = time.monotonic()
@@ -73,20 +73,20 @@ class Reporter:
             self.message(f"step {step}/{self.total}  {text}")
 
     def message(self, text: str) -> None:
-        """Prints a line that stays."""
+        """Prints a permanent line."""
         self.console.print(text, highlight=False, markup=False)
 
 
 def describe(record: Mapping[str, float]) -> str:
-    """Returns the figures of a record in words.
+    """Returns the metrics of a record as text.
 
     Example:
       >>> describe({"loss": 1.5, "top1": 0.25})
       'loss 1.500  top-1 25.0%'
     """
-    names = metric_names.told(record)
+    names = metric_names.displayed(record)
     parts = [
-        f"{metric_names.title(n)} {metric_names.written(n, record[n])}" for n in names
+        f"{metric_names.title(n)} {metric_names.text(n, record[n])}" for n in names
     ]
     if "images_per_second" in record:
         parts.append(f"{record['images_per_second']:,.0f} images/s")

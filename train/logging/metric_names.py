@@ -1,8 +1,8 @@
-"""The figures of the record in words: their names, and how they are written."""
+"""The display of metrics: their names and the text of their values."""
 
 from collections.abc import Mapping
 
-# What is told as a share of the examples; other figures are plain numbers.
+# Metrics that are displayed as a share of the examples; others are plain numbers.
 SHARES: Mapping[str, str] = {
     "top1": "top-1",
     "top5": "top-5",
@@ -10,13 +10,13 @@ SHARES: Mapping[str, str] = {
     "auc": "area under the ROC curve",
     "eer": "equal error rate",
 }
-# What stands in a line of the record beside the figures of the examples.
-_BESIDE = {"step", "epoch", "split", "learning_rate", "images_per_second", "input_wait"}
-_BESIDE |= {"examples", "compile_seconds"}
+# Entries of a record that are not metrics of the examples.
+_OTHERS = {"step", "epoch", "split", "learning_rate", "images_per_second", "input_wait"}
+_OTHERS |= {"examples", "compile_seconds"}
 
 
 def title(name: str) -> str:
-    """Returns what a figure is called.
+    """Returns the displayed name of a metric.
 
     Example:
       >>> title("top1"), title("loss")
@@ -25,11 +25,11 @@ def title(name: str) -> str:
     return SHARES.get(name, name.replace("_", " "))
 
 
-def written(name: str, value: float) -> str:
-    """Returns a figure's value as people write it.
+def text(name: str, value: float) -> str:
+    """Returns the value of a metric as text.
 
     Example:
-      >>> written("top1", 0.25), written("loss", 1.5), written("loss", 123456)
+      >>> text("top1", 0.25), text("loss", 1.5), text("loss", 123456)
       ('25.0%', '1.500', '1.235e+05')
     """
     if name in SHARES:
@@ -37,11 +37,11 @@ def written(name: str, value: float) -> str:
     return f"{value:.3f}" if abs(value) < 1000 else f"{value:.4g}"
 
 
-def told(record: Mapping[str, float]) -> list[str]:
-    """Returns the names of a record's figures, the loss first.
+def displayed(record: Mapping[str, float]) -> list[str]:
+    """Returns the names of the metrics of a record, the loss first.
 
     Example:
-      >>> told({"step": 3, "examples": 128, "top1": 0.5, "loss": 2.0})
+      >>> displayed({"step": 3, "examples": 128, "top1": 0.5, "loss": 2.0})
       ['loss', 'top1']
     """
-    return sorted(record.keys() - _BESIDE, key=lambda name: (name != "loss", name))
+    return sorted(record.keys() - _OTHERS, key=lambda name: (name != "loss", name))

@@ -1,10 +1,10 @@
-"""The record of a run: `metrics.jsonl`, its TensorBoard events and its curves.
+"""The metrics of a run: `metrics.jsonl`, TensorBoard events and curves.
 
-`metrics.jsonl` is the truth: one strict JSON object a line, with at least `step` and
-`split`, and by custom `epoch`, `loss`, `top1`, `learning_rate`, `images_per_second` and
-`input_wait`; the first line after each start also has `compile_seconds`, which are in
-no rate. A number that is not finite is written as null and read as NaN. The events and
-the curves say the same and can be made again.
+`metrics.jsonl` is authoritative. Each line is a strict JSON object with at least `step`
+and `split`, and usually `epoch`, `loss`, `top1`, `learning_rate`, `images_per_second`
+and `input_wait`. The first line after each start also has `compile_seconds`, a time
+that no rate includes. A number that is not finite is written as null and read as NaN.
+The events and the curves hold the same numbers and can be made again.
 """
 
 import errno
@@ -23,31 +23,31 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from tensorboardX import SummaryWriter
 
-Value = Any  # a number of Python, NumPy or JAX, or a word
+Value = Any  # a number of Python, NumPy or JAX, or a string
 Record = dict[str, Any]
 
 METRICS_FILE = "metrics.jsonl"
 
-# The colours of Okabe and Ito, which the colour-blind tell apart.
-_COLOURS = {"train": "#0072B2", "validation": "#D55E00", "test": "#009E73"}
-_OTHER_COLOURS = ["#000000", "#CC79A7", "#E69F00", "#56B4E9"]
+# The colors of Okabe and Ito, which color-blind readers can distinguish.
+_COLORS = {"train": "#0072B2", "validation": "#D55E00", "test": "#009E73"}
+_OTHER_COLORS = ["#000000", "#CC79A7", "#E69F00", "#56B4E9"]
 
 
 class MetricsWriter:
-    """Writes the record of a run, line by line.
+    """Writes the metrics of a run, line by line.
 
     Each line reaches the operating system at once: a killed process loses at most the
-    line that it was writing. A run that goes on from step S keeps the lines up to S and
-    drops those after it, which it will write again, so that each is there once. For
-    this, write the lines of a step before its checkpoint.
+    line that it was writing. A run that resumes at step S keeps the lines up to S and
+    drops later ones, which it will write again, so that the file has each line once.
+    For this, write the lines of a step before its checkpoint.
 
     Args:
-      workdir: the run's directory, made if it is not there.
-      resume_step: the step that the run goes on from; None if it starts anew.
-      tensorboard: whether to write events too, to `workdir/tensorboard`.
+      workdir: the directory of the run, which is created if needed.
+      resume_step: the step at which the run resumes; None for a new run.
+      tensorboard: if True, also write events to `workdir/tensorboard`.
 
     Raises:
-      InputError: if the files cannot be written, or a line that is there is not JSON.
+      InputError: if the files cannot be written, or an existing line is not JSON.
 
     Example:
       >>> import tempfile
@@ -81,10 +81,10 @@ class MetricsWriter:
         """Appends a line, and its numbers to the events as `split/name`.
 
         Args:
-          record: numbers and words by name, `step` and `split` among them.
+          record: numbers and strings by name, including `step` and `split`.
 
         Raises:
-          InputError: if the disk does not take it.
+          InputError: if the line cannot be written.
         """
         line = {name: _plain(value) for name, value in record.items()}
         data = f"{json.dumps(line, allow_nan=False)}\n".encode()
@@ -117,22 +117,22 @@ class MetricsWriter:
         self.close()
 
     def _explained(self, error: OSError) -> InputError:
-        """Makes one sentence of what the file system says."""
+        """Converts an error of the file system."""
         return InputError(f"cannot write {self._path}: {error.strerror or error}")
 
 
 def read_metrics(workdir: str | os.PathLike[str]) -> list[Record]:
-    """Reads the record of a run, also of one that is still running.
+    """Reads the metrics of a run, which may still be running.
 
     Args:
-      workdir: the run's directory.
+      workdir: the directory of the run.
 
     Returns:
-      The lines, oldest first, without one at the end that is half written.
+      The lines, oldest first, without an incomplete last line.
 
     Raises:
-      MissingFileError: if there is no record.
-      InputError: if another line is not a JSON object with a step.
+      MissingFileError: if the run has no metrics.
+      InputError: if any other line is not a JSON object with a step.
     """
     path = Path(workdir) / METRICS_FILE
     try:
@@ -147,35 +147,35 @@ def plot_curves(
     workdir: str | os.PathLike[str],
     path: str | os.PathLike[str],
     *,
-    figure: str = "top1",
+    metric: str = "top1",
     title: str | None = None,
 ) -> None:
-    """Draws the loss, another figure and the learning rate against the epoch.
+    """Plots the loss, another metric and the learning rate against the epoch.
 
     Args:
-      workdir: the run's directory.
-      path: the picture to write; its ending chooses the format.
-      figure: name of the figure beside the loss.
-      title: None for the directory's name.
+      workdir: the directory of the run.
+      path: the file of the plot; its suffix selects the format.
+      metric: the name of the other metric.
+      title: the title; None for the name of the directory.
 
     Raises:
-      MissingFileError: if there is no record.
-      InputError: if the record has nothing to draw, or the picture cannot be written.
+      MissingFileError: if the run has no metrics.
+      InputError: if there is nothing to plot, or the plot cannot be written.
     """
-    # A figure of its own, without pyplot, leaves matplotlib's global state alone.
+    # A `Figure` without pyplot does not change the global state of matplotlib.
     from matplotlib.figure import Figure
 
     lines = [line for line in read_metrics(workdir) if "epoch" in line]
-    if not any(name in line for line in lines for name in ("loss", figure)):
-        names = " or ".join(dict.fromkeys(("loss", figure)))
+    if not any(name in line for line in lines for name in ("loss", metric)):
+        names = " or ".join(dict.fromkeys(("loss", metric)))
         raise InputError(f"{Path(workdir) / METRICS_FILE} has no {names} to draw")
-    drawn = Figure(figsize=(7.2, 7.2), dpi=150, layout="constrained")
-    drawn.suptitle(title or Path(workdir).resolve().name, weight="bold")
-    panels = drawn.subplots(3, 1, sharex=True, height_ratios=[4, 4, 1.2])
+    figure = Figure(figsize=(7.2, 7.2), dpi=150, layout="constrained")
+    figure.suptitle(title or Path(workdir).resolve().name, weight="bold")
+    panels = figure.subplots(3, 1, sharex=True, height_ratios=[4, 4, 1.2])
     _draw(panels[0], lines, "loss", "loss", "{:.3f}")
-    share = figure in metric_names.SHARES
-    form = "{:.1%}" if share else "{:.3g}"
-    _draw(panels[1], lines, figure, metric_names.title(figure), form)
+    share = metric in metric_names.SHARES
+    template = "{:.1%}" if share else "{:.3g}"
+    _draw(panels[1], lines, metric, metric_names.title(metric), template)
     if share:
         panels[1].yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     rates = [line | {"split": ""} for line in lines]
@@ -183,31 +183,31 @@ def plot_curves(
     last = max(line["epoch"] for line in lines)
     panels[2].set(xlabel="epoch", ylim=(0, None), xlim=(0, last) if last > 0 else None)
     try:
-        drawn.savefig(path)
-    except (OSError, ValueError) as error:  # the second: an ending it does not know
-        raise InputError(f"cannot write the picture {path}: {error}") from error
+        figure.savefig(path)
+    except (OSError, ValueError) as error:  # ValueError: the suffix is unknown
+        raise InputError(f"cannot write the plot {path}: {error}") from error
 
 
 def _plain(value: Value) -> Value:
-    """Makes of a value what JSON can hold: None of a number that is not finite."""
+    """Converts a value to one of JSON; a number that is not finite becomes None."""
     plain = value.item() if hasattr(value, "item") else value
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
 def _event_writer(workdir: Path, last: int) -> "SummaryWriter":
-    """Opens an event file; TensorBoard hides what older ones have after a step."""
+    """Opens an event file; TensorBoard then hides older events after a step."""
     from tensorboardX import SummaryWriter
 
     return SummaryWriter(
         str(workdir / "tensorboard"),
         purge_step=last + 1,
-        filename_suffix=f".{last + 1}",  # else two of one second have one name
+        filename_suffix=f".{last + 1}",  # or files of the same second share a name
         flush_secs=10,
     )
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Record]]:
-    """Reads the lines as they are and as records, without a half-written last one."""
+    """Reads each line as text and as record, without an incomplete last line."""
     texts = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
     for number, text in enumerate(texts, 1):
         try:
@@ -223,7 +223,7 @@ def _lines(path: Path) -> Iterator[tuple[str, Record]]:
 
 
 def _drop_after(path: Path, step: int) -> None:
-    """Drops the lines of later steps: all at once, or not at all if it is killed."""
+    """Drops the lines of later steps, atomically."""
     if path.exists():
         kept = [text for text, record in _lines(path) if record["step"] <= step]
         temporary = path.with_suffix(".tmp")
@@ -234,25 +234,27 @@ def _drop_after(path: Path, step: int) -> None:
         temporary.replace(path)
 
 
-def _draw(axes: "Axes", lines: list[Record], name: str, title: str, form: str) -> None:
+def _draw(
+    axes: "Axes", lines: list[Record], name: str, title: str, template: str
+) -> None:
     """Draws one metric against the epoch: a curve and its last value for each split."""
-    others = iter(_OTHER_COLOURS)
+    others = iter(_OTHER_COLORS)
     lines = [line for line in lines if name in line]
     ends: list[tuple[float, str, str]] = []
     for split in dict.fromkeys(line["split"] for line in lines):
         curve = [line for line in lines if line["split"] == split]
         epochs, values = [x["epoch"] for x in curve], [x[name] for x in curve]
-        colour = _COLOURS.get(split) or next(others)
+        color = _COLORS.get(split) or next(others)
         marker = "o" if len(curve) == 1 else None
-        axes.plot(epochs, values, color=colour, marker=marker, lw=1.3, clip_on=False)
+        axes.plot(epochs, values, color=color, marker=marker, lw=1.3, clip_on=False)
         if split and math.isfinite(values[-1]):
-            ends.append((values[-1], f"{split} {form.format(values[-1])}", colour))
+            ends.append((values[-1], f"{split} {template.format(values[-1])}", color))
     low, high = axes.get_ylim()
     height = -math.inf
-    for value, text, colour in sorted(ends):  # beside the end, clear of the text below
+    for value, text, color in sorted(ends):  # beside the curve, above the last text
         height = max((value - low) / (high - low), height + 0.07)
         place = {"va": "center", "transform": axes.transAxes}
-        axes.text(1.02, height, text, color=colour, **place)
+        axes.text(1.02, height, text, color=color, **place)
     axes.set_title(title, loc="left", fontsize="medium")
     axes.grid(color="#DDDDDD", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)

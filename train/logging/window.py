@@ -1,9 +1,9 @@
-"""The line of the record that is being gathered: sums of steps, and their time.
+"""The sums and the time of the steps since the last line of metrics.
 
-Steps are dispatched before those in front of them have ended, so the clock of a window
-runs from the dispatch of its first step, or the end of the window before if that is
-later, to the end of its last step. Windows so follow one another without a gap, and
-their times add up to that of training. Compiling and pauses are in none.
+Steps are dispatched before earlier ones have ended. Therefore the clock of a window
+runs from the dispatch of its first step, or from the end of the previous window if that
+is later, to the end of its last step. Windows follow each other without a gap, and
+their times add up to the time of training, without compilation and pauses.
 """
 
 from collections.abc import Mapping
@@ -14,8 +14,8 @@ class Instant(NamedTuple):
     """A point in a run.
 
     Attributes:
-      seconds: of the clock.
-      waited: seconds that were spent waiting for input until then.
+      seconds: the time of the clock.
+      waited: the seconds spent waiting for input until then.
     """
 
     seconds: float
@@ -23,14 +23,14 @@ class Instant(NamedTuple):
 
 
 class Window:
-    """Sums and time since the last line of the record.
+    """Sums and time since the last line of metrics.
 
     Args:
-      sums: of the steps that another process did for this line; none by default.
-      began: the end of the window before; by default the clock stands still.
+      sums: sums of earlier steps by an interrupted process; none by default.
+      began: the end of the previous window; by default the clock is stopped.
 
     Attributes:
-      sums: of the steps so far, by name.
+      sums: sums of the steps so far, by name.
 
     Example:
       >>> window = Window()
@@ -49,11 +49,11 @@ class Window:
         self._seconds = self._waited = 0.0
 
     def start(self, now: Instant) -> None:
-        """Starts the clock, unless it is running, before a dispatch."""
+        """Starts the clock before a dispatch, unless it is running."""
         self._began = self._began or now
 
     def add(self, sums: Mapping[str, Any], end: Instant) -> None:
-        """Adds the sums of a dispatch, whose last step has ended."""
+        """Adds the sums of a dispatch, and the time of its end."""
         self._end = end
         for name in sums.keys() - {"bad_step"}:
             self.sums[name] = self.sums.get(name, 0.0) + float(sums[name])
@@ -64,22 +64,22 @@ class Window:
         self._began = self._end = None
 
     def means(self) -> dict[str, float]:
-        """Returns means over the examples, and rates over the time."""
+        """Returns the means over the examples, and the rates."""
         examples = self.sums["examples"]
         seconds, waited = self._spent()
-        told = ["loss", *sorted(self.sums.keys() - {"loss", "examples"})]
+        names = ["loss", *sorted(self.sums.keys() - {"loss", "examples"})]
         return {
-            **{name: self.sums[name] / examples for name in told},
+            **{name: self.sums[name] / examples for name in names},
             "images_per_second": (examples - self._before) / seconds,
             "input_wait": waited / seconds,
         }
 
     def next(self) -> "Window":
-        """Returns an empty window, which begins at the end of this one."""
+        """Returns an empty window that begins at the end of this one."""
         return Window(began=self._end)
 
     def _spent(self) -> tuple[float, float]:
-        """Returns the seconds until the end of the last step, and those waited."""
+        """Returns the seconds up to the last step, and those spent waiting."""
         seconds, waited = self._seconds, self._waited
         if self._began is not None and self._end is not None:
             seconds += self._end.seconds - self._began.seconds

@@ -1,4 +1,4 @@
-"""What networks are trained for. A task is a file here, and a row of `TASKS`."""
+"""Training tasks. Each is a file of this package and a row of `TASKS`."""
 
 from shiftjax.errors import unknown_name
 from train.config import Config
@@ -18,7 +18,7 @@ def find(name: str) -> type[Task]:
     """Returns the task of a name.
 
     Raises:
-      UnknownNameError: if there is none.
+      UnknownNameError: if there is no such task.
 
     Example:
       >>> find("style").best_metric
@@ -30,14 +30,14 @@ def find(name: str) -> type[Task]:
 
 
 def load_split(config: Config, split: str) -> ImageSet:
-    """Loads a split of a run's data, as the task wants them.
+    """Loads a split of the data of a run, with labels if the task needs them.
 
     Args:
-      config: the run's.
-      split: as of `train.data.sources.load`.
+      config: the configuration of the run.
+      split: the name of the split, as for `train.data.sources.load`.
 
     Raises:
-      InputError: if the data or the task are not there.
+      InputError: if the data or the task do not exist.
     """
     return sources.load(
         config.data.source,

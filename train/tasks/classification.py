@@ -1,4 +1,4 @@
-"""Classification: pictures with one label each, cross-entropy, top-1 and top-5."""
+"""Image classification: one label per image, cross-entropy, top-1 and top-5."""
 
 import dataclasses
 from typing import Any, ClassVar, Literal
@@ -22,15 +22,15 @@ Batch = tuple[jax.Array, jax.Array, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Classification:
-    """How pictures and labels become a loss; see `train.tasks.task.Task`.
+    """The classification task; see `train.tasks.task.Task`.
 
     Attributes:
       model: maps images to logits.
       num_classes: number of labels.
-      mean: of each channel, of values in 0 .. 1.
-      std: of each channel, of values in 0 .. 1.
-      augment: what is done to training pictures.
-      label_smoothing: share of the target spread evenly over the classes.
+      mean: mean of each channel, for values in 0 .. 1.
+      std: standard deviation of each channel, for values in 0 .. 1.
+      augment: the augmentation of training images.
+      label_smoothing: share of the target that is spread evenly over the classes.
     """
 
     model: nn.Module
@@ -49,7 +49,7 @@ class Classification:
         """Makes the task of a configuration.
 
         Raises:
-          InputError: if there is no such network, or an option does not fit.
+          InputError: if the network does not exist, or an option does not fit it.
         """
         model = make_model(
             config,
@@ -68,15 +68,15 @@ class Classification:
 
     @staticmethod
     def class_names(examples: ImageSet) -> tuple[str, ...]:
-        """Those of the data."""
+        """Returns the classes of the data."""
         return examples.class_names
 
-    def data(self, pictures: Resident | None) -> Resident | None:
-        """The pictures alone lie on the devices."""
-        return pictures
+    def data(self, images: Resident | None) -> Resident | None:
+        """Returns the resident images, the only array that the task needs."""
+        return images
 
     def batch(self, data: Resident | None, item: Item, key: jax.Array) -> Batch:
-        """Makes a training batch: images `[batch, ...]`, targets, labels."""
+        """Makes a training batch: images `[batch, ...]`, targets and labels."""
         images, labels = lookup(data, item)
         crop_key, mix_key = jax.random.split(key)
         images = crop_and_flip(crop_key, images, item["index"], self.augment)
@@ -87,37 +87,37 @@ class Classification:
         return *mix(device_key, images, targets, self.augment), labels
 
     def loss(self, variables: Collections, batch: Batch) -> tuple[jax.Array, Any]:
-        """Computes the mean cross-entropy, and counts what is right."""
+        """Computes the mean cross-entropy, and counts correct predictions."""
         images, targets, labels = batch
         logits, updates = self.model.apply(
             variables, images, train=True, mutable=["batch_stats"]
         )
         loss = optax.softmax_cross_entropy(logits, targets).mean()
-        right = (logits.argmax(-1) == labels).sum(dtype=jnp.float32)
-        return loss, (updates, {"top1": right, "examples": jnp.float32(len(labels))})
+        correct = (logits.argmax(-1) == labels).sum(dtype=jnp.float32)
+        return loss, (updates, {"top1": correct, "examples": jnp.float32(len(labels))})
 
     def evaluate(
         self, variables: Collections, data: Resident | None, item: Item
     ) -> tuple[Sums, dict[str, jax.Array]]:
-        """Sums losses, and counts what is right."""
+        """Sums the losses, and counts correct predictions."""
         images, labels = lookup(data, item)
         images = normalize(images, self.mean, self.std)
         logits: Any = self.model.apply(variables, images)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         own = jnp.take_along_axis(logits, labels[:, None], 1)
-        # The place of the label's logit: of equal ones the first is the larger, as for
-        # argmax; one that is not a number is never right.
+        # The rank of the label's logit. Of equal logits the first counts as the
+        # largest, as for argmax, and a logit that is NaN is never correct.
         earlier = jnp.arange(self.num_classes) < labels[:, None]
         rank = (~(logits <= own) | ((logits == own) & earlier)).sum(1)
         return total({"loss": losses, "top1": rank < 1, "top5": rank < 5}, item), {}
 
-    def figures(
+    def metrics(
         self, sums: dict[str, Any], rows: dict[str, Any], examples: ImageSet
     ) -> dict[str, float]:
-        """Means over the examples; "top5" of more than ten classes."""
+        """Returns means over the examples, with "top5" for more than ten classes."""
         del rows
-        told = ["loss", "top1", *(["top5"] if examples.num_classes > 10 else [])]
-        return {name: float(sums[name]) / len(examples) for name in told}
+        names = ["loss", "top1", *(["top5"] if examples.num_classes > 10 else [])]
+        return {name: float(sums[name]) / len(examples) for name in names}
 
     def sample(self, variables: Collections, examples: ImageSet) -> None:
-        """Figures say enough."""
+        """Draws nothing."""

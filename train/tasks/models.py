@@ -12,12 +12,12 @@ def make_model(config: Config, **decided: Any) -> Unit:
     """Makes the network of a run.
 
     Args:
-      config: the run's.
-      **decided: attributes that the data or a flag decide, by the task.
+      config: the configuration of the run.
+      **decided: attributes of the network that the task sets, from data or flags.
 
     Raises:
       UnknownNameError: if there is no such network or option.
-      InputError: if `--model.overrides` sets what is decided.
+      InputError: if `--model.overrides` sets an attribute of `decided`.
     """
     decided["dtype"] = None if config.model.dtype == "float32" else config.model.dtype
     reserved = decided.keys() & config.model.overrides

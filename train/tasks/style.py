@@ -1,8 +1,8 @@
-"""Style transfer: pictures painted anew in the style of one painting.
+"""Style transfer: images are restyled like one painting.
 
-Wu et al. 2018 (https://arxiv.org/abs/1711.08141, section 4), as Johnson et al. 2016
-(https://arxiv.org/abs/1603.08155) train: the losses compare features of a frozen
-network, which lies on the devices beside the pictures.
+The task is that of Wu et al. 2018 (https://arxiv.org/abs/1711.08141, section 4),
+trained as in Johnson et al. 2016 (https://arxiv.org/abs/1603.08155). The losses compare
+features of a frozen network, which is kept on the devices with the images.
 """
 
 import dataclasses
@@ -30,20 +30,20 @@ from train.tasks.models import make_model
 from train.tasks.task import Collections, Item, Sums, total
 
 PARTS = ("loss", "content", "style")
-SHOWN = 4  # pictures in a sample
+SHOWN = 4  # images in a sample
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Style:
-    """How pictures become a loss; see `train.tasks.task.Task`.
+    """The style transfer task; see `train.tasks.task.Task`.
 
     Attributes:
-      model: maps normalised images to such, in another style.
-      loss_of: the losses of content and style.
-      painting: uint8 `[height, width, 3]`, whose style is learned.
-      mean: of each channel, of values in 0 .. 1.
-      std: of each channel, of values in 0 .. 1.
-      augment: what is done to training pictures.
+      model: restyles normalized images.
+      loss_of: computes the losses of content and style.
+      painting: the style image, uint8 `[height, width, 3]`.
+      mean: mean of each channel, for values in 0 .. 1.
+      std: standard deviation of each channel, for values in 0 .. 1.
+      augment: the augmentation of training images.
     """
 
     model: nn.Module
@@ -62,7 +62,7 @@ class Style:
         """Makes the task of a configuration.
 
         Raises:
-          MissingFileError: if there is no such painting, or file of weights.
+          MissingFileError: if the painting or the file of weights does not exist.
           InputError: if an option is missing or does not fit.
         """
         del examples
@@ -93,23 +93,23 @@ class Style:
 
     @staticmethod
     def class_names(examples: ImageSet) -> tuple[str, ...]:
-        """None: the outputs are images."""
+        """Returns no names, because the outputs are images."""
         del examples
         return ()
 
-    def data(self, pictures: Resident | None) -> dict[str, Any]:
-        """The pictures, the frozen network and the painting's Gram matrices."""
+    def data(self, images: Resident | None) -> dict[str, Any]:
+        """Returns the images, the frozen network and the painting's Gram matrices."""
         params = self.loss_of.net.params
-        return {"pictures": pictures, "params": params, "grams": self._grams}
+        return {"images": images, "params": params, "grams": self._grams}
 
     def batch(self, data: Any, item: Item, key: jax.Array) -> Any:
-        """Makes a training batch: images uint8, and what they are compared by."""
-        images, _ = lookup(data["pictures"], item)
+        """Makes a training batch: uint8 images, network and Gram matrices."""
+        images, _ = lookup(data["images"], item)
         images = crop_and_flip(key, images, item["index"], self.augment)
         return images, data["params"], data["grams"]
 
     def loss(self, variables: Collections, batch: Any) -> tuple[jax.Array, Any]:
-        """Computes the mean loss of the pictures painted."""
+        """Computes the mean loss of the restyled images."""
         images, params, grams = batch
         painted = self._paint(variables, images)
         loss, parts = self.loss_of(params, grams, painted, images / 255.0)
@@ -120,8 +120,8 @@ class Style:
     def evaluate(
         self, variables: Collections, data: Any, item: Item
     ) -> tuple[Sums, dict[str, jax.Array]]:
-        """Sums the losses of the pictures painted."""
-        images, _ = lookup(data["pictures"], item)
+        """Sums the losses of the restyled images."""
+        images, _ = lookup(data["images"], item)
         painted = self._paint(variables, images)
 
         def one(painted: jax.Array, image: jax.Array) -> Sums:
@@ -132,15 +132,15 @@ class Style:
 
         return total(jax.vmap(one)(painted, images), item), {}
 
-    def figures(
+    def metrics(
         self, sums: dict[str, Any], rows: dict[str, Any], examples: ImageSet
     ) -> dict[str, float]:
-        """Means over the pictures."""
+        """Returns means over the images."""
         del rows
         return {name: float(sums[name]) / len(examples) for name in PARTS}
 
     def sample(self, variables: Collections, examples: ImageSet) -> Image.Image:
-        """Shows the first pictures above what is made of them, and the painting."""
+        """Draws the painting, the first images and, below them, the restyled images."""
         images = examples.images[:SHOWN]
         painted = np.asarray(self._painter(variables, images))
         painted = np.round(255 * painted.clip(0, 1)).astype(np.uint8)
@@ -151,7 +151,7 @@ class Style:
 
     @functools.cached_property
     def _grams(self) -> dict[str, jax.Array]:
-        """The style of the painting."""
+        """The Gram matrices of the painting."""
         painting = jnp.asarray(self.painting[None] / 255, jnp.float32)
         return jax.jit(self.loss_of.grams)(self.loss_of.net.params, painting)
 
@@ -160,7 +160,7 @@ class Style:
         return jax.jit(self._paint)
 
     def _paint(self, variables: Collections, images: Any) -> jax.Array:
-        """Paints uint8 images anew: `[batch, height, width, 3]` about 0 .. 1."""
+        """Restyles uint8 images: returns `[batch, height, width, 3]` around 0 .. 1."""
         painted: Any = self.model.apply(
             variables, normalize(images, self.mean, self.std)
         )

@@ -1,7 +1,7 @@
-"""What a network is trained for: how examples become a loss, and what is told of it.
+"""A training task: computes the loss and the metrics of a batch.
 
-The trainer knows a task by `Task` alone: its loop, its devices, its checkpoints and its
-record are the same for all.
+The trainer uses a task only through `Task`: the loop, the devices, the checkpoints and
+the log are the same for all tasks.
 """
 
 from typing import Any, ClassVar, Literal, Protocol
@@ -21,14 +21,14 @@ Collections = dict[str, Any]
 
 
 def total(values: dict[str, jax.Array], item: Item) -> Sums:
-    """Sums values of examples, and counts them; an index of -1 counts for nothing.
+    """Sums values over the examples and counts these; an index of -1 is no example.
 
     Args:
-      values: `[batch]` by name.
+      values: arrays `[batch]` by name.
       item: this device's share of the batch.
 
     Returns:
-      Float32 sums by name, "examples" among them.
+      Float32 sums by name, with the count as "examples".
 
     Example:
       >>> sums = total({"loss": jnp.array([2.0, 3.0])}, {"index": jnp.array([5, -1])})
@@ -43,18 +43,19 @@ def total(values: dict[str, jax.Array], item: Item) -> Sums:
 
 
 class Task(Protocol):
-    """How examples become a loss, on one device.
+    """The interface of a training task, on one device.
 
-    The device's share of a batch is an `Item`: "index" `[batch]`, the places of the
-    examples in their set, -1 where there is none; of a set that does not live on the
-    device also "images" and "labels". What must be the same on every device is averaged
-    over `train.parallel.AXIS`; the gradient and BatchNorm's statistics are by the
-    trainer.
+    The device's share of a batch is an `Item`: "index" `[batch]` has the positions of
+    the examples in their set, or -1 for no example; if the set is not resident on the
+    device, there are also "images" and "labels". A task averages over
+    `train.parallel.AXIS` whatever must be equal on every device; the trainer averages
+    the gradient and the statistics of BatchNorm.
 
     Attributes:
-      best_metric: the figure of evaluation that ranks checkpoints.
-      best_mode: whether its largest or its smallest value is the best.
-      labelled: whether it learns from labels; else a folder needs no classes.
+      best_metric: the metric of evaluation that ranks checkpoints.
+      best_mode: "max" if its largest value is the best, or "min".
+      labelled: True if the task learns from labels; otherwise a folder of images needs
+        no classes.
     """
 
     best_metric: ClassVar[str]
@@ -66,17 +67,17 @@ class Task(Protocol):
         """Makes the task of a run.
 
         Args:
-          config: the run's.
+          config: the configuration of the run.
           examples: the training examples.
 
         Raises:
-          InputError: if an option does not fit the task, or there is no such network.
+          InputError: if an option does not fit the task, or the network does not exist.
         """
         ...
 
     @staticmethod
     def class_names(examples: ImageSet) -> tuple[str, ...]:
-        """Returns the classes that the network tells apart, in the order of its logits.
+        """Returns the classes of the network, in the order of its logits.
 
         A release's card names them, and `--init` replaces a head of other classes.
 
@@ -84,26 +85,33 @@ class Task(Protocol):
           examples: a split of the data.
 
         Returns:
-          The names; none if the network's outputs are no logits.
+          The names; empty if the network has no logits.
         """
         ...
 
     @property
     def model(self) -> nn.Module:
-        """What is trained; its parameters are those of the state."""
+        """The network to train; its parameters are those of the state."""
         ...
 
-    def data(self, pictures: Resident | None) -> Any:
-        """What lies on the devices: the pictures, if they do, and constants."""
+    def data(self, images: Resident | None) -> Any:
+        """Returns the arrays to keep on the devices.
+
+        Args:
+          images: the examples, or None if they are not resident on the devices.
+
+        Returns:
+          A tree of arrays: the examples, and constants of the task.
+        """
         ...
 
     def batch(self, data: Any, item: Item, key: jax.Array) -> Any:
-        """Makes of the examples what the loss is taken of.
+        """Makes the input of the loss from the examples of a training step.
 
         Args:
-          data: as `data` gave it.
+          data: the result of `data`.
           item: this device's share of the batch.
-          key: the step's, the same on every device.
+          key: the random key of the step, equal on every device.
         """
         ...
 
@@ -111,13 +119,13 @@ class Task(Protocol):
         """Computes the mean loss of this device's examples.
 
         Args:
-          variables: collections of the model, "params" among them.
-          batch: what `batch` made.
+          variables: collections of the model, including "params".
+          batch: the result of `batch`.
 
         Returns:
-          The loss; and (the collections but "params" after the step, sums over the
-          examples by name: "examples", how many there were, and what is to be
-          recorded of them beside the loss).
+          The loss, and a pair: the collections other than "params" after the step, and
+          sums over the examples by name: their number "examples", and the metrics to
+          record beside the loss.
         """
         ...
 
@@ -127,28 +135,34 @@ class Task(Protocol):
         """Evaluates this device's share of a batch.
 
         Returns:
-          Sums over the examples, of which "examples" is how many there were; and what
-          is kept of each example, `[batch, ...]` by name.
+          Sums over the examples by name, including their number "examples"; and
+          per-example outputs, `[batch, ...]` by name.
         """
         ...
 
-    def figures(
+    def metrics(
         self, sums: dict[str, Any], rows: dict[str, Any], examples: ImageSet
     ) -> dict[str, float]:
-        """Makes of the sums, and of what was kept of each example, the figures to tell.
+        """Computes the metrics from accumulated sums and per-example outputs.
 
         Args:
-          sums: over all examples.
-          rows: `[examples, ...]` by name, in the order of the set.
-          examples: the set.
+          sums: sums over all examples by name.
+          rows: outputs `[examples, ...]` by name, in the order of the set.
+          examples: the examples.
+
+        Returns:
+          The metrics by name.
         """
         ...
 
     def sample(self, variables: Collections, examples: ImageSet) -> Image.Image | None:
-        """Draws what the network does with a few examples, where that says something.
+        """Draws the outputs of the network for a few examples.
 
         Args:
-          variables: the network's.
+          variables: the variables of the network.
           examples: the validation split.
+
+        Returns:
+          The image, or None if the task draws none.
         """
         ...

@@ -261,5 +261,5 @@ def test_curves_that_cannot_be_drawn(tmp_path):
         plot_curves(tmp_path, tmp_path / "curves.png")
     write_run(tmp_path)
     for name in ("curves.xyz", "absent/curves.png"):
-        with pytest.raises(InputError, match=f"cannot write the picture .*{name}"):
+        with pytest.raises(InputError, match=f"cannot write the plot .*{name}"):
             plot_curves(tmp_path, tmp_path / name)

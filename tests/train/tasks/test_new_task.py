@@ -45,8 +45,8 @@ class Brightness:
     def class_names(examples: ImageSet) -> tuple[str, ...]:
         return ()
 
-    def data(self, pictures: Any) -> Any:
-        return pictures
+    def data(self, images: Any) -> Any:
+        return images
 
     def batch(self, data: Any, item: Any, key: jax.Array) -> Any:
         return lookup(data, item)[0] / 255.0
@@ -59,7 +59,7 @@ class Brightness:
         errors = self._errors(variables, lookup(data, item)[0] / 255.0)
         return total({"loss": errors**2, "error": abs(errors)}, item), {}
 
-    def figures(self, sums: Any, rows: Any, examples: ImageSet) -> dict[str, float]:
+    def metrics(self, sums: Any, rows: Any, examples: ImageSet) -> dict[str, float]:
         return {name: sums[name] / len(examples) for name in ("loss", "error")}
 
     def sample(self, variables: Any, examples: ImageSet) -> None:

@@ -147,7 +147,7 @@ def test_a_run_becomes_weights_that_paint_and_begin_another(config, run, tmp_pat
     state = set_up(again).initial_state()
     for tree in (state.params, state.ema["params"]):
         jax.tree.map(np.testing.assert_array_equal, tree, params)
-    with pytest.raises(InputError, match="gives pictures"):
+    with pytest.raises(InputError, match="returns images"):
         evaluate_weights(again.init)
 
 

@@ -50,11 +50,11 @@ class Regression:
     best_metric: ClassVar[str] = "error"
     best_mode: ClassVar[Any] = "min"
 
-    def data(self, pictures: Any) -> Any:
-        return {"pictures": pictures, "scale": np.float32(2)}
+    def data(self, images: Any) -> Any:
+        return {"images": images, "scale": np.float32(2)}
 
     def batch(self, data: Any, item: Any, key: jax.Array) -> Any:
-        images, labels = lookup(data["pictures"], item)
+        images, labels = lookup(data["images"], item)
         return images / 255.0 * data["scale"], labels
 
     def loss(self, variables: Any, batch: Any) -> Any:
@@ -65,13 +65,13 @@ class Regression:
         return errors.mean(), (changed, {"examples": jnp.float32(len(labels))})
 
     def evaluate(self, variables: Any, data: Any, item: Any) -> Any:
-        images, _ = lookup(data["pictures"], item)
+        images, _ = lookup(data["images"], item)
         real = (item["index"] >= 0).astype(jnp.float32)
         variables = variables | {"counts": {"seen": jnp.zeros(3)}}
         guess = self.model.apply(variables, images / 255.0 * data["scale"])
         return {"examples": real.sum()}, {"guess": guess, "pair": images[:, 0, 0, :2]}
 
-    def figures(self, sums: Any, rows: Any, examples: ImageSet) -> dict[str, float]:
+    def metrics(self, sums: Any, rows: Any, examples: ImageSet) -> dict[str, float]:
         assert rows["guess"].shape == (EXAMPLES,)
         np.testing.assert_array_equal(rows["pair"], examples.images[:, 0, 0, :2])
         return {"error": float(np.abs(rows["guess"] - examples.labels).mean())}
@@ -106,10 +106,10 @@ def test_a_collection_of_the_tasks_own_moves_with_the_steps(devices):
 @pytest.mark.parametrize("resident_bytes", [2**31, 0], ids=["resident", "fed"])
 def test_rows_are_in_the_order_of_the_set(devices, resident_bytes):
     setup, state = make(devices, resident_bytes=resident_bytes)
-    figures = evaluate(setup, setup.replicas.replicate(state.variables), PICTURES)
+    metrics = evaluate(setup, setup.replicas.replicate(state.variables), PICTURES)
     head = state.params["head"]
     pixels = PICTURES.images.astype(np.float64).mean((1, 2)) / 255 * 2
     guess = pixels @ np.asarray(head["kernel"])[:, 0] + np.asarray(head["bias"])
     wanted = np.abs(guess - PICTURES.labels).mean()
-    assert figures["error"] == pytest.approx(wanted, rel=1e-5)
-    assert figures["examples"] == EXAMPLES
+    assert metrics["error"] == pytest.approx(wanted, rel=1e-5)
+    assert metrics["examples"] == EXAMPLES

@@ -1,9 +1,9 @@
-"""Writes CIFAR-10 and CIFAR-100 as TensorFlow Datasets has them, without TensorFlow.
+"""Writes CIFAR-10 and CIFAR-100 as TensorFlow Datasets does, without TensorFlow.
 
 The official builders of TFDS (`image_classification/cifar.py`) need TensorFlow to read
-the archive and to encode the images. The builder here takes name, version, features,
-keys and so the order of the records from them, and reads and encodes by other means;
-what it writes is read by `tfds.data_source("cifar10")` like the genuine data set.
+the archive and to encode the images. The builders of this module inherit name, version,
+features, keys and thus the order of the records, and read and encode without it.
+`tfds.data_source("cifar10")` reads the result like the original data set.
 """
 
 import shutil
@@ -25,7 +25,7 @@ from train.data.prepare import reader
 from train.data.prepare.download import download
 from train.data.prepare.files import DATA_SETS, URL, Cifar
 
-# The records (150 MB) are on the disk twice while they are put in order.
+# The records (150 MB) are on disk twice while they are sorted.
 _BYTES_NEEDED = 350_000_000
 
 
@@ -38,26 +38,25 @@ def prepare(
 ) -> Path:
     """Writes a CIFAR data set as a directory of TensorFlow Datasets (array_record).
 
-    The directory appears whole or not at all. Where it is there already, nothing is
-    done.
+    The directory is created atomically. If it exists already, nothing is done.
 
     Args:
       name: `"cifar10"` or `"cifar100"`.
       source: the official files, verified by their published digests: the archive
         (`cifar-10-python.tar.gz`, `cifar-10-binary.tar.gz`, ...), a folder with the
-        extracted files, or the files. Nothing: the archive is downloaded, and deleted
-        when all is done.
-      data_dir: the folder of all TFDS data sets; by default TFDS's own.
-      console: where progress and results are printed; by default standard error.
+        extracted files, or the files. If empty, the archive is downloaded, and deleted
+        at the end.
+      data_dir: directory of all TFDS data sets; None for TFDS's default.
+      console: the console for progress and results; by default standard error.
 
     Returns:
       The data set's directory, `data_dir/name/version`.
 
     Raises:
-      UnknownNameError: no such data set.
-      MissingFileError: a file is not there.
-      InputError: a file is not the official one, the download failed, the disk is too
-        full, or the directory holds something else.
+      UnknownNameError: if there is no such data set.
+      MissingFileError: if a file does not exist.
+      InputError: if a file is not the official one, the download failed, the disk has
+        too little space, or the directory holds something else.
     """
     if name not in DATA_SETS:
         raise unknown_name("data set", name, DATA_SETS)
@@ -66,7 +65,7 @@ def prepare(
     root = tfds_directory.data_directory(data_dir)
     target = root / name / str(_BUILDERS[name].VERSION)
     if target.exists():
-        tfds_directory.describe(target)  # raises where something else is there
+        tfds_directory.describe(target)  # raises if it is something else
         console.print(
             f"{name} is already prepared: {target}", soft_wrap=True, markup=False
         )
@@ -86,7 +85,7 @@ def prepare(
 
 
 def _check_space(folder: Path, needed: int) -> None:
-    """Makes the folder and refuses to start what would fill its disk."""
+    """Creates the directory, and raises if its disk has too little space."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -100,7 +99,7 @@ def _check_space(folder: Path, needed: int) -> None:
 
 
 def _download(spec: Cifar, path: Path, console: Console) -> None:
-    """Downloads the binary archive, the smaller one and the one with a sha256."""
+    """Downloads the binary archive, which is smaller and has a sha256."""
     download(
         URL + spec.binary.archive,
         path,
@@ -113,7 +112,7 @@ def _download(spec: Cifar, path: Path, console: Console) -> None:
 def _write(
     spec: Cifar, contents: reader.CifarContents, target: Path, console: Console
 ) -> None:
-    """Writes the records beside the target and moves them there when all is done."""
+    """Writes the records beside the target, and moves them there at the end."""
     root = target.parents[1]
     total = len(contents.train.images) + len(contents.test.images)
     with (
@@ -123,7 +122,7 @@ def _write(
         task = progress.add_task(f"writing {spec.name}", total=total)
         builder = _BUILDERS[spec.name](data_dir=scratch, file_format="array_record")
         builder.fill(contents, progress, task)
-        tfds.disable_progress_bar()  # ours is shown instead
+        tfds.disable_progress_bar()  # this module shows its own
         try:
             builder.download_and_prepare(download_dir=scratch)
         finally:
@@ -132,16 +131,16 @@ def _write(
         try:
             Path(builder.data_dir).rename(target)
         except OSError:
-            # Another process may have finished first; then its records are as good.
+            # Another process may have finished first; its records are the same.
             if not target.exists():
                 raise
 
 
 class _Local:
-    """Replaces an official builder's reading and encoding, and keeps its identity."""
+    """Overrides reading and encoding of an official builder, and nothing else."""
 
-    # TFDS would look beside this file for checksums of downloads, there are none, and
-    # needs a package for it that it does not declare (importlib_resources).
+    # None keeps TFDS from searching for checksums beside this file, for which it needs
+    # a package that it does not declare (importlib_resources).
     code_path: ClassVar[None] = None
     _contents: reader.CifarContents
     _progress: Progress
@@ -150,7 +149,7 @@ class _Local:
     def fill(
         self, contents: reader.CifarContents, progress: Progress, task: TaskID
     ) -> None:
-        """Takes what is to be written."""
+        """Sets the contents to write."""
         self._contents, self._progress, self._task = contents, progress, task
 
     def _split_generators(self, dl_manager: object) -> dict[Any, Any]:
@@ -167,7 +166,7 @@ class _Local:
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         for index, image in enumerate(split.images):
             labels = {key: int(values[index]) for key, values in split.labels.items()}
-            # TFDS encodes arrays with TensorFlow and Pillow's images without.
+            # TFDS encodes arrays with TensorFlow, and Pillow's images without it.
             example = {"id": f"{prefix}{index:05d}", "image": Image.fromarray(image)}
             yield index, example | labels
             self._progress.advance(self._task)
@@ -176,17 +175,17 @@ class _Local:
         """Prints nothing: the size is unknown to TFDS, and there is no download."""
 
     def _log_download_done(self) -> None:
-        """Prints nothing: the directory is not yet where it will be."""
+        """Prints nothing: the directory is not in its final place yet."""
 
 
-# Registered, they would take the official builders' place in the whole process.
+# If registered, they would replace the official builders in the whole process.
 with skip_registration():
 
     class Cifar10(_Local, cifar.Cifar10):
-        """CIFAR-10, as in TFDS."""
+        """The builder of CIFAR-10."""
 
     class Cifar100(_Local, cifar.Cifar100):
-        """CIFAR-100, as in TFDS."""
+        """The builder of CIFAR-100."""
 
 
 _BUILDERS = {"cifar10": Cifar10, "cifar100": Cifar100}

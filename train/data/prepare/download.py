@@ -1,4 +1,4 @@
-"""Downloads one file: resumes what was begun, and shows how far it is."""
+"""Downloads one file, with a progress bar, and resumes partial downloads."""
 
 import http.client
 import os
@@ -20,7 +20,7 @@ from rich.progress import (
 from shiftjax.errors import InputError
 
 _CHUNK = 1 << 20
-_TIMEOUT = 60  # seconds without a byte, after which the server is taken for dead
+_TIMEOUT = 60  # seconds without a byte until the download fails
 
 
 def download(
@@ -33,18 +33,18 @@ def download(
 ) -> None:
     """Downloads a file of known size.
 
-    What arrives is written to a `.part` file beside `path`, which a later call goes on
-    with; `path` itself appears only when everything is there and verified.
+    The data are written to a `.part` file beside `path`, which a later call continues.
+    `path` itself is created when the file is complete and verified.
 
     Args:
-      url: where it is.
-      path: where to put it; its folder is made.
-      size: the number of bytes expected.
-      verify: raises `InputError` where a file is not what was meant to be downloaded.
-      console: where the progress is shown.
+      url: the address of the file.
+      path: the path to download to; its directory is created if needed.
+      size: the expected number of bytes.
+      verify: raises `InputError` if a file is not the expected one.
+      console: the console for the progress bar.
 
     Raises:
-      InputError: the download failed, with the reason and what to do.
+      InputError: if the download failed, with the reason and a remedy.
     """
     part = path.with_name(path.name + ".part")
     part.parent.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def download(
         _fetch(url, part, size, console)
     except (OSError, http.client.HTTPException) as e:
         raise InputError(
-            f"could not download {url} ({e}): try again, which goes on where it "
+            f"could not download {url} ({e}): try again, which resumes where it "
             "stopped, or download it by other means and name the file as the source"
         ) from e
     received = part.stat().st_size
@@ -62,18 +62,18 @@ def download(
     if received < size:
         raise InputError(
             f"{url}: the server stopped after {received} of {size} bytes: try again, "
-            "which goes on from there"
+            "which resumes from there"
         )
     try:
         verify(part)
     except InputError:
-        part.unlink()  # or every later call would stumble over it
+        part.unlink()  # otherwise every later call would fail too
         raise
     os.replace(part, path)
 
 
 def _fetch(url: str, part: Path, size: int, console: Console) -> None:
-    """Appends to the part file what is missing of it."""
+    """Appends the missing bytes to the partial file."""
     begun = part.stat().st_size if part.exists() else 0
     if begun == size:
         return

@@ -1,7 +1,8 @@
 """Reads CIFAR's pickles without running code.
 
-Python's own unpickler calls whatever a pickle names. CIFAR's name three things, those
-that rebuild a NumPy array; here they stand for classes that take bytes and no more.
+Python's own unpickler calls any function that a pickle names. CIFAR's pickles name
+three, which rebuild a NumPy array. This module replaces them by classes that only take
+bytes.
 """
 
 import io
@@ -39,7 +40,7 @@ class _PickledDtype:
             )
 
     def __setstate__(self, state: tuple[object, ...]) -> None:
-        """Takes no more: the byte order of bytes means nothing."""
+        """Ignores the byte order, which bytes do not have."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -52,11 +53,11 @@ class _Unpickler(pickle.Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        """Refuses every name that a CIFAR pickle does not have."""
+        """Rejects every name that a CIFAR pickle does not have."""
         if (module, name) not in self._KNOWN:
             raise InputError(
                 f"the pickle asks for {module}.{name}, which no CIFAR file does; "
-                "refused, nothing of it has been run"
+                "refused, none of its code has been run"
             )
         return self._KNOWN[module, name]
 
@@ -71,8 +72,8 @@ def load_pickle(data: bytes) -> dict[str, Any]:
       The dictionary, with text as `str` and pixels as uint8 arrays.
 
     Raises:
-      InputError: not a pickle, or one with anything but containers, text, numbers and
-        byte arrays.
+      InputError: if the data are not a pickle, or hold anything but containers, text,
+        numbers and byte arrays.
 
     Example:
       >>> load_pickle(pickle.dumps({"labels": [3, 8]}, protocol=2))
@@ -82,7 +83,7 @@ def load_pickle(data: bytes) -> dict[str, Any]:
       shiftjax.errors.InputError: the pickle asks for builtins.print, which no CIFAR ...
     """
     try:
-        # Python 2 wrote text and bytes alike; only the pixels are meant as bytes.
+        # Python 2 wrote text and bytes alike; only the pixels are bytes.
         contents = _Unpickler(io.BytesIO(data), encoding="bytes").load()
     except (
         pickle.UnpicklingError,
@@ -107,5 +108,5 @@ def _plain(value: object) -> object:
 
 
 def _text(value: object) -> Any:
-    """Turns bytes into text and leaves the rest as it is."""
+    """Turns bytes into text, and returns other values unchanged."""
     return value.decode() if isinstance(value, bytes) else value

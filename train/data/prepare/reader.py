@@ -1,6 +1,6 @@
 """Reads the official CIFAR files: finds them, verifies their digests, decodes them.
 
-No byte is looked into before its digest is found to be that of the official file.
+No file is decoded before its digest has been verified.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ class CifarSplit:
 
     Attributes:
       images: uint8 `[examples, 32, 32, 3]`.
-      labels: for each label key uint8 `[examples]`.
+      labels: uint8 `[examples]` for each label key.
     """
 
     images: np.ndarray
@@ -38,7 +38,7 @@ class CifarContents:
     Attributes:
       train: the training split.
       test: the test split.
-      names: for each label key the names of the classes.
+      names: the names of the classes for each label key.
     """
 
     train: CifarSplit
@@ -50,16 +50,16 @@ def read(spec: Cifar, source: Sequence[str | Path]) -> CifarContents:
     """Reads a CIFAR data set from its official files.
 
     Args:
-      spec: which data set.
+      spec: the data set.
       source: the archive (pickles or binary, as published), or a folder with the
-        extracted files or the archive in it, or the files themselves.
+        extracted files or the archive, or the files themselves.
 
     Returns:
       The contents.
 
     Raises:
-      MissingFileError: a path or a file of the data set is not there.
-      InputError: a file is not the official one.
+      MissingFileError: if a path or a file of the data set does not exist.
+      InputError: if a file is not the official one.
     """
     found = _find(spec, source)
     for layout in (spec.binary, spec.python):
@@ -79,7 +79,7 @@ def read(spec: Cifar, source: Sequence[str | Path]) -> CifarContents:
 
 
 def _find(spec: Cifar, source: Sequence[str | Path]) -> dict[str, Path]:
-    """Returns the path of each official file that is in the source."""
+    """Returns the path of each official file in the source."""
     found: dict[str, Path] = {}
     layouts = (spec.binary, spec.python)
     names = {name for s in layouts for name in (s.archive, *s.files)}
@@ -103,11 +103,11 @@ def verify_archive(layout: Layout, path: Path) -> None:
     """Compares an archive with the official one.
 
     Args:
-      layout: what is published.
+      layout: the published layout.
       path: the archive.
 
     Raises:
-      InputError: the size or the digest differs.
+      InputError: if the size or the digest differs.
     """
     algorithm, expected = layout.archive_digest.split(":")
     size = path.stat().st_size
@@ -126,7 +126,7 @@ def verify_archive(layout: Layout, path: Path) -> None:
 
 
 def _unpack(layout: Layout, path: Path) -> dict[str, bytes]:
-    """Reads the files out of a verified archive, writing nothing to the disk."""
+    """Reads the files of a verified archive, without writing to disk."""
     verify_archive(layout, path)
     files = {}
     with tarfile.open(path, "r:gz") as archive:
@@ -202,5 +202,5 @@ def _pickled_split(spec: Cifar, files: Sequence[bytes]) -> CifarSplit:
 
 
 def _channels_last(rows: np.ndarray) -> np.ndarray:
-    """Turns rows of colour planes into `[examples, 32, 32, 3]`."""
+    """Turns rows of color planes into `[examples, 32, 32, 3]`."""
     return np.ascontiguousarray(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
