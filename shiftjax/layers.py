@@ -1,9 +1,9 @@
-"""Flax Linen modules built on the shift operation, and the units beside them.
+"""Flax Linen modules built on the shift operation, and the modules they are made of.
 
-Each works in any Linen network (in NNX through `flax.nnx.bridge`), takes NHWC arrays,
+Each works in any Linen network (in NNX through `flax.nnx.bridge`), takes NHWC arrays
 and keeps Flax's field names. The `__call__` of a module is its reference
-implementation; `shiftjax.fast.dispatch` chooses among it and faster ones. Within the
-networks of this package, `ConvNorm` and `ShiftConv` also take
+implementation; `shiftjax.fast.dispatch` chooses between it and faster implementations.
+Within the networks of this package, `ConvNorm` and `ShiftConv` also take
 `shiftjax.fast.cpu.Planes`.
 """
 
@@ -30,7 +30,7 @@ class Shift(nn.Module):
     Attributes:
       kernel_size: side K of the window of displacements.
       strides: distance between the rows and columns kept, in pixels.
-      dilation: distance between neighbouring displacements, in pixels.
+      dilation: distance between neighboring displacements, in pixels.
 
     Example:
       >>> x = jnp.ones((1, 8, 8, 18))
@@ -48,13 +48,13 @@ class Shift(nn.Module):
 
 
 class ConvNorm(Unit):
-    """A convolution without bias, and BatchNorm.
+    """A convolution without bias, followed by BatchNorm.
 
     Attributes:
       features: number of output channels.
       kernel_size: side of the window, odd; zero padding of half of it.
       strides: distance between the rows and columns kept, in pixels.
-      depthwise: whether each channel has its own kernel and sees no other.
+      depthwise: if True, each channel is convolved with its own kernel.
 
     Example:
       >>> x = jnp.ones((2, 8, 8, 3))
@@ -79,7 +79,7 @@ class ConvNorm(Unit):
 
         Args:
           x: `[batch, height, width, channels]`, or planes.
-          train: whether to use, and average, the batch's statistics.
+          train: if True, BatchNorm uses, and averages, the statistics of the batch.
 
         Returns:
           `[batch, ceil(height / strides), ceil(width / strides), features]`.
@@ -105,12 +105,12 @@ class ConvNorm(Unit):
 
 
 class ShiftConv(Unit):
-    """The block of a CIFAR ShiftResNet, in the place of two 3x3 convolutions.
+    """The block of a CIFAR ShiftResNet, which replaces two 3x3 convolutions.
 
-    1x1 convolution, BatchNorm, ReLU, shift, 1x1 convolution (which keeps every
-    strides-th row and column), BatchNorm, ReLU; then the shortcut is added, with no
-    ReLU after the sum. The shortcut is the input itself, or its 1x1 convolution and
-    BatchNorm where the shape changes.
+    The block is a 1x1 convolution, BatchNorm, ReLU, the shift, a 1x1 convolution (which
+    keeps every strides-th row and column), BatchNorm and ReLU. Then the shortcut is
+    added, without a ReLU after the sum. The shortcut is the input itself, or its 1x1
+    convolution and BatchNorm if the shape changes.
 
     Source: the paper's authors, https://github.com/alvinwan/shiftresnet-cifar.
 
@@ -118,7 +118,7 @@ class ShiftConv(Unit):
       features: number of output channels.
       kernel_size: side K of the window of displacements.
       strides: distance between the rows and columns kept, in pixels.
-      dilation: distance between neighbouring displacements, in pixels.
+      dilation: distance between neighboring displacements, in pixels.
       expansion: E; the shift moves `int(E * features)` channels.
 
     Example:
@@ -146,7 +146,7 @@ class ShiftConv(Unit):
 
         Args:
           x: `[batch, height, width, channels]`, or planes.
-          train: whether to use, and average, the batch's statistics.
+          train: if True, BatchNorm uses, and averages, the statistics of the batch.
 
         Returns:
           `[batch, ceil(height / strides), ceil(width / strides), features]`.
@@ -174,20 +174,19 @@ class ShiftConv(Unit):
 class CSC(Unit):
     """Conv-shift-conv, the module of the ImageNet networks (paper, section 3.2).
 
-    Before activation: BatchNorm, ReLU, 1x1 convolution, shift, BatchNorm, ReLU, 1x1
-    convolution (which keeps every strides-th row and column); the input is added. A
-    module with another number of features or a stride takes the input 3x3
-    average-pooled with the stride: it is appended to a branch of the channels that are
-    missing, or, with zeros for these, added to a branch of all channels.
+    The module is BatchNorm, ReLU, a 1x1 convolution, the shift, BatchNorm, ReLU and a
+    1x1 convolution (which keeps every strides-th row and column); then the input is
+    added. If the number of features changes or there is a stride, the shortcut is the
+    input, 3x3 average-pooled with the stride. It is either concatenated to a branch of
+    the missing channels, or padded with zeros and added to a branch of all channels.
 
     Attributes:
       features: number of output channels.
       kernel_size: side K of the window of displacements.
       strides: distance between the rows and columns kept, in pixels.
-      dilation: distance between neighbouring displacements, in pixels.
+      dilation: distance between neighboring displacements, in pixels.
       expansion: E; the shift moves `int(E * n)` channels for a branch of n.
-      shortcut: what a module that changes the shape does with its input, "concat" or
-        "add".
+      shortcut: the shortcut of a module that changes the shape, "concat" or "add".
 
     Example:
       >>> x = jnp.ones((1, 8, 8, 16))
@@ -211,7 +210,7 @@ class CSC(Unit):
 
         Args:
           x: `[batch, height, width, channels]`.
-          train: whether to use, and average, the batch's statistics.
+          train: if True, BatchNorm uses, and averages, the statistics of the batch.
 
         Returns:
           `[batch, ceil(height / strides), ceil(width / strides), features]`.
@@ -220,7 +219,7 @@ class CSC(Unit):
           InputError: if there are fewer features than input channels.
           UnknownNameError: if there is no such shortcut.
         """
-        self.choose(x, train)  # refuses an unknown name
+        self.choose(x, train)  # raises for an unknown name
         same = x.shape[-1] == self.features and positive("strides", self.strides) == 1
         missing = self.features - x.shape[-1]
         if self.shortcut not in SHORTCUTS:
@@ -238,7 +237,7 @@ class CSC(Unit):
         y = nn.relu(self.norm("expand_norm", train)(y))
         y = self.pointwise(expanded(self.expansion, branch), "expand")(y)
         y = Shift(kernel_size, 1, dilation, name="shift")(y)
-        y = nn.relu(self.norm("project_norm", train)(y))  # of the full resolution
+        y = nn.relu(self.norm("project_norm", train)(y))  # at full resolution
         y = self.pointwise(branch, "project")(y[..., ::strides, ::strides, :])
         if same:
             return y + x.astype(y.dtype)
@@ -256,7 +255,7 @@ class CSC(Unit):
 class SC2(CSC):
     """Shift-conv-shift-conv: a `CSC` module that begins with a second shift.
 
-    A larger receptive field for no parameters and no multiply-adds.
+    The receptive field is larger, for no parameters and no multiply-adds.
 
     Example:
       >>> x = jnp.ones((1, 8, 8, 16))
@@ -270,7 +269,7 @@ class SC2(CSC):
 
 
 def expanded(expansion: float, features: int) -> int:
-    """Returns the width of the shifted tensor, or raises if there is none."""
+    """Returns the number of shifted channels, or raises if it is zero."""
     positive("features", features)
     width = int(expansion * features) if math.isfinite(expansion) else 0
     if width < 1:

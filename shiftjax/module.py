@@ -1,4 +1,4 @@
-"""The base of all modules with parameters: their fields, and their implementations."""
+"""The base class of all modules with parameters."""
 
 from typing import Any, ClassVar
 
@@ -24,15 +24,15 @@ he_normal = nn.initializers.he_normal()
 
 
 class Unit(nn.Module, kw_only=True):
-    """The fields that all units share, and the layers made from them.
+    """A module with the fields that all units share, and layers made from them.
 
     Attributes:
-      axis_name: axis of the replicas over which BatchNorm's statistics are taken, or
-        None for each replica's own.
-      momentum: how much of BatchNorm's running statistics a training step keeps.
+      axis_name: axis of the replicas over which BatchNorm averages its statistics, or
+        None for separate statistics of each replica.
+      momentum: share of BatchNorm's running statistics that a training step keeps.
       epsilon: added to BatchNorm's variances.
-      dtype: what is computed in, or None for the promoted dtype of input and params.
-      param_dtype: what the params are stored in.
+      dtype: dtype of the computation, or None for that of input and params, promoted.
+      param_dtype: dtype of the params.
       kernel_init: initializer of the kernels.
       implementation: one of `shiftjax.fast.dispatch.NAMES`, or None to let
         `shiftjax.fast.dispatch.choose` decide. The reference initializes variables.
@@ -46,7 +46,7 @@ class Unit(nn.Module, kw_only=True):
     kernel_init: Initializer = he_normal
     implementation: str | None = None
 
-    kind: ClassVar[str] = "unit"  # its name in `shiftjax.fast.dispatch`
+    kind: ClassVar[str] = "unit"  # the module's name in `shiftjax.fast.dispatch`
 
     def choose(
         self, x: Activations, train: bool = False, block: BlockOptions | None = None
@@ -61,18 +61,18 @@ class Unit(nn.Module, kw_only=True):
         return Choice(REFERENCE, "it initializes the variables")
 
     def has_variables(self) -> bool:
-        """Returns False where flax's modules are to make them, or miss them."""
+        """Returns True if the variables are given, and are not being initialized."""
         given = {"params", "batch_stats"} <= set(self.variables)
         return given and not self.is_initializing()
 
-    @nn.nowrap  # so that it also serves outside of a call
+    @nn.nowrap  # so that it can also be called outside of `__call__`
     def unit(self, kind: type, *args: Any, **options: Any) -> Any:
-        """Makes a part of this unit, with the fields that all share."""
+        """Makes a part of this unit, with the shared fields."""
         shared = {name: getattr(self, name) for name in SHARED}
         return kind(*args, **(shared | options))
 
     def pointwise(self, features: int, name: str) -> nn.Dense:
-        """A 1x1 convolution without bias, as a product: kernel `[in, out]`."""
+        """Makes a 1x1 convolution without bias, as a product: kernel `[in, out]`."""
         return nn.Dense(
             features,
             use_bias=False,
@@ -85,7 +85,7 @@ class Unit(nn.Module, kw_only=True):
     def conv(
         self, features: int, kernel_size: int, strides: int, name: str, groups: int = 1
     ) -> nn.Conv:
-        """A convolution without bias, padded with half of its size."""
+        """Makes a convolution without bias, padded by half of its kernel size."""
         half = kernel_size // 2
         return nn.Conv(
             features,
@@ -101,7 +101,7 @@ class Unit(nn.Module, kw_only=True):
         )
 
     def norm(self, name: str, train: bool) -> nn.BatchNorm:
-        """BatchNorm with the batch's statistics in training, else the running ones."""
+        """Makes BatchNorm, with the statistics of the batch in training."""
         return nn.BatchNorm(
             use_running_average=not train,
             axis_name=self.axis_name,
@@ -114,7 +114,7 @@ class Unit(nn.Module, kw_only=True):
         )
 
     def run(self, name: str, x: Any, train: bool, **options: Any) -> Any:
-        """Computes this module by an implementation, with its own variables."""
+        """Computes this module in an implementation, with its own variables."""
         stats = self.variables["batch_stats"]
         y, batch_stats = function(name, self.kind)(
             self.variables["params"],

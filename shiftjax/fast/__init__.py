@@ -1,5 +1,5 @@
-"""Faster implementations of the modules of `shiftjax.layers`, and the choice of one.
+"""Faster implementations of the modules of `shiftjax.layers`, and their dispatch.
 
-`dispatch` chooses; `batchnorm`, `phases` and `fused_block` are shared by those that
-are chosen from: `cpu`, `tpu` and `gpu`, each imported when it is first used.
+`dispatch` chooses among the implementations `cpu`, `tpu` and `gpu`, which are imported
+when first used and share `batchnorm`, `phases` and `fused_block`.
 """

@@ -1,8 +1,8 @@
-"""BatchNorm as numbers: statistics merged over all that share them, applied or folded.
+"""BatchNorm for the fast implementations: statistics, their merging and folding.
 
-What the fast forms have in common, whatever their layout. Every statistic is centred on
-the mean of its own pixels, and those of chunks and replicas are merged without loss, so
-that a large mean costs no accuracy.
+These functions do not depend on the layout. Every statistic is centered on the mean of
+its own pixels, and merging the statistics of chunks and replicas is exact, so a large
+mean costs no accuracy.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 Norm = Mapping[str, jax.Array]  # "scale" and "bias", or "mean" and "var", [C]
-Params = Mapping[str, Any]  # those of a module, as Flax keeps them
+Params = Mapping[str, Any]  # of a module, in the structure of Flax
 Stats = dict[str, Any]
 Pair = tuple[jax.Array, jax.Array]
 Statistic = Callable[[jax.Array], Pair]
@@ -22,7 +22,7 @@ Statistic = Callable[[jax.Array], Pair]
 def differentiable(
     statistic: Statistic, backward: Callable[[jax.Array, jax.Array, Pair], jax.Array]
 ) -> Statistic:
-    """Gives a mean and a second moment of x the derivative `backward(x, mean, g)`."""
+    """Returns the statistic with the derivative `backward(x, mean, g)`."""
 
     def forward(x: jax.Array) -> tuple:
         mean, second = statistic(x)
@@ -38,14 +38,14 @@ def differentiable(
 
 
 def merge(groups: Pair, axis_name: str | None) -> Pair:
-    """Merges statistics of equally many pixels each (Chan, Golub, LeVeque 1979).
+    """Merges statistics of equal numbers of pixels (Chan, Golub, LeVeque 1979).
 
     Args:
       groups: means `[n, C]`, with variances `[n, C]` or covariances `[n, C, C]`.
       axis_name: the axis of the replicas, or None for this replica alone.
 
     Returns:
-      The mean `[C]` and the variance `[C]` or covariance `[C, C]` of them all.
+      The mean `[C]` and the variance `[C]` or covariance `[C, C]` of all groups.
     """
 
     def over_replicas(x: jax.Array) -> jax.Array:
@@ -59,15 +59,15 @@ def merge(groups: Pair, axis_name: str | None) -> Pair:
 
 
 def whole_batch(statistic: Statistic, x: jax.Array, axis_name: str | None) -> Pair:
-    """Merges a statistic of all replicas.
+    """Computes a statistic of all replicas.
 
     Args:
       statistic: `moments` or `covariance`.
-      x: an array as `statistic` takes it.
+      x: the argument of `statistic`.
       axis_name: the axis of the replicas, or None for this replica alone.
 
     Returns:
-      The mean `[C]` and the variance `[C]` or covariance `[C, C]` of them all.
+      The mean `[C]` and the variance `[C]` or covariance `[C, C]` of the whole batch.
     """
     mean, second = statistic(x)
     return merge((mean[None], second[None]), axis_name)
@@ -84,8 +84,8 @@ def fold(
 ) -> tuple[jax.Array, jax.Array, Norm]:
     """Returns BatchNorm(x @ kernel) as a kernel and a bias, from statistics of x.
 
-    The mean of W x is W mean(x), and its variance diag(W cov(x) W'): exact, and the
-    wide tensor is written once, already normalised, with no pass over it.
+    The mean of W x is W mean(x), and its variance diag(W cov(x) W'). This is exact, and
+    the wide tensor is written once, already normalized, without a pass for statistics.
 
     Args:
       kernel: `[in, out]`.

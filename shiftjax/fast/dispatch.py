@@ -1,8 +1,8 @@
-"""The choice of an implementation: `choose` answers who computes a unit or a network.
+"""Dispatch: `choose` chooses the implementation of a module or a network.
 
 The reference implementation of a module is its `__call__`, compiled by XLA. Some
-modules have faster ones, named after the platform that they are made for. All compute
-the same function of the same variables, to rounding::
+modules have faster ones, named after their platform. All implementations compute the
+same function of the same variables, up to rounding::
 
     reference   every module
     cpu         CIFAR networks and their blocks, in a layout of their own:
@@ -24,12 +24,12 @@ from shiftjax.errors import unknown_name
 
 REFERENCE = "reference"
 
-# When an implementation is chosen on its platform.
+# The condition under which an implementation is chosen on its platform.
 When = Literal["always", "in training", "if asked for"]
 
-# The modules that each implementation computes, by `Unit.kind`. A module by itself uses
-# its reference unless asked: entering and leaving the CPU's layout can cost more than
-# it saves, and a Pallas kernel cannot be partitioned by a user's `jax.jit`.
+# The modules that each implementation computes, by `Unit.kind`. A single module uses
+# its reference unless another is asked for: converting to and from the CPU's layout can
+# cost more than it saves, and a user's `jax.jit` cannot partition a Pallas kernel.
 IMPLEMENTATIONS: Mapping[str, Mapping[str, When]] = {
     "cpu": {
         "conv_norm": "if asked for",
@@ -50,7 +50,7 @@ class Choice(NamedTuple):
 
     Attributes:
       name: one of `NAMES`.
-      reason: a clause for people, as "the default in training".
+      reason: the reason in words, such as "the default in training".
     """
 
     name: str
@@ -63,10 +63,10 @@ class BlockOptions(NamedTuple):
     Attributes:
       wide: number of shifted channels.
       features: number of output channels.
-      dtype: operands of its products.
+      dtype: dtype of the operands of its products.
       kernel_size: side K of the window of displacements.
       strides: distance between the rows and columns kept, in pixels.
-      dilation: distance between neighbouring displacements, in pixels.
+      dilation: distance between neighboring displacements, in pixels.
     """
 
     wide: int
@@ -89,16 +89,16 @@ def choose(
 
     Args:
       asked: one of `NAMES`, or None for the fastest on `jax.default_backend()`.
-      kind: of the module, a key of the tables in `IMPLEMENTATIONS`, or any other name
-        for a module that has its reference alone.
-      shape: of the input, `[batch, height, width, channels]`.
-      train: whether BatchNorm takes the batch's statistics.
+      kind: kind of the module, a key of the tables in `IMPLEMENTATIONS`, or any other
+        name for a module that only has its reference.
+      shape: shape of the input, `[batch, height, width, channels]`.
+      train: if True, BatchNorm uses the statistics of the batch.
       block: options of a shift block; None for other modules.
 
     Returns:
-      The implementation. It is the reference where the one asked for does not have the
+      The implementation. It is the reference if the one asked for does not have the
       module or does not support the input: an empty batch, a batch of unknown size (in
-      programs exported for any batch), or sizes that a kernel refuses.
+      programs exported for any batch), or sizes that a kernel does not support.
 
     Raises:
       UnknownNameError: if there is no implementation of that name.
@@ -130,8 +130,8 @@ def choose(
 
 
 def function(name: str, kind: str) -> Callable[..., Any]:
-    """Returns the function by which an implementation computes a kind of module.
+    """Returns the function that computes a kind of module in an implementation.
 
-    Its package is imported here, when it is first used: Pallas takes long to load.
+    The package is imported here, on first use, because importing Pallas is slow.
     """
     return getattr(importlib.import_module(f"shiftjax.fast.{name}"), kind)

@@ -1,11 +1,12 @@
-"""The shift block around a kernel that never stores its wide tensor.
+"""The shift block with a kernel that never stores the wide tensor.
 
-`shift_project` is the computation between the two norms of the block, expand, ReLU,
-shift and project, as a differentiable function: by a platform's kernels where a program
-is compiled for it, elsewhere by `definition`. `shift_block` is the block around it.
-BatchNorm after the expanding product is folded into it, with statistics of its narrow
-input: they are known before the wide tensor, which therefore need not exist.
-`shiftjax.fast.tpu` and `shiftjax.fast.gpu` fill in their kernels and statistics.
+`shift_project` computes expand, ReLU, shift and project, the part of the block between
+its two norms, as a differentiable function. A program compiled for the kernels'
+platform uses the kernels, and any other program `definition`. `shift_block` computes
+the whole block. BatchNorm after the expanding product is folded into it, with
+statistics of its narrow input. These are known before the wide tensor, which therefore
+need not exist. `shiftjax.fast.tpu` and `shiftjax.fast.gpu` provide the kernels and the
+statistics.
 """
 
 import functools
@@ -39,18 +40,18 @@ class Kernel(Protocol):
     """A platform's kernels for expand, ReLU, shift and project; hashable.
 
     Attributes:
-      platform: what they are compiled for, a name of `jax.lax.platform_dependent`.
-      interpret: whether their programs are interpreted, on any platform.
+      platform: the platform of the kernels, a name of `jax.lax.platform_dependent`.
+      interpret: if True, the kernels are interpreted, on any platform.
     """
 
     @property
     def platform(self) -> str:
-        """What they are compiled for."""
+        """The platform of the kernels."""
         ...
 
     @property
     def interpret(self) -> bool:
-        """Whether they are interpreted."""
+        """True if the kernels are interpreted."""
         ...
 
     def forward(self, table: Table, stride: int, *inputs: jax.Array) -> jax.Array:
@@ -76,16 +77,16 @@ def definition(
     """Computes `displace(relu(x @ expand + bias), table, stride=stride) @ project`.
 
     Args:
-      x: `[batch, height, width, channels]`, in the dtype of the products' operands.
+      x: `[batch, height, width, channels]`, in the dtype of the operands of products.
       expand: `[channels, wide]`.
       bias: `[wide]`.
       project: `[wide, features]`.
       table: a row (dy, dx) for each wide channel.
       stride: distance between the rows and columns kept, in pixels.
-      size: height and width of the output; None for all that the stride keeps.
+      size: height and width of the output; None for all rows and columns kept.
 
     Returns:
-      `[batch, *size, features]`, float32 or better.
+      `[batch, *size, features]`, float32 or wider.
     """
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     dot = functools.partial(jnp.dot, preferred_element_type=dtype)
@@ -106,19 +107,20 @@ def shift_project(
     table: Table,
     stride: int,
 ) -> jax.Array:
-    """Expands, applies ReLU, shifts and projects; arguments as of `definition`.
+    """Expands, applies ReLU, shifts and projects, like `definition`.
 
     Args:
       x: the input.
-      expand: the first kernel.
-      bias: added before ReLU.
-      project: the second kernel.
-      kernel: what computes it on its platform; elsewhere `definition` does.
+      expand: the weights of the first product.
+      bias: the bias, added before ReLU.
+      project: the weights of the second product.
+      kernel: the kernels for their platform; on others `definition` computes the
+        result.
       table: a row (dy, dx) for each wide channel.
       stride: distance between the rows and columns kept, in pixels.
 
     Returns:
-      `[batch, height, width, features]`, the dtype of `x`.
+      `[batch, height, width, features]`, in the dtype of `x`.
     """
 
     def other(*inputs: Any) -> jax.Array:
@@ -158,9 +160,9 @@ def _on_platform(
     other: Callable[..., Tree],
     *arguments: jax.Array,
 ) -> Tree:
-    """Calls `own` where the program is compiled for the kernel's platform.
+    """Calls `own` if the program is compiled for the platform of the kernel.
 
-    The platform is known only then: a program can be traced on another machine.
+    The choice is made at compilation: a program can be traced on another machine.
     """
     if kernel.interpret:
         return own(*arguments)
@@ -170,10 +172,10 @@ def _on_platform(
 def check_shapes(
     x: jax.Array, expand: jax.Array, bias: jax.Array, project: jax.Array
 ) -> None:
-    """Refuses arrays whose shapes do not fit each other.
+    """Checks that the shapes of the arrays fit each other.
 
     Raises:
-      InputError: with all shapes, and those that are needed.
+      InputError: if they do not.
     """
     shapes = [a.shape for a in (x, expand, bias, project)]
     wide, features = expand.shape[-1], project.shape[-1]
@@ -196,7 +198,7 @@ def inner(a: jax.Array, b: jax.Array) -> jax.Array:
 
 
 def per_channel(v: jax.Array) -> jax.Array:
-    """Turns `[C]` into `[1, 1, 1, C]`, which goes with an NHWC array."""
+    """Reshapes `[C]` to `[1, 1, 1, C]`, to broadcast with an NHWC array."""
     return v[None, None, None]
 
 
@@ -206,7 +208,7 @@ def mean_of(x: jax.Array) -> jax.Array:
 
 
 def moments_backward(x: jax.Array, mean: jax.Array, g: Pair) -> jax.Array:
-    """The derivative of a mean and a variance."""
+    """Computes the gradient of a mean and a variance."""
     slope = 2 * g[1]
     dx = (x - per_channel(mean)) * per_channel(slope) + per_channel(g[0])
     return (dx * (x.shape[-1] / x.size)).astype(x.dtype)
@@ -215,8 +217,8 @@ def moments_backward(x: jax.Array, mean: jax.Array, g: Pair) -> jax.Array:
 def two_passes(x: jax.Array) -> Pair:
     """Returns mean `[C]` and covariance `[C, C]` of x `[batch, height, width, C]`."""
     mean = mean_of(x)
-    centred = (x - per_channel(mean)).astype(x.dtype)
-    return mean, inner(centred, centred) * (x.shape[-1] / x.size)
+    centered = (x - per_channel(mean)).astype(x.dtype)
+    return mean, inner(centered, centered) * (x.shape[-1] / x.size)
 
 
 def batch_norm(
@@ -227,7 +229,7 @@ def batch_norm(
     epsilon: float,
     axis_name: str | None,
 ) -> tuple[jax.Array, Norm]:
-    """Normalises an NHWC array, with its own statistics where none are given."""
+    """Normalizes an NHWC array, with its own statistics if none are given."""
     if stats is None:
         mean, var = whole_batch(moments, x, axis_name)
         stats = {"mean": mean, "var": var}
@@ -264,26 +266,28 @@ def shift_block(
     moments: Statistic,
     covariance: Statistic,
 ) -> tuple[jax.Array, Stats]:
-    """`shiftjax.layers.ShiftConv`: the block of a CIFAR ShiftResNet.
+    """Computes `shiftjax.layers.ShiftConv`, the block of a CIFAR ShiftResNet.
 
     Args:
-      params: of the units "expand", "project" and, where the shape changes, "shortcut".
+      params: params of the units "expand", "project" and, if the shape changes,
+        "shortcut".
       stats: running statistics to use, or None to use those of the batch.
-      x: `[batch, height, width, channels]`, of a shape and dtype that `middle` takes.
+      x: `[batch, height, width, channels]`, of a shape and dtype that `middle`
+        supports.
       kernel_size: side of the window of displacements.
       strides: distance between the rows and columns kept, in pixels.
-      dilation: distance between neighbouring displacements, in pixels.
-      dtype: what to multiply in, or None for the promoted dtype of `x` and kernels.
+      dilation: distance between neighboring displacements, in pixels.
+      dtype: dtype of the products, or None for the promoted dtype of `x` and kernels.
       epsilon: added to the variances.
       axis_name: the axis of the replicas, or None.
       middle: maps x, the expanding kernel, its bias and the projecting kernel to the
-        output of the latter; takes the window as `kernel_size`, `strides`, `dilation`.
-      moments: gives mean and variance of an NHWC array.
-      covariance: gives mean and covariance of an NHWC array.
+        output of the latter, with options `kernel_size`, `strides` and `dilation`.
+      moments: computes mean and variance of an NHWC array.
+      covariance: computes mean and covariance of an NHWC array.
 
     Returns:
       `[batch, ceil(height / strides), ceil(width / strides), features]`, and the
-      batch's statistics (none where `stats` is given).
+      statistics of the batch (empty if `stats` is given).
     """
     kernels = {name: unit["conv"]["kernel"] for name, unit in params.items()}
     norms = {name: unit["norm"] for name, unit in params.items()}

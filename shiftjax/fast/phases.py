@@ -1,4 +1,4 @@
-"""The phases of an image, of which a strided shift is one of stride 1."""
+"""The phases of an image, on which a strided shift has stride 1."""
 
 import functools
 
@@ -17,7 +17,7 @@ def phases(
     phase `dy % stride`.
 
     Returns:
-      For each phase (row, column): its channels, and their displacements within it.
+      For each phase, (row, column), its channels, and their displacements within it.
     """
     moves = displacements(channels, kernel_size, dilation=dilation)
     phase, offsets = moves % stride, moves // stride

@@ -1,4 +1,4 @@
-"""What all networks share: the images that enter, the head, and the named features."""
+"""The base class of all networks: input checks, head and named features."""
 
 from typing import Any, ClassVar
 
@@ -19,8 +19,8 @@ class Network(Unit, kw_only=True):
 
     Attributes:
       num_classes: number of logits.
-      remat: whether to compute each block again in the backward pass, which keeps only
-        the tensors between blocks.
+      remat: if True, the backward pass recomputes each block, and only the tensors
+        between blocks are kept.
       implementation: one of `shiftjax.fast.dispatch.NAMES`, or None for the fastest on
         the default backend. Forward-mode derivatives need "reference".
     """
@@ -37,9 +37,9 @@ class Network(Unit, kw_only=True):
         """Computes logits.
 
         Args:
-          images: `[batch, height, width, channels]` floats, normalised.
-          train: whether BatchNorm uses, and averages, the batch's statistics.
-          capture_features: whether to return the named features too.
+          images: `[batch, height, width, channels]` floats, normalized.
+          train: if True, BatchNorm uses, and averages, the statistics of the batch.
+          capture_features: if True, also return the named features.
 
         Returns:
           Logits `[batch, num_classes]`, float32; with `capture_features` also the
@@ -53,28 +53,29 @@ class Network(Unit, kw_only=True):
         return self.leave(x, features, capture_features)
 
     def trunk(self, images: jax.Array, train: bool) -> tuple[Activations, Features]:
-        """Computes all before the head: the last activations, and the features."""
+        """Computes the last activations before the head, and the features."""
         raise NotImplementedError(f"{type(self).__name__} is the base of the networks")
 
     def block(self, kind: type[Unit]) -> Any:
-        """Returns the class of a block, rematerialised if asked for."""
+        """Returns the class of a block, rematerialized if `remat`."""
         return nn.remat(kind, static_argnums=(2,)) if self.remat else kind
 
     def enter(
         self, images: jax.Array, train: bool, chunk: int | None = None
     ) -> tuple[Activations, str]:
-        """Checks the images, chooses the implementation and enters its layout.
+        """Checks the images, chooses the implementation and converts to its layout.
 
         Args:
           images: `[batch, height, width, channels]` floats.
-          train: whether BatchNorm takes the batch's statistics.
-          chunk: images in a chunk of `Planes` at most.
+          train: if True, BatchNorm uses the statistics of the batch.
+          chunk: largest number of images in a chunk of `Planes`.
 
         Returns:
           The images in the layout of the implementation, and its name.
 
         Raises:
-          InputError: if they are not such, or have other channels than the params.
+          InputError: if they have another shape or dtype, or other channels than the
+            params.
         """
         stem = self.variables.get("params", {}).get("stem", {})
         check_images(images, stem.get("conv", stem).get("kernel"))
@@ -89,9 +90,9 @@ class Network(Unit, kw_only=True):
         """Averages over the pixels, and computes logits.
 
         Args:
-          x: what the last stage gives.
-          features: those before, by name.
-          capture_features: whether to return them too.
+          x: the output of the last stage.
+          features: earlier features by name.
+          capture_features: if True, also return the features.
 
         Returns:
           Logits `[batch, num_classes]`, float32; with `capture_features` also the
@@ -118,20 +119,21 @@ class Network(Unit, kw_only=True):
 
 
 def check_images(images: jax.Array, kernel: jax.Array | None) -> None:
-    """Refuses what no network takes, and what its first convolution does not.
+    """Checks that images fit a network and its first convolution.
 
     Args:
       images: `[batch, height, width, channels]` floats.
-      kernel: of the first convolution, `[..., channels, features]`; None if there is
-        none yet.
+      kernel: kernel of the first convolution, `[..., channels, features]`; None if it
+        is not initialized yet.
 
     Raises:
-      InputError: if they are not such, or have other channels than the kernel.
+      InputError: if they have another shape or dtype, or other channels than the
+        kernel.
     """
     if images.ndim != 4 or not jnp.issubdtype(images.dtype, jnp.floating):
         raise InputError(
             f"images are {images.dtype} {list(images.shape)}; the network takes "
-            "normalised floats [batch, height, width, channels]"
+            "normalized floats [batch, height, width, channels]"
         )
     if kernel is not None and images.shape[-1] != kernel.shape[-2]:
         raise InputError(

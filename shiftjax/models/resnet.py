@@ -1,9 +1,9 @@
 """The CIFAR networks of the paper: ResNet, depthwise ResNet and ShiftResNet.
 
-He et al. 2015 (https://arxiv.org/abs/1512.03385, section 4.2) for the plain network;
-Wu et al. 2018 (https://arxiv.org/abs/1711.08141, section 4.1, tables 3 and 4) for the
-others and for the reductions of its size; their code,
-https://github.com/alvinwan/shiftresnet-cifar, for what the paper leaves open.
+The ResNet is from He et al. 2015 (https://arxiv.org/abs/1512.03385, section 4.2). The
+other networks and the reductions of its size are from Wu et al. 2018
+(https://arxiv.org/abs/1711.08141, section 4.1, tables 3 and 4). Details that the paper
+leaves open are from its authors' code, https://github.com/alvinwan/shiftresnet-cifar.
 
     stem     3x3, 16 features
     stage1   n blocks, 16 features
@@ -11,8 +11,8 @@ https://github.com/alvinwan/shiftresnet-cifar, for what the paper leaves open.
     stage3   n blocks, 64 features, the first with stride 2
     head     mean over the pixels, dense
 
-with `depth = 6 n + 2`. Where we differ: the authors' training initialises BatchNorm's
-scale at random, ours is 1; kernels are He-normal.
+with `depth = 6 n + 2`. One difference: the authors initialize BatchNorm's scale at
+random, this implementation with 1. Kernels are He-normal.
 """
 
 import functools
@@ -39,7 +39,7 @@ def relu(x: Activations) -> Activations:
 
 
 def add(x: Activations, y: Activations) -> Activations:
-    """Adds what has one shape and layout."""
+    """Adds activations of equal shape and layout."""
     if isinstance(x, Planes) and isinstance(y, Planes):
         return Planes(x.array + y.array)
     assert not isinstance(x, Planes)
@@ -48,7 +48,7 @@ def add(x: Activations, y: Activations) -> Activations:
 
 
 class ResidualBlock(Unit):
-    """The plain block: 3x3, BatchNorm, ReLU, 3x3, BatchNorm, plus shortcut, ReLU.
+    """The ResNet block: 3x3, BatchNorm, ReLU, 3x3, BatchNorm, plus shortcut, ReLU.
 
     Attributes:
       features: number of output channels.
@@ -78,7 +78,7 @@ class DepthwiseBlock(Unit):
     Attributes:
       features: number of output channels.
       strides: distance between the rows and columns kept, in pixels.
-      reduction: r; `int(features / r)` channels are convolved one by one.
+      reduction: r; `int(features / r)` channels have a depthwise convolution.
     """
 
     features: int
@@ -99,12 +99,12 @@ class DepthwiseBlock(Unit):
 
 
 class CifarResNet(Network):
-    """What the CIFAR networks share: stem, three stages of blocks, and head.
+    """The base class of the CIFAR networks: stem, three stages of blocks, and head.
 
     Attributes:
       depth: 6 n + 2 for n blocks a stage: 20, 56, 110, ...
-      scan: whether the equal blocks of a stage are one loop: a deep network compiles in
-        the time of a few blocks, and runs a little slower.
+      scan: if True, the equal blocks of a stage are one loop: a deep network compiles
+        in the time of a few blocks, and runs a little slower.
     """
 
     depth: int = 20
@@ -117,7 +117,7 @@ class CifarResNet(Network):
         return 16, 32, 64
 
     def chunk(self, images: jax.Array | jax.ShapeDtypeStruct) -> int | None:
-        """Returns how many images a chunk of planes has at most; None for all."""
+        """Returns the largest number of images of a chunk; None for one chunk."""
         del images
         return None
 
@@ -150,7 +150,7 @@ class CifarResNet(Network):
     def _scan_blocks(
         self, block: Unit, names: Sequence[str], x: Activations, train: bool
     ) -> Activations:
-        """Applies equal blocks one after the other, by a program with one of them."""
+        """Applies equal blocks one after the other, in a loop over one block."""
         if not names:
             return x
 
@@ -178,7 +178,7 @@ class CifarResNet(Network):
 
 
 class ResNet(CifarResNet):
-    """A plain CIFAR ResNet, the network that the paper replaces.
+    """A CIFAR ResNet, the network that the paper replaces.
 
     Attributes:
       block_reduction: r; a block has `int(features / r)` channels inside.
@@ -203,7 +203,7 @@ class ResNet(CifarResNet):
         return reduced(16, r), reduced(32, r), reduced(64, r)
 
     def make_block(self, features: int, strides: int, **options: Any) -> Unit:
-        """Returns a plain block."""
+        """Returns a ResNet block."""
         return self.unit(
             self.block(ResidualBlock),
             features,
@@ -237,7 +237,7 @@ class ShiftResNet(CifarResNet):
     Attributes:
       expansion: E; a block shifts `int(E * features)` channels.
       kernel_size: side K of the window of displacements.
-      dilation: distance between neighbouring displacements, in pixels.
+      dilation: distance between neighboring displacements, in pixels.
 
     Example:
       >>> model = ShiftResNet(depth=20, expansion=3)
@@ -255,7 +255,7 @@ class ShiftResNet(CifarResNet):
     kind: ClassVar[str] = "shift_resnet"
 
     def chunk(self, images: jax.Array | jax.ShapeDtypeStruct) -> int | None:
-        """Returns the images of a chunk, from the shifts of the first stage."""
+        """Returns the number of images of a chunk, from the first stage."""
         _, height, width, _ = images.shape
         channels = expanded(self.expansion, self.widths()[0])
         return chunk_size(4 * channels * height * width)
@@ -274,7 +274,7 @@ class ShiftResNet(CifarResNet):
 
 
 def reduced(features: int, reduction: float) -> int:
-    """Returns `int(features / reduction)`, or raises if nothing would be left."""
+    """Returns `int(features / reduction)`, or raises if it is zero."""
     if not reduction > 0 or features / reduction < 1:
         raise InputError(
             f"a reduction of {reduction:.4g} leaves no channel of {features}; it must "

@@ -21,16 +21,16 @@ __all__ = ["ImageSet", "load"]
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is asked of a source.
+    """The options of opening a source.
 
     Attributes:
-      name: what follows the colon; "" for a source without one.
+      name: the name after the colon; "" for a source without one.
       image_size: height and width of the images.
-      channels: 3 (RGB) or 1 (grey).
-      data_dir: folder of all TFDS data sets; None for TFDS's own.
-      use_cache: whether decoded images are kept on the disk.
+      channels: 3 (RGB) or 1 (gray).
+      data_dir: directory of all TFDS data sets; None for TFDS's default.
+      use_cache: if True, decoded images are cached on disk.
       on_corrupt: "error" or "skip", for a damaged file.
-      labelled: whether the labels are wanted.
+      labelled: True if the labels are needed.
     """
 
     name: str
@@ -47,9 +47,9 @@ class Source:
     """A kind of source.
 
     Attributes:
-      open: opens its official splits; it takes what it needs of the request.
-      forms: how its names are written, for the errors. Without a colon in the first,
-        the kind is the whole name.
+      open: opens the official splits of a request.
+      forms: the syntax of its names, for errors. Without a colon in the first, the kind
+        is the whole name.
     """
 
     open: Callable[[Request], splits.OfficialSplits]
@@ -57,7 +57,7 @@ class Source:
 
     @property
     def takes_name(self) -> bool:
-        """Whether a name follows the kind."""
+        """True if a name follows the kind."""
         return ":" in self.forms[0]
 
 

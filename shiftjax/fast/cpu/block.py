@@ -1,11 +1,11 @@
 """The ShiftResNet block on planes: expand, ReLU, shift and project.
 
-Three ideas make it fast. The first BatchNorm is folded into the expanding product, with
-statistics from its narrow input, so the wide tensor can be made a chunk at a time, and
-never leaves the cache. ReLU and shift are one pass, which writes each group of channels
-where it moves to. A strided shift is taken on the phases of the image, row and column
-modulo the stride: each channel is expanded on the one phase that it reads, and shifted
-there with stride 1.
+Three ideas make it fast. First, BatchNorm is folded into the expanding product, with
+statistics from its narrow input, so the wide tensor is computed a chunk at a time and
+never leaves the cache. Second, one pass computes ReLU and shift, and writes each group
+of channels to its destination. Third, a strided shift is computed on the phases of the
+image, row and column modulo the stride: each channel is expanded on the one phase that
+it reads, and shifted there with stride 1.
 """
 
 import functools
@@ -39,14 +39,14 @@ class Middle(NamedTuple):
 
     Attributes:
       window: the shift.
-      dtype: what is multiplied in, and given.
+      dtype: dtype of the operands of products, and of the result.
     """
 
     window: Window
     dtype: jnp.dtype
 
     def plan(self, weights: Weights, x: jax.Array) -> tuple[Phase, ...]:
-        """The phases of x `[C, chunks, H, W, n]`."""
+        """Returns the phases of x `[C, chunks, H, W, n]`."""
         return phases(len(weights["project"]), self.window, x.shape[2:4])
 
     def prepare(self, weights: Weights, x: jax.Array) -> Weights:
@@ -62,7 +62,7 @@ class Middle(NamedTuple):
         }
 
     def out_size(self, x: jax.Array) -> Size:
-        """Height and width of the result."""
+        """Returns height and width of the result."""
         strides = self.window.strides
         return -(-x.shape[2] // strides), -(-x.shape[3] // strides)
 
@@ -70,7 +70,7 @@ class Middle(NamedTuple):
         """Returns the number of groups of chunks, and the memory of wide tensors.
 
         Returns:
-          The number, and zeros for what is shifted and for its gradient.
+          The number, and zeros for the shifted tensor and for its gradient.
         """
         channels, n = len(weights["project"]), x.shape[4]
         height, width = self.out_size(x)
@@ -85,14 +85,14 @@ class Middle(NamedTuple):
         return groups, (forward, back)
 
     def cut(self, group: int, n: int) -> tuple[int, int]:
-        """Chunks and their images in the result of a group of chunks.
+        """Returns the numbers of chunks, and of their images, in the result of a group.
 
-        A stride leaves few pixels of an image, and makes one chunk of a group.
+        A stride leaves few pixels of an image, so it merges a group into one chunk.
         """
         return (group, n) if self.window.strides == 1 else (1, group * n)
 
     def kept(self, x: jax.Array, start: Size) -> jax.Array:
-        """Every strides-th row and column of a group, in the dtype to multiply in."""
+        """Returns every strides-th row and column of a group, in `dtype`."""
         strides, (row, column) = self.window.strides, start
         x = x[:, :, row::strides, column::strides].astype(self.dtype)
         if strides == 1:
@@ -103,7 +103,7 @@ class Middle(NamedTuple):
     def branches(
         self, weights: Weights, x: jax.Array, scratch: tuple
     ) -> tuple[Weights, jax.Array]:
-        """Both branches of `[C, group, H, W, n]`, and the scratch."""
+        """Returns both branches of `[C, group, H, W, n]`, and the scratch memory."""
         plan, wide = self.plan(weights, x), []
         for first, phase in with_firsts(plan):
             channels = slice(first, first + len(phase.channels))
@@ -137,7 +137,7 @@ class Middle(NamedTuple):
     def infer(
         self, weights: Weights, x: jax.Array, scratch: tuple
     ) -> tuple[jax.Array, jax.Array]:
-        """The whole block, all its BatchNorms folded."""
+        """Computes the whole block, with every BatchNorm folded."""
         out, shifted = self.branches(weights, x, scratch)
         y = out["project"] + per_channel(weights["project_bias"])
         skip = x
@@ -178,21 +178,22 @@ def shift_block(
     epsilon: float,
     axis_name: str | None,
 ) -> tuple[Planes, Stats]:
-    """`shiftjax.layers.ShiftConv`: the block of a CIFAR ShiftResNet.
+    """Computes `shiftjax.layers.ShiftConv`, the block of a CIFAR ShiftResNet.
 
     Args:
-      params: of the units "expand", "project" and, where the shape changes, "shortcut".
+      params: params of the units "expand", "project" and, if the shape changes,
+        "shortcut".
       stats: running statistics to use, or None to use those of the batch.
       x: the input.
       kernel_size: side of the window of displacements.
       strides: distance between the rows and columns kept, in pixels.
-      dilation: distance between neighbouring displacements, in pixels.
-      dtype: what to multiply in, or None for the promoted dtype of `x` and kernels.
+      dilation: distance between neighboring displacements, in pixels.
+      dtype: dtype of the products, or None for the promoted dtype of `x` and kernels.
       epsilon: added to the variances.
       axis_name: the axis of the replicas, or None.
 
     Returns:
-      The output, and the batch's statistics (none where `stats` is given).
+      The output, and the statistics of the batch (empty if `stats` is given).
     """
     kernels = {name: unit["conv"]["kernel"] for name, unit in params.items()}
     norms = {name: unit["norm"] for name, unit in params.items()}

@@ -1,7 +1,7 @@
-"""Work on a few images at a time, in chunks that stay in a core's second-level cache.
+"""Loops over chunks of a few images, which fit into a core's second-level cache.
 
-A function of a chunk is applied in a loop, forward and again in the backward pass, so
-that what it computes on the way exists for one chunk at a time.
+A function is applied to each chunk in a loop, forward and again in the backward pass,
+so its intermediate results exist for one chunk at a time.
 """
 
 import functools
@@ -14,7 +14,7 @@ from jax import lax
 
 from shiftjax.fast.batchnorm import Pair
 
-CACHE = 2**20  # bytes that the widest tensor of what is computed at once may take
+CACHE = 2**20  # bytes of the widest tensor that is computed at once
 FEWEST, MOST = 4, 16  # images in a chunk: rows of 8 pixels are then two registers long
 
 Function = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -33,27 +33,27 @@ class Moment(NamedTuple):
 
 
 def chunk_size(image_bytes: int) -> int:
-    """Returns how many images a chunk should have.
+    """Returns the number of images of a chunk.
 
     Args:
       image_bytes: size of the widest tensor of one image.
 
     Returns:
-      As many as `CACHE` holds, but `FEWEST` to `MOST`.
+      The number that `CACHE` holds, from `FEWEST` to `MOST`.
     """
     return min(max(CACHE // max(image_bytes, 1), FEWEST), MOST)
 
 
 def group_count(chunks: int, chunk_bytes: int) -> int:
-    """Returns in how many groups chunks are computed, each at once.
+    """Returns the number of groups of chunks; each group is computed at once.
 
     Args:
-      chunks: how many there are.
-      chunk_bytes: size of the widest tensor of one.
+      chunks: number of chunks.
+      chunk_bytes: size of the widest tensor of one chunk.
 
     Returns:
-      The smallest divisor of `chunks` with which a group's tensor is not larger than
-      `CACHE`; all of them where there is none.
+      The smallest divisor of `chunks` for which the tensor of a group fits into
+      `CACHE`; `chunks` if there is none.
     """
     fitting = (n for n in range(1, chunks) if chunks % n == 0)
     sizes = ((n, chunk_bytes * (chunks // n)) for n in fitting)
@@ -71,19 +71,19 @@ def map_chunks(
 ) -> tuple[Any, Any]:
     """Applies a function to each group of chunks of arrays `[C, chunks, ...]`.
 
-    A loop carries the scratch from group to group: other memory would be allocated, and
-    filled with zeros, for each of them.
+    A loop passes the scratch memory from group to group. Otherwise memory would be
+    allocated, and filled with zeros, for each group.
 
     Args:
       function: maps weights, `[C, chunks / groups, ...]` of each array and the scratch
-        to outputs `[C, chunks, ...]`, and the scratch to go on with.
-      moment: what is taken of each output while it is in the cache, if anything. Its
-        derivative needs the output only, which is not computed again for it.
-      groups: in how many groups the chunks are computed, a divisor of their number.
+        to outputs `[C, chunks, ...]`, and the scratch of the next group.
+      moment: a statistic of each output, computed while it is in the cache, or None.
+        Its derivative only needs the output, which is not computed again for it.
+      groups: number of groups, a divisor of the number of chunks.
       weights: a tree of arrays, the same for all groups.
       x: a tree of arrays `[C, chunks, ...]`.
-      scratch: two trees of arrays, one for each pass. The function returns the first
-        of them; the second is what it gives as the derivative by the second.
+      scratch: two trees of arrays, one for each pass. The function returns the first;
+        its derivative with respect to the second is returned in the second.
 
     Returns:
       The outputs, `[C, chunks, ...]`, and their moments, `[groups, ...]`.
@@ -171,10 +171,10 @@ def _write(buffers: Any, i: jax.Array, chunks: Any) -> Any:
 
 
 def _buffers(chunks: Any, groups: int, source: Any) -> Any:
-    """Arrays for as many groups of chunks, to be filled.
+    """Creates arrays for all groups of chunks, to be filled.
 
-    They hold a value of what the loop reads, and so begin to exist with it: of equal
-    constants XLA makes one, which it then copies for each loop, on one thread.
+    They are filled with a value of the input of the loop. XLA would merge equal
+    constants into one, and copy it for each loop, on one thread.
     """
     value = jax.tree.leaves(source)[0].ravel()[0]
 

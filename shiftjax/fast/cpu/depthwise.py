@@ -1,10 +1,11 @@
 """Depthwise convolutions of planes, as sums of shifted multiples.
 
-XLA's grouped convolution is slow on a CPU. Here one pass reads the K * K windows of a
-zero-bordered copy, each a plain load, and adds their multiples. The gradient of the
-input is the same with the kernel flipped. The gradient of the kernel is K * K products
-of two tensors, each summed; XLA does not vectorize a sum that reads windows, so groups
-of rows are added first, elementwise, and the last sum reads what is left.
+XLA's grouped convolution is slow on a CPU. In this implementation, one pass reads the
+K * K windows of a zero-padded copy, each as a contiguous load, and adds their
+multiples. The gradient of the input is the same with the kernel flipped. The gradient
+of the kernel is K * K products of two tensors, each summed. XLA does not vectorize a
+sum that reads windows, so groups of rows are added elementwise first, and the last sum
+reads the result.
 """
 
 import jax
@@ -14,16 +15,16 @@ ROWS = 8  # added at a time in the kernel's gradient
 
 
 def depthwise_conv(kernel: jax.Array, x: jax.Array, *, strides: int = 1) -> jax.Array:
-    """A convolution of each channel by itself, with zero padding of half the window.
+    """Convolves each channel by itself, with zero padding of half the window.
 
     Args:
       kernel: `[K, K, 1, features]`, K odd; features are a multiple of the channels.
-      x: `[channels, chunks, height, width, n]`, in the dtype to multiply in.
+      x: `[channels, chunks, height, width, n]`, in the dtype of the products.
       strides: distance between the rows and columns kept, in pixels.
 
     Returns:
       `[features, chunks, ceil(height / strides), ceil(width / strides), n]`, float32 or
-      better.
+      wider.
     """
     x = jnp.repeat(x, kernel.shape[-1] // len(x), 0)
     y = _convolve(kernel[:, :, 0].astype(x.dtype), x)
@@ -32,7 +33,7 @@ def depthwise_conv(kernel: jax.Array, x: jax.Array, *, strides: int = 1) -> jax.
 
 @jax.custom_vjp
 def _convolve(kernel: jax.Array, x: jax.Array) -> jax.Array:
-    """The convolution of x `[C, chunks, H, W, n]` by a kernel `[K, K, C]`."""
+    """Convolves x `[C, chunks, H, W, n]` with a kernel `[K, K, C]`."""
     return _add(kernel, _bordered(x, len(kernel) // 2), x.shape)
 
 
@@ -54,7 +55,7 @@ _convolve.defvjp(_forward, _backward)
 
 
 def _bordered(x: jax.Array, margin: int) -> jax.Array:
-    """A copy `[C, chunks, H', W' n]` with zeros around; H' as `_sums` needs it."""
+    """Returns a zero-padded copy `[C, chunks, H', W' n]`, with H' for `_sums`."""
     *_, height, _, n = x.shape
     rest = -height % ROWS
     x = x.reshape(*x.shape[:3], -1)
@@ -63,7 +64,7 @@ def _bordered(x: jax.Array, margin: int) -> jax.Array:
 
 
 def _add(kernel: jax.Array, bordered: jax.Array, shape: tuple) -> jax.Array:
-    """Adds the windows of `shape`, times the kernel `[K, K, C]`."""
+    """Adds the windows of `shape`, multiplied by the kernel `[K, K, C]`."""
     *_, height, width, n = shape
     dtype = jnp.promote_types(bordered.dtype, jnp.float32)
     total = jnp.zeros((), dtype)

@@ -1,4 +1,4 @@
-"""The container of the layout, and the ways in and out of it."""
+"""The container of the layout, and its conversions."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from shiftjax.shift import positive
 class Planes:
     """The activations of a batch, `[channels, chunks, H, W, n]`.
 
-    Wide tensors are made for a few chunks of `n` images at a time.
+    Wide tensors are computed for a few chunks of `n` images at a time.
 
     Attributes:
       array: `[channels, chunks, height, width, n]`.
-      statistics: means `[groups, C]` and covariances `[groups, C, C]` of groups of as
-        many images each; None where nobody has taken them.
+      statistics: means `[groups, C]` and covariances `[groups, C, C]` of groups of
+        equally many images; None if they have not been computed.
 
     Example:
       >>> images = jax.numpy.zeros((6, 32, 32, 3))
@@ -35,11 +35,11 @@ class Planes:
 
     @classmethod
     def from_nhwc(cls, x: jax.Array, *, chunk: int | None = None) -> "Planes":
-        """Cuts an NHWC batch into chunks of one size.
+        """Splits an NHWC batch into chunks of equal size.
 
         Args:
           x: `[batch, height, width, channels]`.
-          chunk: images in a chunk at most; None for one chunk.
+          chunk: largest number of images in a chunk; None for one chunk.
 
         Returns:
           The same values in this layout.
@@ -54,7 +54,7 @@ class Planes:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """The shape of the NHWC batch that this holds."""
+        """The shape of the NHWC batch."""
         channels, chunks, height, width, n = self.array.shape
         return chunks * n, height, width, channels
 
@@ -64,7 +64,7 @@ class Planes:
         return self.array.dtype
 
     def map(self, function: Callable[[jax.Array], jax.Array]) -> "Planes":
-        """Applies a function to the array, whose statistics are lost."""
+        """Applies a function to the array, and drops the statistics."""
         return Planes(function(self.array))
 
     def global_average_pool(self) -> jax.Array:

@@ -1,6 +1,6 @@
 """The modules of this implementation, for NHWC arrays and for `Planes`.
 
-An NHWC array enters the layout and leaves it; what comes as `Planes` leaves as such.
+An NHWC array is converted to the layout and back; `Planes` stay `Planes`.
 """
 
 import math
@@ -15,7 +15,7 @@ from shiftjax.fast.dispatch import BlockOptions
 
 
 def supports(shape: Sequence[int], block: BlockOptions) -> bool:
-    """Returns True: all shift blocks are supported."""
+    """Returns True, because all shift blocks are supported."""
     del shape, block
     return True
 

@@ -1,7 +1,7 @@
 """Matrix products and convolutions of planes.
 
-XLA gives a plain product to YNNPACK, and one with a transposed operand to Eigen, which
-is two to three times slower at these skinny shapes: the forms below stay plain.
+XLA compiles a product to YNNPACK, but one with a transposed operand to Eigen, which is
+two to three times slower for these skinny shapes. The functions avoid transposes.
 """
 
 import functools
@@ -14,11 +14,11 @@ from jax import lax
 
 from shiftjax.fast.cpu.layout import rows
 
-IMAGE_CHANNELS = 4  # up to which `windows` are gathered
+IMAGE_CHANNELS = 4  # the largest number for which `windows` is faster
 
 
 def dot(a: jax.Array, b: jax.Array, b_axis: int = 0) -> jax.Array:
-    """Contracts the last axis of `a` with `b_axis` of `b`, adding in float32 or better.
+    """Contracts the last axis of `a` with `b_axis` of `b`, adding in float32 or wider.
 
     Args:
       a: `[m, k]`.
@@ -35,16 +35,16 @@ def dot(a: jax.Array, b: jax.Array, b_axis: int = 0) -> jax.Array:
 
 @jax.custom_vjp
 def pointwise(kernel: jax.Array, x: jax.Array) -> jax.Array:
-    """A 1x1 convolution.
+    """Computes a 1x1 convolution.
 
     Args:
       kernel: `[in, out]`.
-      x: `[in, P]`, in the dtype to multiply in.
+      x: `[in, P]`, in the dtype of the products.
 
     Returns:
-      `[out, P]`, float32 or better.
+      `[out, P]`, float32 or wider.
     """
-    # The barrier keeps the (small) transpose apart: else it is folded into the product.
+    # Without the barrier XLA folds the (small) transpose into the product.
     return dot(lax.optimization_barrier(kernel.T).astype(x.dtype), x)
 
 
@@ -64,21 +64,21 @@ def _pointwise_backward(
 
 
 def _weight_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
-    """From x `[in, P]` and g `[out, P]`: `[in, out]`, the longer side on the left."""
+    """Multiplies x `[in, P]` and g `[out, P]` to `[in, out]`, the longer one first."""
     if x.shape[0] >= g.shape[0]:
         return dot(x, g, 1)
-    return lax.optimization_barrier(dot(g, x, 1)).T  # else XLA swaps the operands back
+    return lax.optimization_barrier(dot(g, x, 1)).T  # or XLA swaps the operands back
 
 
 pointwise.defvjp(_pointwise_forward, _pointwise_backward)
 
 
 def conv(kernel: jax.Array, x: jax.Array, *, strides: int = 1) -> jax.Array:
-    """A convolution with an odd window and zero padding of half the window.
+    """Convolves with an odd window and zero padding of half the window.
 
     Args:
       kernel: `[K, K, in, out]`, or `[in, out]` for K = 1.
-      x: `[in, chunks, height, width, n]`, in the dtype to multiply in.
+      x: `[in, chunks, height, width, n]`, in the dtype of the products.
       strides: distance between the rows and columns kept, in pixels.
 
     Returns:
@@ -89,7 +89,7 @@ def conv(kernel: jax.Array, x: jax.Array, *, strides: int = 1) -> jax.Array:
     size, channels = len(kernel), len(x)
     if channels <= IMAGE_CHANNELS and strides == 1:
         taps: Any = windows(x, size)
-        kernel = kernel.transpose(2, 0, 1, 3)  # to the order of these taps
+        kernel = kernel.transpose(2, 0, 1, 3)  # to the order of the taps
     else:
         taps = _slices(x, size, strides)
     out = pointwise(kernel.reshape(len(taps), -1), rows(taps))
@@ -97,7 +97,7 @@ def conv(kernel: jax.Array, x: jax.Array, *, strides: int = 1) -> jax.Array:
 
 
 def _slices(x: jax.Array, size: int, strides: int) -> jax.Array:
-    """The pixels of a window as channels `[K * K * in, ...]`, by a slice for each."""
+    """Returns the pixels of a window as channels `[K * K * in, ...]`, by slices."""
     (height, width), padded = x.shape[2:4], _pad(x, size // 2)
     taps = [
         padded[:, :, i : i + height : strides, j : j + width : strides]
@@ -111,8 +111,8 @@ def _slices(x: jax.Array, size: int, strides: int) -> jax.Array:
 def windows(x: jax.Array, size: int) -> jax.Array:
     """Returns the pixels of a window around each pixel as channels, zero outside.
 
-    Whole rows are copied, for each channel in turn: for an image this takes a third of
-    the time of slices, into which XLA would fuse, for each tap, all that made it.
+    Whole rows are copied, one channel after another. For an image this takes a third of
+    the time of slices, into each of which XLA would fuse the computation of the input.
 
     Args:
       x: `[C, chunks, height, width, n]`.
@@ -152,6 +152,6 @@ windows.defvjp(_windows_forward, _windows_backward)
 
 
 def _pad(x: jax.Array, margin: int) -> jax.Array:
-    """Zeros around the image of `[..., height, width, n]`."""
+    """Pads the image of `[..., height, width, n]` with zeros."""
     image = (margin, margin)
     return jnp.pad(x, (*[(0, 0)] * (x.ndim - 3), image, image, (0, 0)))

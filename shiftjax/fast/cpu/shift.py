@@ -1,7 +1,8 @@
-"""ReLU and shift on planes: each group of channels is written where it moves to.
+"""ReLU and shift on planes: each group of channels is written to its destination.
 
-The memory written to is reused, and what no channel moves to stays zero in it: a border
-costs nothing, and the one pass over the wide tensor copies whole rows.
+The memory of the result is reused, and pixels to which no channel moves stay zero in
+it. So a border costs nothing, and the single pass over the wide tensor copies whole
+rows.
 """
 
 import functools
@@ -29,7 +30,7 @@ class Box(NamedTuple):
     """The pixels that a group of channels with one displacement reads and writes.
 
     Attributes:
-      channels: the first and one past the last, of those of the phase.
+      channels: the first, and one past the last, among those of the phase.
       source: first row and column read.
       target: first row and column written.
       size: rows and columns.
@@ -47,8 +48,8 @@ class Phase(NamedTuple):
     Attributes:
       start: first row and column of the image that the phase has.
       size: rows and columns of the phase.
-      channels: numbers of the channels that read it.
-      boxes: how they move.
+      channels: indices of the channels that read it.
+      boxes: the pixels that they read and write.
     """
 
     start: Size
@@ -62,7 +63,7 @@ def phases(channels: int, window: Window, size: Size) -> tuple[Phase, ...]:
     """Groups channels by the phase of the image that they read.
 
     Args:
-      channels: how many are shifted.
+      channels: number of shifted channels.
       window: the shift.
       size: height and width of the image.
     """
@@ -77,7 +78,7 @@ def phases(channels: int, window: Window, size: Size) -> tuple[Phase, ...]:
             offset = offsets[group[0]]
             low = np.maximum(offset, 0)
             shape = np.minimum(extent, out + offset) - low
-            if (shape > 0).all():  # else it reads zeros only
+            if (shape > 0).all():  # otherwise it only reads zeros
                 numbers = (tuple(v.tolist()) for v in (low, low - offset, shape))
                 boxes.append(Box((int(group[0]), int(group[-1]) + 1), *numbers))
         phase = start, (max(extent[0], 0), max(extent[1], 0))
@@ -86,16 +87,16 @@ def phases(channels: int, window: Window, size: Size) -> tuple[Phase, ...]:
 
 
 def place(phase: Phase, first: int, target: jax.Array, source: jax.Array) -> jax.Array:
-    """Moves the channels of a phase to where a shift brings them.
+    """Writes the channels of a phase to their destinations.
 
     Args:
       phase: the channels.
       first: the row of `target` that has the first of them.
-      target: `[C, group, h, w * n]`, zero wherever nothing is written.
+      target: `[C, group, h, w * n]`, zero where nothing is written.
       source: `[channels of the phase, group, height, width * n]`.
 
     Returns:
-      The target, with the values in it.
+      The target with the values.
     """
     n = source.shape[3] // max(phase.size[1], 1)
     for (low, high), (y, x), (to_y, to_x), (h, w) in phase.boxes:
@@ -108,17 +109,17 @@ def place(phase: Phase, first: int, target: jax.Array, source: jax.Array) -> jax
 def place_back(
     phase: Phase, first: int, target: jax.Array, source: jax.Array
 ) -> jax.Array:
-    """Moves what `place` has moved back: its transpose.
+    """Moves the channels of a phase back: the transpose of `place`.
 
     Args:
       phase: the channels.
       first: the row of `source` that has the first of them.
-      target: `[channels of the phase, group, height, width * n]`, zero wherever nothing
+      target: `[channels of the phase, group, height, width * n]`, zero where nothing
         is written.
       source: `[C, group, h, w * n]`.
 
     Returns:
-      The target, with the values in it.
+      The target with the values.
     """
     n = target.shape[3] // max(phase.size[1], 1)
     for (low, high), (y, x), (to_y, to_x), (h, w) in phase.boxes:
@@ -129,7 +130,7 @@ def place_back(
 
 
 def with_firsts(plan: Sequence[Phase]) -> list[tuple[int, Phase]]:
-    """Returns each phase with the row of its first channel, in their order."""
+    """Returns each phase with the row of its first channel, in order."""
     starts = np.cumsum([0] + [len(phase.channels) for phase in plan])
     return list(zip(starts.tolist(), plan, strict=False))
 
@@ -141,15 +142,15 @@ def relu_shift(
     forward: jax.Array,
     back: list[jax.Array],
 ) -> jax.Array:
-    """ReLU and shift; the sign of the result masks the gradient.
+    """Computes ReLU and shift; the sign of the result masks the gradient.
 
     Args:
       plan: the phases.
-      wide: of each phase, `[its channels, group, height, width * n]`.
+      wide: for each phase, `[its channels, group, height, width * n]`.
       forward: the memory of the result, `[C, group, h, w * n]`: an earlier result, or
         zeros.
-      back: that of the gradient, as `wide`: an earlier derivative, or zeros. Where the
-        gradient lies is given as the derivative by it.
+      back: the memory of the gradient, like `wide`: an earlier gradient, or zeros. The
+        derivative with respect to it is the memory with the new gradient.
 
     Returns:
       `[C, group, h, w * n]`, channels in the order of the phases.

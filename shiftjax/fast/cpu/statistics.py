@@ -29,19 +29,19 @@ def _moments(x: jax.Array) -> Pair:
 
 def _moments_backward(x: jax.Array, mean: jax.Array, g: Pair) -> jax.Array:
     slope = 2 * g[1][:, None]
-    dx = rows(x) * slope + (g[0][:, None] - mean[:, None] * slope)  # fuses as one pass
+    dx = rows(x) * slope + (g[0][:, None] - mean[:, None] * slope)  # fuses to one pass
     return (dx * (len(x) / x.size)).reshape(x.shape)
 
 
 def _covariance(x: jax.Array) -> Pair:
     """Returns mean `[C]` and covariance `[C, C]` of x `[C, ...]`."""
     mean = rows(x).mean(1)
-    centred = rows(x) - mean[:, None]
-    return mean, dot(centred, centred, 1) * (len(x) / x.size)
+    centered = rows(x) - mean[:, None]
+    return mean, dot(centered, centered, 1) * (len(x) / x.size)
 
 
 def _covariance_backward(x: jax.Array, mean: jax.Array, g: Pair) -> jax.Array:
-    slope = g[1] + g[1].T  # one product for both of its operands
+    slope = g[1] + g[1].T  # one product for both operands
     dx = dot(slope, rows(x)) + (g[0] - slope @ mean)[:, None]
     return (dx * (len(x) / x.size)).reshape(x.shape)
 
@@ -53,14 +53,14 @@ covariance = differentiable(*COVARIANCE)
 
 
 def per_channel(v: jax.Array) -> jax.Array:
-    """Turns `[C]` into `[C, 1, 1, 1, 1]`, which goes with planes."""
+    """Reshapes `[C]` to `[C, 1, 1, 1, 1]`, to broadcast with planes."""
     return v[:, None, None, None, None]
 
 
 def batch_norm(
     norm: Norm, x: jax.Array, epsilon: float, axis_name: str | None
 ) -> tuple[jax.Array, Norm]:
-    """Normalises `[C, ...]` with its own statistics, and returns these too."""
+    """Normalizes `[C, ...]` with its own statistics, and returns both."""
     mean, var = whole_batch(moments, x, axis_name)
     stats = {"mean": mean, "var": var}
     gain, offset = map(per_channel, affine(norm, stats, epsilon))
@@ -81,20 +81,20 @@ def conv_norm(
     epsilon: float,
     axis_name: str | None,
 ) -> tuple[Planes, Stats]:
-    """`shiftjax.layers.ConvNorm`: a convolution and BatchNorm.
+    """Computes `shiftjax.layers.ConvNorm`, a convolution and BatchNorm.
 
     Args:
-      params: of "conv" and "norm".
+      params: params of "conv" and "norm".
       stats: running statistics of "norm" to use, or None to use those of the batch.
       x: the input.
       strides: distance between the rows and columns kept, in pixels.
-      depthwise: whether each channel has its own kernel and sees no other.
-      dtype: what to multiply in, or None for the promoted dtype of `x` and kernel.
+      depthwise: if True, each channel is convolved with its own kernel.
+      dtype: dtype of the products, or None for the promoted dtype of `x` and kernel.
       epsilon: added to the variance.
       axis_name: the axis of the replicas, or None.
 
     Returns:
-      The output, and the batch's statistics (none where `stats` is given).
+      The output, and the statistics of the batch (empty if `stats` is given).
     """
     kernel, norm = params["conv"]["kernel"], params["norm"]
     array, offset, batch_stats = x.array, None, {}

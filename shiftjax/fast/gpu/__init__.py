@@ -1,10 +1,10 @@
 """An implementation of the shift block for GPUs: one Pallas kernel each way.
 
-Files, in the order of their floors: `plan` (what is known when a kernel is traced),
-`kernel` (expand, ReLU, shift and project, in which the wide tensor never exists),
-`call` (their calls and derivative), `statistics` (of narrow tensors, in one pass),
-`block` (the block around them, with BatchNorm from statistics of its narrow input).
-`shiftjax.layers` defines what they compute.
+Files, each of which imports only earlier ones: `plan` (the static shapes of a kernel),
+`kernel` (the kernels of expand, ReLU, shift and project, in which the wide tensor never
+exists), `call` (their calls and derivative), `statistics` (statistics of narrow
+tensors, in one pass), `block` (the whole block, with BatchNorm from statistics of its
+narrow input). `shiftjax.layers` has the reference implementation.
 """
 
 from shiftjax.fast.gpu.block import shift_block, supports

@@ -1,6 +1,6 @@
 """The ShiftResNet block on a GPU: `shiftjax.fast.fused_block` with these kernels.
 
-Normalisation of narrow tensors is left to XLA.
+XLA normalizes the narrow tensors.
 """
 
 import functools
@@ -15,18 +15,19 @@ from shiftjax.fast.gpu.statistics import SUMMED_CHANNELS, covariance, moments
 def supports(shape: Sequence[int], block: BlockOptions) -> bool:
     """Returns True for a block that `shift_block` should compute faster.
 
-    The estimate is by the bytes moved (`python -m benchmarks.gpu_costs`): no time has
-    been measured, so `shiftjax.fast.dispatch` chooses it only if asked for.
+    This is an estimate from the bytes moved (`python -m benchmarks.gpu_costs`). No time
+    has been measured, so `shiftjax.fast.dispatch` chooses it only if asked for.
 
     Args:
-      shape: of the input on one device, `[batch, height, width, channels]`.
-      block: its options, any strides.
+      shape: shape of the input on one device, `[batch, height, width, channels]`.
+      block: options of the block, with any strides.
 
     Returns:
       True for sizes that the kernels support, up to 128 channels and features. With
-      more, products are the limit, not the memory.
+      more channels, products are the limit, not memory.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> options = {"features": 32, "dtype": jnp.bfloat16, "strides": 2}
       >>> supports((100, 32, 32, 16), BlockOptions(wide=96, **options))
       True

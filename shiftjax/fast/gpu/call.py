@@ -1,4 +1,4 @@
-"""The calls of the kernels, their derivative, and the function for users."""
+"""The calls of the kernels, their derivative, and the public function."""
 
 import dataclasses
 import functools
@@ -18,16 +18,16 @@ from shiftjax.shift import Table, displacements
 
 Gradients = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 DTYPES = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32))
-REGISTER_CHANNELS = 256  # narrow ones, that products keep in registers
+REGISTER_CHANNELS = 256  # of narrow tensors, which products keep in registers
 MOST_DISPLACEMENTS = 64
-MOST_NUMBERS = 2**31 - 1  # in an array, addressed by int32
+MOST_NUMBERS = 2**31 - 1  # of an array, which is addressed by int32
 
 
 def spread(mask: Any, weights: jax.Array) -> jax.Array:
-    """Repeats weights for each of R reads, and keeps the columns that a read has.
+    """Repeats weights for each of R reads, and masks the columns of other reads.
 
     Args:
-      mask: which columns, `[tiles, R, width]`.
+      mask: the columns of each read, `[tiles, R, width]`.
       weights: `[tiles, rows, width]`.
 
     Returns:
@@ -39,7 +39,7 @@ def spread(mask: Any, weights: jax.Array) -> jax.Array:
 
 
 def packed(plan: Plan, *weights: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Brings expand, bias and project into the tiles of a plan."""
+    """Arranges expand, bias and project in the tiles of a plan."""
     expand, bias, project = weights
     channels, features = plan.padded
     expand = jnp.pad(expand, [(0, channels - len(expand)), (0, 0)])
@@ -112,7 +112,7 @@ def backward(
     d_expand, d_bias, d_project = (total.sum(0) for total in totals)
     own = jnp.asarray(by_read)[:, :, None]
     d_project = d_project.reshape(*own.shape[:2], -1, plan.packing.width)
-    d_project = jnp.where(own, d_project, 0).sum(1)  # else of other displacements
+    d_project = jnp.where(own, d_project, 0).sum(1)  # drops other displacements
     return (
         dx.reshape(x.shape),
         plan.gather(d_expand)[: plan.channels],
@@ -121,7 +121,7 @@ def backward(
     )
 
 
-# The differentiable function.
+# --- the differentiable function
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +129,8 @@ class Kernel:
     """The kernels of this package, as `shiftjax.fast.fused_block.Kernel`.
 
     Attributes:
-      sizes: how the work is cut.
-      interpret: whether their programs are interpreted.
+      sizes: the division of the work.
+      interpret: if True, the kernels are interpreted.
     """
 
     sizes: Sizes = dataclasses.field(default_factory=Sizes)
@@ -178,14 +178,14 @@ def shift_project(
       project: `[expanded, features]`.
       kernel_size: side K of the window of displacements.
       strides: distance between the rows and columns kept, in pixels.
-      dilation: distance between neighbouring displacements, in pixels.
-      sizes: how the work is cut, or None for the default.
-      interpret: whether to interpret the kernel's program, slowly; without it, it runs
-        on an NVIDIA GPU, and elsewhere XLA compiles the formula above.
+      dilation: distance between neighboring displacements, in pixels.
+      sizes: the division of the work, or None for the default.
+      interpret: if True, the kernel is interpreted, slowly; if False, it runs on an
+        NVIDIA GPU, and on other platforms XLA compiles the formula above.
 
     Returns:
-      `[batch, ceil(height / strides), ceil(width / strides), features]`, the dtype of
-      `x`.
+      `[batch, ceil(height / strides), ceil(width / strides), features]`, in the
+      dtype of `x`.
 
     Raises:
       InputError: if the shapes do not fit, or not `is_supported`.
@@ -217,7 +217,8 @@ def shift_project(
 def moves(channels: int, kernel_size: int, dilation: int, farthest: int) -> Table:
     """Returns `shiftjax.displacements` as a key of JAX's caches.
 
-    Displacements beyond `farthest`, the longest side of the image, read zeros alike.
+    Displacements are clipped to `farthest`, the longest side of the image: all beyond
+    it read zeros.
     """
     table = displacements(channels, kernel_size, dilation=dilation)
     return tuple(map(tuple, np.clip(table, -farthest, farthest).tolist()))
@@ -231,19 +232,19 @@ def is_supported(
     dilation: int,
     dtype: Any,
 ) -> bool:
-    """Tells whether `shift_project` takes such arrays, with any strides.
+    """Returns True if `shift_project` supports the shapes, with any strides.
 
     Args:
-      shape: of x on one device, `[batch, height, width, channels]`.
-      expand_shape: of the expanding kernel, `[channels, expanded]`.
+      shape: shape of x on one device, `[batch, height, width, channels]`.
+      expand_shape: shape of the expanding kernel, `[channels, expanded]`.
       out_channels: features of the output.
       kernel_size: side K of the window of displacements.
-      dilation: distance between neighbouring displacements, in pixels.
-      dtype: of x.
+      dilation: distance between neighboring displacements, in pixels.
+      dtype: dtype of x.
 
     Returns:
-      False where the narrow tensors have too many channels for a program's registers,
-      an array has too many numbers for its addresses, or the dtype has no kernel.
+      False if the narrow tensors have too many channels for the registers of a program,
+      an array is too large to be addressed, or the dtype has no kernel.
 
     Example:
       >>> is_supported((100, 31, 31, 16), (16, 48), 16, 3, 1, jnp.bfloat16)

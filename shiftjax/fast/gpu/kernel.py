@@ -2,15 +2,15 @@
 
     y[p] = sum over displacements d of relu(x[p + d] @ expand_d + bias_d) @ project_d
 
-with the weights of the channels that move by d, and nothing where p + d is outside the
-image: a shift of the wide tensor is an address in the narrow one. So the wide tensor
-never exists, forward or backward, and memory moves narrow tensors only, whatever the
-expansion; the reads of neighbouring pixels meet in the cache. No product is repeated:
-a wide number is computed once, for the one pixel that reads it.
+with the weights of the channels with displacement d, and zero where p + d is outside
+the image: a shift of the wide tensor is an address in the narrow one. So the wide
+tensor never exists, forward or backward, and memory only moves narrow tensors, for any
+expansion; the reads of neighboring pixels share the cache. No product is repeated: a
+wide number is computed once, for the one pixel that reads it.
 
-Gradients are taken where x is. There all displacements share one x and one product
-before the ReLU, and the cotangent is read at q - d. Gradients of weights are sums over
-all pixels, kept in the registers of a program and added up at the end.
+Gradients are computed at the pixels of x. There all displacements share one x and one
+product before the ReLU, and the cotangent is read at q - d. Gradients of weights are
+sums over all pixels, which are kept in the registers of a program and added at the end.
 """
 
 import functools
@@ -35,7 +35,7 @@ def product(a: jax.Array, b: jax.Array, a_axis: int = 1, b_axis: int = 0) -> jax
 
 
 class Pixels:
-    """Neighbouring pixels in the order of memory, of all inputs or of all outputs."""
+    """Pixels that are neighbors in memory, of all inputs or of all outputs."""
 
     def __init__(self, first: Any, count: int, size: Size, total: int) -> None:
         self.index = first + lax.iota(jnp.int32, count)
@@ -49,10 +49,10 @@ class Pixels:
     def sources(
         self, plan: Plan, dy: jax.Array, dx: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Which inputs these outputs read, by R displacements.
+        """Returns the inputs that these outputs read, for R displacements.
 
         Returns:
-          The index of each, and whether it is there: `[count, R]`.
+          The indices, and a mask of those that exist, `[count, R]`.
         """
         height, width = plan.image
         row, column = (
@@ -68,7 +68,7 @@ class Pixels:
     def readers(
         self, plan: Plan, dy: jax.Array, dx: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Which outputs read these inputs; see `sources`."""
+        """Returns the outputs that read these inputs; see `sources`."""
         (height, width), stride = plan.size, plan.stride
         row = self.row[:, None] - dy[None]
         column = self.column[:, None] - dx[None]
@@ -85,7 +85,7 @@ class Pixels:
 def address(
     array: Any, index: jax.Array, inside: jax.Array, padded: int
 ) -> tuple[Any, jax.Array]:
-    """Where pixels `[...]` are in an array `[pixels, channels]`: `[..., padded]`."""
+    """Returns addresses `[..., padded]` of pixels `[...]` in `[pixels, channels]`."""
     shape = (*index.shape, padded)
     channel = lax.broadcasted_iota(jnp.int32, shape, index.ndim)
     mask = jnp.broadcast_to(inside[..., None], shape)
@@ -95,7 +95,7 @@ def address(
 
 
 def read(array: Any, index: jax.Array, inside: jax.Array, padded: int) -> jax.Array:
-    """Reads pixels `[count, R]` into `[count, R * padded]`, zero if not there."""
+    """Reads pixels `[count, R]` into `[count, R * padded]`, with zeros outside."""
     view, mask = address(array, index, inside, padded)
     values = triton.load(view, mask=mask, other=jnp.zeros((), array.dtype))
     return values.reshape(len(index), -1)
@@ -108,14 +108,15 @@ def tile_table(plan: Plan, moves: Any, tile: int) -> tuple[jax.Array, jax.Array]
 
 
 def write(array: Any, pixels: Pixels, values: jax.Array) -> None:
-    """Writes `[count, padded]` where the pixels are."""
+    """Writes `[count, padded]` to the pixels."""
     view, mask = address(array, pixels.index, pixels.inside, values.shape[1])
     triton.store(view, values.astype(array.dtype), mask=mask)
 
 
-# The kernels. The weights of a tile: expand `[channels, width]`, bias `[width]`,
-# project `[features, width]`. Where a tile has R displacements, "spread" ones come for
-# R pixels at once, `[R * channels, width]`, and a column takes from its own alone.
+# The kernels. The weights of a tile are expand `[channels, width]`, bias `[width]` and
+# project `[features, width]`. If a tile has R displacements, "spread" weights apply to
+# R pixels at once, `[R * channels, width]`, and are zero outside of a column's own
+# pixel.
 
 
 def forward_kernel(
@@ -129,7 +130,7 @@ def forward_kernel(
     *,
     plan: Plan,
 ) -> None:
-    """Some pixels of the output."""
+    """Computes some pixels of the output."""
     (channels, features), count = plan.padded, plan.sizes.pixels
     pixels = Pixels(pl.program_id(0) * count, count, plan.size, y.shape[0])
     there = pixels.sources(plan, moves[0], moves[1])[1].astype(x.dtype)
@@ -137,7 +138,7 @@ def forward_kernel(
     for tile in range(len(plan.packing.tiles)):
         reads = plan.packing.reads(tile)
         sources = pixels.sources(plan, *tile_table(plan, tile_moves, tile))
-        wide = product(there, spread_bias[tile])  # the bias of what is there
+        wide = product(there, spread_bias[tile])  # the bias, zero outside the image
         wide += product(
             read(x, *sources, channels), spread_expand[tile, : reads * channels]
         )
@@ -159,7 +160,7 @@ def backward_kernel(
     want_dx: bool,
     want_sums: bool,
 ) -> None:
-    """Gradients of some pixels, of the weights by some pixels, or both."""
+    """Computes gradients of some pixels, or their part of the weights' gradients."""
     dx, totals = (outs[0] if want_dx else None), outs[want_dx:]
     count, program = plan.sizes.back_pixels, pl.program_id(0)
     programs = pl.num_programs(0)
@@ -188,7 +189,7 @@ def backward_kernel(
 
 
 def zero_sums(plan: Plan, tiles: range, want_sums: bool) -> Sums:
-    """Gradients of some tiles' weights by no pixels; those of biases by each pixel."""
+    """Returns zero gradients of weights of some tiles, those of biases per pixel."""
     channels, features = plan.padded
     shapes: list[int] = []
     for tile in tiles if want_sums else ():
@@ -206,7 +207,7 @@ def backward_step(
     weights: tuple[Any, Any, Any],
     sums: Sums,
 ) -> Sums:
-    """Adds some pixels to the sums, and writes their gradients into dx, if any."""
+    """Adds some pixels to the sums, and writes their gradients to dx, if any."""
     (x, g, dx), (expand, bias, spread_project) = arrays, weights
     channels, features = plan.padded
     inputs = read(x, pixels.index, pixels.inside, channels)

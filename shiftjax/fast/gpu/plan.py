@@ -1,9 +1,10 @@
-"""What the kernels for GPUs know when they are traced: shapes, tiles and sizes.
+"""The static plan of the kernels: shapes, tiles and sizes.
 
-A product of the matrix units has at least 16 columns and Triton's arrays have powers of
-two, but 5 or 10 channels move alike. So the wide channels are packed into tiles of 16,
-32 or 64 columns: either each displacement in tiles of its own, with some columns left
-empty, or some displacements in one tile, which reads its input once for each.
+A product of the matrix units has at least 16 columns, and the sizes of Triton's arrays
+are powers of two, but only 5 or 10 channels share a displacement. Therefore the wide
+channels are packed into tiles of 16, 32 or 64 columns. Either each displacement has its
+own tiles, with some empty columns, or several displacements share a tile, which reads
+its input once for each of them.
 """
 
 import dataclasses
@@ -18,8 +19,8 @@ from shiftjax.shift import Size, Table
 
 SMALLEST = 16  # side of a product
 WIDTHS = (16, 32, 64)  # of tiles
-LOAD = 32  # a number read for a product, or written, takes as long as 32 products
-TILE = 1024  # what a tile costs beside, in products
+LOAD = 32  # cost of reading or writing a number, in products
+TILE = 1024  # additional cost of a tile, in products
 NOWHERE = 2**20  # a displacement that leaves every image
 
 Run = tuple[int, int, int, int]  # first column, last column + 1, dy, dx
@@ -27,18 +28,18 @@ Run = tuple[int, int, int, int]  # first column, last column + 1, dy, dx
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """How the work is cut; any cut gives the same results, to rounding.
+    """The division of the work; the results are the same up to rounding.
 
     Attributes:
-      pixels: of a program, forward; a power of two.
-      warps: of a program, forward.
-      back_pixels: of a step, backward; a power of two.
-      back_warps: of a program, backward.
-      back_stages: steps whose reads are under way at once, backward.
-      programs: over which sums for gradients of weights are spread.
-      sums: bytes of registers for such sums in a program.
-      fused: whether one pass takes all gradients if their sums have room, else two.
-      width: of a tile, or None for the least work.
+      pixels: pixels of a program in the forward pass; a power of two.
+      warps: warps of a program in the forward pass.
+      back_pixels: pixels of a step in the backward pass; a power of two.
+      back_warps: warps of a program in the backward pass.
+      back_stages: pipeline stages of the backward pass.
+      programs: number of programs that sum the gradients of weights.
+      sums: bytes of registers of a program for such sums.
+      fused: if True, one pass computes all gradients if their sums fit; else two.
+      width: width of a tile, or None for the least work.
     """
 
     pixels: int = 128
@@ -54,12 +55,12 @@ class Sizes:
 
 @dataclasses.dataclass(frozen=True)
 class Packing:
-    """Which wide channel is in which column of which tile.
+    """The assignment of wide channels to the columns of tiles.
 
     Attributes:
       width: columns of a tile.
-      tiles: the runs of neighbouring columns that move alike, in each tile.
-      slots: for each column of all tiles its channel, or -1.
+      tiles: for each tile, the runs of neighboring columns of equal displacement.
+      slots: for each column of all tiles, its channel, or -1.
     """
 
     width: int
@@ -67,7 +68,7 @@ class Packing:
     slots: tuple[int, ...]
 
     def reads(self, tile: int) -> int:
-        """How often a tile reads its input: its displacements, as a power of two."""
+        """Returns the number of displacements of a tile, as a power of two."""
         return power_of_two(len(self.tiles[tile]))
 
     def work(self, channels: int, features: int) -> int:
@@ -86,10 +87,10 @@ class Plan:
       image: height and width of the input.
       size: height and width of the output.
       stride: distance between the rows and columns kept.
-      channels: of the input.
-      features: of the output.
-      packing: of the wide channels.
-      sizes: how the work is cut.
+      channels: channels of the input.
+      features: channels of the output.
+      packing: packing of the wide channels.
+      sizes: the division of the work.
     """
 
     image: Size
@@ -109,7 +110,7 @@ class Plan:
         stride: int,
         sizes: Sizes,
     ) -> "Plan":
-        """Plans for x `[batch, height, width, channels]`, a row per wide channel."""
+        """Makes the plan of x `[batch, height, width, channels]` and a table."""
         _, height, width, channels = shape
         packing = min(
             (
@@ -124,7 +125,7 @@ class Plan:
 
     @property
     def padded(self) -> tuple[int, int]:
-        """Channels and features, as powers of two that a product takes."""
+        """Channels and features, padded to powers of two that a product supports."""
         return (
             power_of_two(self.channels, SMALLEST),
             power_of_two(self.features, SMALLEST),
@@ -160,7 +161,7 @@ class Plan:
         return [[(dy, dx) for *_, dy, dx in runs] for runs in self.packing.tiles]
 
     def scatter(self, weights: jax.Array) -> jax.Array:
-        """Brings wide channels `[..., wide]` to their columns `[tiles, ..., width]`."""
+        """Moves wide channels `[..., wide]` to their columns `[tiles, ..., width]`."""
         padding = [(0, 0)] * (weights.ndim - 1)
         padded = jnp.pad(weights, [*padding, (0, 1)])  # the channel -1 of empty columns
         packed = padded[..., np.asarray(self.packing.slots)]
@@ -168,7 +169,7 @@ class Plan:
         return jnp.moveaxis(packed, -2, 0)
 
     def gather(self, packed: jax.Array) -> jax.Array:
-        """Brings `[tiles, ..., width]` back to `[..., wide]`."""
+        """Moves `[tiles, ..., width]` back to `[..., wide]`."""
         flat = jnp.moveaxis(packed, 0, -2)
         flat = flat.reshape(*flat.shape[:-2], -1)
         slots = np.asarray(self.packing.slots)
@@ -176,7 +177,7 @@ class Plan:
         return flat[..., columns[np.argsort(slots[columns])]]
 
     def by_read(self) -> np.ndarray:
-        """Says which read of its tile a column belongs to: bool `[tiles, R, width]`."""
+        """Returns a mask of the columns of each read of a tile, `[tiles, R, width]`."""
         mask = np.zeros((len(self.packing.tiles), self._most, self.packing.width), bool)
         for tile, runs in enumerate(self.packing.tiles):
             for read, (start, stop, *_) in enumerate(runs):
@@ -184,7 +185,7 @@ class Plan:
         return mask
 
     def by_move(self) -> np.ndarray:
-        """Says which of `moves` a column has: bool `[tiles, D, width]`."""
+        """Returns a mask of the columns of each of `moves`, `[tiles, D, width]`."""
         moves = self.moves.T
         mask = np.zeros((len(self.packing.tiles), len(moves), self.packing.width), bool)
         for tile, runs in enumerate(self.packing.tiles):
@@ -210,7 +211,7 @@ def pack(table: Table, width: int, alone: bool) -> Packing:
     Args:
       table: a row (dy, dx) per channel.
       width: columns of a tile.
-      alone: whether no two displacements share a tile.
+      alone: if True, no two displacements share a tile.
 
     Returns:
       The packing.

@@ -1,8 +1,8 @@
 """Mean, variance and covariance of the narrow tensors, in one pass over each.
 
-Sums are of differences from the mean of the first pixels, so that a large mean costs no
-accuracy: the reference is itself in the data, hence within sqrt(pixels / first pixels)
-deviations of the mean.
+The sums are over differences from the mean of the first pixels, so a large mean costs
+no accuracy: this mean is within sqrt(pixels / first pixels) deviations of that of the
+data.
 """
 
 import functools
@@ -27,14 +27,14 @@ from shiftjax.fast.gpu.plan import SMALLEST, power_of_two
 
 STEP = 128  # pixels
 PROGRAMS = 264  # two for each multiprocessor of an H100 or H200
-FEWEST = 32  # of them, where their sums would be larger than what is summed
-SUMMED_CHANNELS = 128  # whose products' sums a program's registers hold
+FEWEST = 32  # programs, even if their sums are larger than the input
+SUMMED_CHANNELS = 128  # the most whose products a program can sum in registers
 
 
 def sums_kernel(
     x: Any, reference: Any, sums: Any, squares: Any, *, padded: int, steps: int
 ) -> None:
-    """Sums of differences from a reference, and of their products, by some pixels."""
+    """Sums differences from a reference, and their products, over some pixels."""
     program, programs = pl.program_id(0), pl.num_programs(0)
     size = (1, x.shape[0])
 
@@ -65,7 +65,7 @@ def by_kernel(interpret: bool, x: jax.Array) -> Pair:
     """Returns mean `[C]` and covariance `[C, C]` of x `[batch, height, width, C]`."""
     channels = x.shape[-1]
     padded, pixels = power_of_two(channels, SMALLEST), x.size // channels
-    room = max(FEWEST, x.nbytes // (16 * padded**2))  # sums of a quarter of the bytes
+    room = max(FEWEST, x.nbytes // (16 * padded**2))  # sums take a quarter of the bytes
     programs = min(PROGRAMS, room, pl.cdiv(pixels, STEP))
     steps = pl.cdiv(pl.cdiv(pixels, STEP), programs)
     row = jax.ShapeDtypeStruct((programs, padded), jnp.float32)

@@ -1,11 +1,11 @@
 """An implementation of the shift block for TPUs: one Pallas kernel.
 
-Files, in the order of their floors: `plan` (what is known when a kernel is traced),
+Files, each of which imports only earlier ones: `plan` (the static shapes of a kernel),
 `rows` (products, and moves within the vector memory), `calls`, `forward` and `backward`
 (the two kernels), `kernel` (expand, ReLU, shift and project as a differentiable
-function, whose wide tensor never leaves the chip), `block` (the block around it, with
-BatchNorm from statistics of its narrow input). `shiftjax.layers` defines what they
-compute.
+function, whose wide tensor never leaves the chip), `block` (the whole block, with
+BatchNorm from statistics of its narrow input). `shiftjax.layers` has the reference
+implementation.
 """
 
 from shiftjax.fast.tpu.block import shift_block, supports

@@ -1,4 +1,4 @@
-"""The backward kernel: the wide rows again, and the gradients of all inputs."""
+"""The backward kernel: recomputes the wide rows, and computes all gradients."""
 
 import functools
 from typing import Any
@@ -59,12 +59,12 @@ def kernel(
     *,
     plan: Plan,
 ) -> None:
-    """Expands one row of x and of g, and differentiates another."""
+    """Expands one row of x and of g, and computes the gradients of another."""
     t = pl.program_id(0)
     clear(plan, wide_ring, wide_g_ring)
 
     @pl.when(t <= plan.lag)
-    def _() -> None:  # before it there was no row to differentiate
+    def _() -> None:  # no gradients were computed before
         for total in (d_expand, d_bias, d_project):
             total[...] = jnp.zeros(total.shape, total.dtype)
 

@@ -1,7 +1,8 @@
 """The ShiftResNet block on a TPU: `shiftjax.fast.fused_block` with these kernels.
 
-A strided shift is taken on the phases of the image, row and column modulo the stride:
-each channel is expanded on the one phase that it reads, and shifted there by itself.
+A strided shift is computed on the phases of the image, row and column modulo the
+stride: each channel is expanded on the one phase that it reads, and shifted there with
+stride 1.
 """
 
 import functools
@@ -17,7 +18,7 @@ from shiftjax.fast.phases import phases
 from shiftjax.fast.tpu.kernel import shift_project
 from shiftjax.fast.tpu.plan import is_supported
 
-# With more, the products are the limit, not the memory: `python -m benchmarks.tpu`.
+# With more channels, products are the limit, not memory: `python -m benchmarks.tpu`.
 MEMORY_BOUND = 255
 
 
@@ -25,13 +26,13 @@ def supports(shape: Sequence[int], block: BlockOptions) -> bool:
     """Returns True for a block that `shift_block` computes faster than the reference.
 
     Args:
-      shape: of the input on one device, `[batch, height, width, channels]`.
-      block: its options.
+      shape: shape of the input on one device, `[batch, height, width, channels]`.
+      block: options of the block.
 
     Returns:
       True for strides, which are computed by phases, and for sizes that the kernel
-      supports; False for 256 channels or more, whose products hide the memory traffic
-      of the reference.
+      supports; False for 256 channels or more, for which the products hide the memory
+      traffic of the reference.
 
     Example:
       >>> block = BlockOptions(wide=48, features=16, dtype=jnp.bfloat16)
@@ -56,8 +57,8 @@ def _moments(x: jax.Array) -> Pair:
 def _covariance_backward(x: jax.Array, mean: jax.Array, g: Pair) -> jax.Array:
     share = x.shape[-1] / x.size
     slope = ((g[1] + g[1].T) * share).astype(x.dtype)
-    centred = (x - fused_block.per_channel(mean)).astype(x.dtype)
-    dx = jnp.dot(centred, slope, preferred_element_type=mean.dtype)
+    centered = (x - fused_block.per_channel(mean)).astype(x.dtype)
+    dx = jnp.dot(centered, slope, preferred_element_type=mean.dtype)
     return (dx + fused_block.per_channel(g[0] * share)).astype(x.dtype)
 
 
@@ -76,7 +77,7 @@ def middle(
     dilation: int,
     interpret: bool = False,
 ) -> jax.Array:
-    """Expand, ReLU, shift and project: the kernel, or the phases of a stride."""
+    """Computes expand, ReLU, shift and project, by the kernel or by phases."""
     if strides == 1:
         return shift_project(
             x,

@@ -1,4 +1,4 @@
-"""What both calls share, with arrays `[height, width, channels, batch]`."""
+"""Helpers of both kernel calls, for arrays `[height, width, channels, batch]`."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from shiftjax.fast.tpu.plan import LANES, VMEM_LIMIT, WORDS, Plan
 
 
 def whole(*shape: int) -> pl.BlockSpec:
-    """A small array that every step of the grid sees."""
+    """Returns the block of a small array that every step of the grid reads."""
     return pl.BlockSpec(shape, lambda t: (0,) * len(shape))
 
 
 def row_block(plan: Plan, channels: int, delay: int) -> pl.BlockSpec:
-    """The row of step `t - delay`; the first and the last one stay for the others."""
+    """Returns the block of row `t - delay`, clipped to the first and last row."""
 
     def place(t: jax.Array) -> tuple:
         row = jnp.clip(t - delay, 0, plan.rows - 1)
@@ -27,19 +27,19 @@ def row_block(plan: Plan, channels: int, delay: int) -> pl.BlockSpec:
 
 
 def diagonal(plan: Plan, kernel: jax.Array, positions: int) -> jax.Array:
-    """Repeats a kernel for each of some positions, along the diagonal."""
+    """Repeats a kernel along the diagonal, once for each position."""
     identity = jnp.eye(positions, dtype=kernel.dtype)
     return jnp.kron(identity, kernel).astype(plan.dtype)
 
 
 def halves(plan: Plan, kernel: jax.Array) -> jax.Array:
-    """Orders the wide rows of a kernel as `pack` takes them, register by register."""
+    """Orders the wide rows of a kernel for `pack`, register by register."""
     shape = (-1, WORDS, plan.packing, *kernel.shape[1:])
     return kernel.reshape(shape).swapaxes(1, 2).reshape(kernel.shape)
 
 
 def unhalve(plan: Plan, total: jax.Array) -> jax.Array:
-    """The inverse of `halves`."""
+    """Inverts `halves`."""
     shape = (-1, plan.packing, WORDS, *total.shape[1:])
     return total.reshape(shape).swapaxes(1, 2).reshape(total.shape)
 
@@ -51,7 +51,7 @@ def spread(plan: Plan, bias: jax.Array) -> jax.Array:
 
 
 def options(plan: Plan) -> dict[str, Any]:
-    """Grid and compiler's options: steps in order, for as long as rows leave."""
+    """Returns grid and compiler options: sequential steps until the last row leaves."""
     return {
         "grid": (plan.rows + plan.lag,),
         "compiler_params": pltpu.CompilerParams(

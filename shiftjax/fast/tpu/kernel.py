@@ -1,12 +1,12 @@
 """Expand, ReLU, shift and project: one Pallas kernel on a TPU, and its derivative.
 
-The wide tensor between the two products never leaves the chip's vector memory: the
-forward pass reads the narrow input once and writes the narrow output once, whatever the
-expansion; the backward pass computes the wide rows again.
+The wide tensor between the two products never leaves the chip's vector memory. The
+forward pass reads the narrow input once and writes the narrow output once, for any
+expansion; the backward pass recomputes the wide rows.
 
-Inside, arrays are `[height, width, channels, batch]`, with 128 images in the lanes.
-XLA stores NHWC arrays of few channels in that order on a TPU, so the transposes at both
-ends move nothing.
+Within the kernels, arrays are `[height, width, channels, batch]`, with 128 images in
+the lanes. XLA stores NHWC arrays of few channels in that order on a TPU, so the
+transposes at both ends move no data.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ class Kernel:
     """The kernels of this package, as `shiftjax.fast.fused_block.Kernel`.
 
     Attributes:
-      interpret: whether their programs are interpreted.
+      interpret: if True, the kernels are interpreted.
     """
 
     interpret: bool = False
@@ -82,17 +82,18 @@ def shift_project(
       bias: `[expanded]`.
       project: `[expanded, features]`.
       kernel_size: side K of the window of displacements.
-      dilation: distance between neighbouring displacements, in pixels.
-      interpret: whether to interpret the kernel's program, slowly; without it, it runs
-        on a TPU, and elsewhere XLA compiles the formula above.
+      dilation: distance between neighboring displacements, in pixels.
+      interpret: if True, the kernel is interpreted, slowly; if False, it runs on a TPU,
+        and on other platforms XLA compiles the formula above.
 
     Returns:
-      `[batch, height, width, features]`, the dtype of `x`.
+      `[batch, height, width, features]`, in the dtype of `x`.
 
     Raises:
       InputError: if the shapes do not fit, or not `is_supported`.
 
     Example:
+      >>> import jax.numpy as jnp
       >>> x = jnp.ones((128, 2, 2, 8))
       >>> expand, project = jnp.ones((8, 16)), jnp.ones((16, 8))
       >>> y = shift_project(x, expand, jnp.zeros(16), project, interpret=True)

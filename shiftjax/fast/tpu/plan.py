@@ -1,4 +1,4 @@
-"""What is known about a kernel when it is traced: shapes, moves and memory."""
+"""The static plan of a kernel: shapes, displacements and memory."""
 
 import dataclasses
 from typing import Any
@@ -11,25 +11,25 @@ from shiftjax.shift import Table, displacements
 
 LANES = 128  # images in a step of the grid, and the depth of the matrix unit
 WORDS = 8  # rows of a register
-UNROLL = 8  # groups of positions in a straight piece of program, at most
+UNROLL = 8  # largest number of groups of positions to unroll
 VMEM_LIMIT = 100 * 2**20  # of the 128 MiB of a v5e or v6e
 DTYPES = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32))
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The shapes of a kernel, and what follows from them.
+    """The shapes of a kernel, and sizes derived from them.
 
     Attributes:
-      blocks: of 128 images each.
+      blocks: number of blocks of 128 images.
       height: rows of an image.
       width: columns of an image.
-      channels: of the input.
-      expanded: channels that are shifted.
+      channels: channels of the input.
+      expanded: number of shifted channels.
       features: channels of the output.
-      dtype: of the input, the wide rows and the products' operands.
-      runs: neighbouring channels that move alike, as (start, stop, dy, dx).
-      interpret: whether the kernel is interpreted.
+      dtype: dtype of the input, the wide rows and the operands of products.
+      runs: neighboring channels of equal displacement, as (start, stop, dy, dx).
+      interpret: if True, the kernel is interpreted.
     """
 
     blocks: int
@@ -46,11 +46,11 @@ class Plan:
     def make(
         cls, x: Any, features: int, table: Table, interpret: bool = False
     ) -> "Plan":
-        """Plans for x `[height, width, channels, batch]` and a row per wide channel."""
+        """Makes the plan of x `[height, width, channels, batch]` and a table."""
         height, width, channels, batch = x.shape
         moves = np.clip(
             np.asarray(table), (-height, -width), (height, width)
-        )  # farther reads zero
+        )  # farther ones read zeros too
         changes = np.flatnonzero((moves[1:] != moves[:-1]).any(1)) + 1
         starts = [0, *changes.tolist()]
         stops = [*changes.tolist(), len(moves)]
@@ -63,42 +63,42 @@ class Plan:
 
     @property
     def rows(self) -> int:
-        """Rows of all blocks of images, which stream through the chip."""
+        """Number of rows of all blocks of images, which stream through the chip."""
         return self.blocks * self.height
 
     @property
     def reach(self) -> int:
-        """How many rows up or down a channel reads at most."""
+        """Largest vertical displacement, in rows."""
         return max(abs(dy) for _, _, dy, _ in self.runs)
 
     @property
     def lag(self) -> int:
-        """How many steps after a row its neighbours are all there."""
+        """Number of steps after a row until all of its neighbors are there."""
         return self.reach + 1
 
     @property
     def margin(self) -> int:
-        """How many columns left or right a channel reads at most."""
+        """Largest horizontal displacement, in columns."""
         return max(abs(dx) for *_, dx in self.runs)
 
     @property
     def slots(self) -> int:
-        """Rows that are kept; the wide ones have one more, of zeros."""
+        """Number of rows in a ring; rings of wide rows have one more, of zeros."""
         return self.reach + self.lag + 1
 
     @property
     def packing(self) -> int:
-        """Neighbouring channels in a word of 32 bits."""
+        """Number of neighboring channels in a word of 32 bits."""
         return 4 // self.dtype.itemsize
 
     @property
     def positions(self) -> int:
-        """Neighbouring positions that share a product."""
+        """Number of neighboring positions that share a product."""
         return self.divisor(LANES // max(self.channels, self.features), self.width)
 
     @property
     def projected(self) -> int:
-        """How many of these share a product whose depth is wide."""
+        """Number of neighboring positions that share a product of wide depth."""
         return self.divisor(LANES // self.expanded, self.positions)
 
     @staticmethod
@@ -108,12 +108,12 @@ class Plan:
 
     @property
     def wide_rows(self) -> tuple[int, int, int, int]:
-        """Shape of the wide rows, in words, with zeros left and right of each."""
+        """Shape of a ring of wide rows, in words, with zeros left and right of each."""
         words = self.expanded // self.packing
         return self.slots + 1, self.width + 2 * self.margin, words, LANES
 
     def narrow_rows(self, channels: int) -> tuple[int, int, int, int]:
-        """Shape of rows of few channels."""
+        """Returns the shape of a ring of rows with few channels."""
         return self.slots, self.width, channels, LANES
 
     def memory(self) -> int:
@@ -142,19 +142,19 @@ def is_supported(
     dilation: int,
     dtype: Any,
 ) -> bool:
-    """Tells whether `shift_project` takes such arrays.
+    """Returns True if `shift_project` supports the shapes.
 
     Args:
-      shape: of x on one device, `[batch, height, width, channels]`.
-      expand_shape: of the expanding kernel, `[channels, expanded]`.
+      shape: shape of x on one device, `[batch, height, width, channels]`.
+      expand_shape: shape of the expanding kernel, `[channels, expanded]`.
       out_channels: features of the output.
       kernel_size: side K of the window of displacements.
-      dilation: distance between neighbouring displacements, in pixels.
-      dtype: of x.
+      dilation: distance between neighboring displacements, in pixels.
+      dtype: dtype of x.
 
     Returns:
-      False where the batch does not fill the lanes, channels do not fill registers,
-      the dtype has no kernel or the rows would not fit into the vector memory.
+      False if the batch does not fill the lanes, channels do not fill registers, the
+      dtype has no kernel or the rows do not fit into the vector memory.
 
     Example:
       >>> is_supported((256, 32, 32, 16), (16, 48), 16, 3, 1, jnp.bfloat16)

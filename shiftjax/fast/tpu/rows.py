@@ -1,9 +1,9 @@
-"""What both kernels do with rows: products, and moves within the vector memory.
+"""Operations of both kernels on rows: products, and moves within the vector memory.
 
-Step t of the grid takes row t of the stream of all images' rows, and finishes row
-`t - lag`, whose neighbours are all there. Arrays are `[positions, channels, LANES]`;
-wide rows are kept as words of 32 bits, two channels of bfloat16 in each, in which a
-shift is an address and, where channels of one register move apart, a mask.
+Step t of the grid reads row t of the stream of all images' rows, and finishes row
+`t - lag`, whose neighbors are all there. Arrays are `[positions, channels, LANES]`.
+Wide rows are stored as words of 32 bits, each with two channels of bfloat16. A shift is
+an address and, where channels of one register have different displacements, a mask.
 """
 
 import functools
@@ -33,21 +33,21 @@ def product(
 
 
 def parts(plan: Plan, x: jax.Array) -> list[jax.Array]:
-    """Cuts a group of positions into those that share a product of wide depth."""
+    """Splits a group of positions into those that share a product of wide depth."""
     size = len(x) * plan.projected // plan.positions
     return [x[i : i + size] for i in range(0, len(x), size)]
 
 
 def narrow(plan: Plan, kernel: jax.Array, wide: jax.Array) -> jax.Array:
-    """Takes `[positions * expanded, LANES]` to few channels."""
+    """Projects `[positions * expanded, LANES]` to few channels."""
     return jnp.concatenate([product(kernel, part) for part in parts(plan, wide)])
 
 
 def for_positions(plan: Plan, *bodies: Callable[[jax.Array], None]) -> None:
     """Runs each `body(start)` for the groups of positions of a row.
 
-    One body for some groups, then the next one for the same: what those in front read
-    from a ring does not wait for what those behind write into it.
+    One body runs for some groups, then the next one for the same groups. So the reads
+    of earlier bodies from a ring do not wait for the writes of later ones.
     """
     steps = plan.width // plan.positions
     unroll = plan.divisor(UNROLL, steps)
@@ -65,26 +65,26 @@ def matrix(plan: Plan, row: Any, start: jax.Array) -> jax.Array:
 
 
 def split(plan: Plan, y: jax.Array) -> jax.Array:
-    """Turns `[positions * channels, LANES]` into one matrix a position."""
+    """Reshapes `[positions * channels, LANES]` to one matrix per position."""
     return y.reshape(plan.positions, -1, LANES)
 
 
 def here(plan: Plan, start: jax.Array) -> Any:
-    """The group's own place in a wide row."""
+    """Returns the columns of the group in a wide row."""
     return pl.ds(start + plan.margin, plan.positions)
 
 
 def pack(plan: Plan, wide: jax.Array) -> jax.Array:
-    """Turns `[positions * expanded, LANES]` into the words of a wide row.
+    """Converts `[positions * expanded, LANES]` to the words of a wide row.
 
-    Of bfloat16, a word takes one channel of a register and one of the next, which are
-    neighbours where the kernel's rows were put in the order of `calls.halves`.
+    A word of bfloat16 holds one channel of a register and one of the next, which are
+    neighbors if the rows of the kernel are in the order of `calls.halves`.
     """
     if plan.packing == 1:
         return split(plan, pltpu.bitcast(wide, jnp.int32))
     registers = wide.reshape(-1, 2, WORDS, LANES)
     pair = [registers[:, 0], registers[:, 1]]
-    if plan.interpret:  # which pack_elementwise is not
+    if plan.interpret:  # the interpreter has no pack_elementwise
         low, high = (
             lax.bitcast_convert_type(half.astype(plan.dtype), jnp.uint16).astype(
                 jnp.uint32
@@ -98,21 +98,21 @@ def pack(plan: Plan, wide: jax.Array) -> jax.Array:
 
 
 def unpack(plan: Plan, words: jax.Array) -> jax.Array:
-    """Turns words into `[positions * expanded, LANES]`."""
+    """Converts words to `[positions * expanded, LANES]`."""
     return pltpu.bitcast(words.reshape(-1, LANES), plan.dtype)
 
 
 def where_positive(plan: Plan, words: jax.Array, values: jax.Array) -> jax.Array:
-    """Keeps values where those of the words, which are not negative, are not zero."""
+    """Selects the values at which the words, which are not negative, are not zero."""
     if plan.packing == 1:
         return jnp.where(words > 0, values, 0)
-    # A carry to the highest bit of each half that is not zero, then to all its bits.
+    # Carry to the highest bit of each half that is not zero, then to all of its bits.
     top = (words + 0x7FFF7FFF) & -0x7FFF8000
     return values & (top | (top - lax.shift_right_logical(top, 15)))
 
 
 def channels(plan: Plan, words: jax.Array) -> jax.Array:
-    """Turns words into float32 `[positions, expanded, LANES]`, in `pack`'s order."""
+    """Converts words to float32 `[positions, expanded, LANES]`, in `pack`'s order."""
     if plan.packing == 1:
         return pltpu.bitcast(words, jnp.float32)
     low, high = words << 16, words & HIGH
@@ -124,7 +124,7 @@ def channels(plan: Plan, words: jax.Array) -> jax.Array:
 
 
 def clear(plan: Plan, *rings: Any) -> None:
-    """Puts zeros everywhere: left, right, above and below a row they stay."""
+    """Fills the rings with zeros, which stay around each row, in the first step."""
     slots, columns, *position = plan.wide_rows
 
     @pl.loop(0, jnp.where(pl.program_id(0) == 0, slots * columns, 0))
@@ -135,7 +135,7 @@ def clear(plan: Plan, *rings: Any) -> None:
 
 
 def choices(plan: Plan) -> Masks:
-    """For each register of a wide position: moves, and masks of their channels."""
+    """Returns displacements and masks of channels for each register of a position."""
     size = WORDS * plan.packing
     tiles = []
     for first in range(0, plan.expanded, size):
@@ -146,7 +146,7 @@ def choices(plan: Plan) -> Masks:
 
 
 def mask(plan: Plan, start: int, stop: int) -> jax.Array | None:
-    """The bits of channels start to stop of a register; None for all."""
+    """Returns the bits of channels start to stop of a register; None for all."""
     if start <= 0 and stop >= WORDS * plan.packing:
         return None
     word = lax.broadcasted_iota(jnp.int32, (WORDS, LANES), 0)
@@ -160,13 +160,13 @@ def mask(plan: Plan, start: int, stop: int) -> jax.Array | None:
 def displaced(
     plan: Plan, masks: Masks, ring: Any, t: jax.Array, start: jax.Array, sign: int
 ) -> jax.Array:
-    """Reads each channel of a group of positions where its displacement says.
+    """Reads each channel of a group of positions at its displacement.
 
     Args:
-      plan: of the kernel.
+      plan: plan of the kernel.
       masks: `choices(plan)`.
-      ring: of wide rows.
-      t: the step.
+      ring: ring of wide rows.
+      t: step of the grid.
       start: first position of the group.
       sign: 1, or -1 for the opposite displacements.
 
@@ -188,17 +188,17 @@ def displaced(
 
 
 def entering(plan: Plan, t: jax.Array) -> jax.Array:
-    """The slot of the row that step t takes."""
+    """Returns the slot of the row that step t reads."""
     return lax.rem(t, plan.slots)
 
 
 def leaving(plan: Plan, t: jax.Array) -> jax.Array:
-    """The slot of the row that step t finishes."""
+    """Returns the slot of the row that step t finishes."""
     return lax.rem(t + plan.slots - plan.lag, plan.slots)
 
 
 def wide_slot(plan: Plan, t: jax.Array, dy: int) -> jax.Array:
-    """The slot of the row dy below the one that step t finishes, or that of zeros."""
+    """Returns the slot dy rows below that of `leaving`, or the slot of zeros."""
     row = lax.rem(t + plan.height * plan.lag - plan.lag, plan.height) + dy
     slot = lax.rem(t + plan.slots - plan.lag + dy, plan.slots)
     return jnp.where((row >= 0) & (row < plan.height), slot, plan.slots)
