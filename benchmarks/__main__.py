@@ -1,19 +1,21 @@
 """Measures speed against the alternatives: `python -m benchmarks NAME ...`.
 
-shift: every lowering of the operation, beside a memory copy and convolutions.
-block: the block around it in every lowering and implementation, without its shift,
-and with a depthwise or a dense convolution in its place.
-training, inference: whole networks beside PyTorch's and the networks they replace.
+shift: every lowering of the operation, compared with a memory copy and convolutions.
+block: the shift block in every lowering and implementation, compared with the block
+without its shift, and with a depthwise or a dense convolution in its place.
+training, inference: whole networks, compared with PyTorch and with the networks that
+they replace.
 memory: training steps of ShiftResNet-110.
 report: writes the results into README.md, docs/speed.md and docs/speed.png.
 
-They run on whatever JAX runs on, with PyTorch's rows where that is installed and runs
-on the same. On a GPU, cases of `shift` and `block` run on several inputs, so that no
-cache holds them, and the time of a block is also given over its floor: the larger of
-its bytes over the bandwidth of the copy, and of its products over `--tflops`.
+The benchmarks run on the platform of JAX. They include PyTorch if it is installed and
+runs on the same platform. On a GPU, cases of `shift` and `block` run on several inputs,
+which no cache can hold. There the time of a block is also given relative to its floor:
+the larger of its bytes over the bandwidth of the copy, and its products over
+`--tflops`.
 
-Each prints its tables and writes them, with the machine and the versions, as
-BENCHMARK-PLATFORM.json and .md; what is there is written after each table.
+Each benchmark prints its tables and writes them, with the machine and the versions, to
+BENCHMARK-PLATFORM.json and .md. The files are updated after each table.
 """
 
 import os
@@ -47,9 +49,9 @@ QUICK = ROOT / "runs" / "quick"
 
 
 def probe() -> dict[str, Any]:
-    """Returns the machine and what there is to run on.
+    """Returns facts about the machine and its devices.
 
-    A process of its own asks, and ends: a TPU can be held by one at a time.
+    A separate process finds them and ends, because only one process can hold a TPU.
     """
     worker = Worker()
     try:
@@ -58,13 +60,13 @@ def probe() -> dict[str, Any]:
         worker.close()
     theirs = found.pop("torch", None)
     facts = machine() | {"date": f"{datetime.now(UTC):%Y-%m-%d}"} | found
-    if theirs != found["platform"]:  # rows from elsewhere would compare machines
+    if theirs != found["platform"]:  # rows of another platform would compare machines
         facts.pop("torch", None)
     return facts
 
 
 def run(options: Options, arguments: Sequence[str], console: Console) -> None:
-    """Measures what was asked for, and writes it."""
+    """Measures the chosen benchmarks, and writes the results."""
     start = time.monotonic()
     facts = probe()
     platform = facts["platform"]
@@ -93,7 +95,7 @@ def run(options: Options, arguments: Sequence[str], console: Console) -> None:
                     rounds=min(options.rounds, 2) if options.quick else options.rounds,
                     seconds=0.01 if options.quick else 0.5,
                     deadline=deadline,
-                    say=console.log,
+                    log=console.log,
                 )
                 results.append(Result.of(table, measured))
                 show(console, table.title, *cells(results[-1]))
@@ -103,13 +105,13 @@ def run(options: Options, arguments: Sequence[str], console: Console) -> None:
 
 
 def folder(options: Options) -> Path:
-    """Returns where results go, and are read from."""
+    """Returns the folder of the results."""
     return options.results or (QUICK if options.quick else RESULTS)
 
 
 def write_report(options: Options, console: Console) -> None:
     """Writes the results into README.md, docs/speed.md and docs/speed.png."""
-    from benchmarks.picture import draw  # needs matplotlib
+    from benchmarks.figure import draw  # needs matplotlib
 
     results = folder(options)
     pages = {"README.md": speed_summary(results), "docs/speed.md": speed_page(results)}
@@ -118,19 +120,21 @@ def write_report(options: Options, console: Console) -> None:
         if path.is_file():
             path.write_text(update(path.read_text(), body))
             console.log(f"wrote {path}")
-    picture = ROOT / "docs" / "speed.png"
-    drawn = draw(results, picture)
-    console.log(f"wrote {picture}" if drawn else f"nothing to draw in {picture}")
+    figure = ROOT / "docs" / "speed.png"
+    drawn = draw(results, figure)
+    console.log(f"wrote {figure}" if drawn else f"nothing to draw in {figure}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the benchmarks that are named."""
+    """Runs the benchmarks named on the command line."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = tyro.cli(
         Options, args=arguments, prog="python -m benchmarks", description=__doc__
     )
     console = Console()
-    console.width = max(console.width, 112)  # of the tables, also in a pipe
+    console.width = max(
+        console.width, 112
+    )  # wide enough for the tables, also in a pipe
     try:
         if not options.names:
             raise InputError(f"name a benchmark: {', '.join([*BENCHMARKS, 'report'])}")

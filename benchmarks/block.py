@@ -1,4 +1,4 @@
-"""The block around the shift: 1x1, BatchNorm, ReLU, shift, 1x1, BatchNorm, ReLU."""
+"""The shift block: 1x1, BatchNorm, ReLU, shift, 1x1, BatchNorm, ReLU."""
 
 import dataclasses
 import fnmatch
@@ -14,15 +14,15 @@ JAX, TORCH = "benchmarks.jax_blocks:block", "benchmarks.torch_programs:block"
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """The shape of a block, and the least that it has to do.
+    """The shape of a block, and the least work that it needs.
 
     Attributes:
-      images: in a batch.
+      images: number of images in a batch.
       side: height and width of an image.
-      channels: of the input.
+      channels: channels of the input.
       expansion: E.
       kernel_size: K.
-      strides: of the shift; the output has `strides * channels` features.
+      strides: strides of the shift; the output has `strides * channels` features.
     """
 
     images: int
@@ -39,7 +39,7 @@ class Shape:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Of a case."""
+        """The options of a case."""
         return {
             "shape": [self.images, self.side, self.side, self.channels],
             "expansion": self.expansion,
@@ -49,18 +49,19 @@ class Shape:
 
     @property
     def narrow_sizes(self) -> tuple[int, int]:
-        """Numbers in the input and in the output."""
+        """The sizes of the input and of the output."""
         x = self.images * self.side**2 * self.channels
         return x, x // self.strides
 
     def floor_numbers(self, *, train: bool, backward: bool) -> int:
-        """Numbers that must move where the wide tensor never does.
+        """Returns the count of numbers to move if the wide tensor is never stored.
 
-        Evaluated: x to the output. BatchNorm in training needs a statistic of all
-        before it can give any, so forward: x for its covariance; x to y; y and x (the
-        skip) to the output. Backward: the gradient g and y for their sums; g, y and x
-        to dx; then dx, x and g (the skip) to the sum, once the weights' gradients are
-        known.
+        Evaluation reads x and writes the output. In training, BatchNorm needs the
+        statistics of the whole batch first, so the forward pass reads x for its
+        covariance; reads x and writes y; reads y and x (the skip) and writes the
+        output. The backward pass reads the gradient g and y for their sums; reads g, y
+        and x and writes dx; then reads dx, x and g (the skip) and writes their sum,
+        when the gradients of the weights are known.
         """
         x, y = self.narrow_sizes
         if not train:
@@ -71,7 +72,7 @@ class Shape:
         return forward + (6 * x + 4 * y if self.strides == 1 else 6 * x + 8 * y)
 
     def flops(self, *, backward: bool) -> int:
-        """Of the two pointwise products; backward runs the first one again."""
+        """Returns the operations of both products; backward repeats the first one."""
         rows = self.images * self.side**2 // self.strides**2
         features = self.channels * self.strides
         wide = self.expansion * features
@@ -110,10 +111,10 @@ SHAPES = {
         Shape(128, 14, 256, 2),
     ),
 }
-DEFAULTS = {"gpu": 3}  # the first; each takes minutes, most of them the compilers'
-MEMORY = [1, 1, 1, 2**29]  # of the copy that measures the bandwidth
+DEFAULTS = {"gpu": 3}  # the first ones; each takes minutes, most of it to compile
+MEMORY = [1, 1, 1, 2**29]  # shape of the copy that measures the bandwidth
 
-# How the GPU kernel's work may be cut, beside its default.
+# Divisions of the GPU kernel's work, besides its default.
 SIZES: Mapping[str, dict[str, Any]] = {
     "8 warps": {"pixels": 256, "warps": 8, "back_pixels": 128, "back_warps": 8},
     "2 stages": {"back_stages": 2},
@@ -125,7 +126,7 @@ SIZES: Mapping[str, dict[str, Any]] = {
 
 
 def tables(options: Options, machine: dict[str, Any]) -> list[Table]:
-    """One table for each shape and dtype: evaluated, and trained."""
+    """Returns a table for each shape, dtype and pass."""
     platform = machine["platform"]
     both = ("float32", "bfloat16")
     return [
@@ -137,10 +138,10 @@ def tables(options: Options, machine: dict[str, Any]) -> list[Table]:
 
 
 def shapes(options: Options, platform: str) -> list[Shape]:
-    """Returns the shapes asked for, or the platform's default ones.
+    """Returns the chosen shapes, or the default ones of the platform.
 
     Raises:
-      UnknownNameError: if nothing has the name of one of the patterns.
+      UnknownNameError: if a pattern matches no shape.
     """
     known = {str(shape): shape for shape in SHAPES[platform]}
     names = list(known)[: DEFAULTS.get(platform)]
@@ -161,7 +162,7 @@ def shapes(options: Options, platform: str) -> list[Shape]:
 def table(
     shape: Shape, dtype: str, passes: str, options: Options, machine: dict[str, Any]
 ) -> Table:
-    """The block with and without its shift, its implementations, its competitors."""
+    """Returns the table of a shape: the block, its implementations and baselines."""
     backward = passes != "forward"
     facts = {"shape": str(shape), "dtype": dtype, "passes": passes}
     common = shape.options | {"dtype": dtype, "backward": backward}
@@ -186,7 +187,7 @@ def table(
 def cases(
     common: dict[str, Any], options: Options, machine: dict[str, Any]
 ) -> list[Case]:
-    """The cases of a table, with the options that all have."""
+    """Returns the cases of a table, with their common options."""
     platform = machine["platform"]
 
     def case(name: str, middle: str, build: str = JAX, **own: Any) -> Case:
@@ -228,7 +229,7 @@ def cases(
 
 
 def implementations(platform: str) -> dict[str, dict[str, Any]]:
-    """Lists implementations of the block that may be fast, as options of a case."""
+    """Returns the candidate implementations of the block, as options of a case."""
     if platform != "gpu":
         return {platform: {"middle": platform}}
     found: dict[str, dict[str, Any]] = {"reference": {"middle": "reference"}}

@@ -1,4 +1,4 @@
-"""What is measured, as data: tables of cases, and the options that choose them."""
+"""The cases to measure, as tables, and the options that choose them."""
 
 import dataclasses
 import shutil
@@ -14,44 +14,44 @@ Dtype = Literal["float32", "bfloat16"]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What to measure."""
+    """The options of the benchmarks."""
 
     names: tyro.conf.Positional[tuple[Name, ...]]
-    """Which benchmarks; and `report`, which writes results into README.md and docs/."""
+    """The benchmarks to run; `report` writes the results into README.md and docs/."""
     models: tuple[str, ...] = ("shiftresnet20_e*", "shiftnet_*")
-    """Shift nets, by wildcards; each is measured beside its competitors."""
+    """Shift nets, by wildcards; each is compared with other networks."""
     expansions: tuple[int, ...] = (1, 3, 6, 9)
     """Expansions E of the shift nets."""
     dtypes: tuple[Dtype, ...] = ()
-    """By default float32 on a CPU, else bfloat16; `shift`, and `block` on a CPU, have
-    both."""
+    """Dtypes; by default float32 on a CPU, else bfloat16; both for `shift`, and for
+    `block` on a CPU."""
     batch_size: int | None = None
-    """Images in a step; by default 128, of 224 x 224 on a CPU 8."""
+    """Images in a step; by default 128, or 8 for 224 x 224 images on a CPU."""
     rounds: int = 7
-    """Turns that each case has."""
+    """Number of rounds, in each of which every case has a turn."""
     minutes: float | None = None
-    """Time for everything: rounds are dropped, cases never, to keep to it."""
+    """Time limit, which can reduce the number of rounds, but not of cases."""
     compile_torch: bool = shutil.which("c++") is not None
-    """Also time torch.compile; by default where there is a C++ compiler, c++."""
+    """Also time torch.compile; by default if there is a C++ compiler, c++."""
     blocks: tuple[str, ...] = ()
     """Shapes of `block`, by wildcards, as "1024*E = 3*"; by default a few."""
     tflops: float = 790
-    """Of a large bfloat16 product on the GPU: what the floor of a block counts with."""
+    """Speed of large bfloat16 products on the GPU, for the floor of a block."""
     quick: bool = False
-    """Tiny shapes and two rounds, to see that everything runs."""
+    """Use tiny shapes and two rounds, to check that everything runs."""
     results: Path | None = None
-    """Folder of the results: by default benchmarks/results, quick ones runs/quick."""
+    """Folder of the results; by default benchmarks/results, or runs/quick if quick."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One thing to time.
+    """A case to time.
 
     Attributes:
-      name: of its row.
+      name: name of its row.
       library: "jax" or "torch".
       build: "module:function" that makes a `Program`.
-      options: the function's arguments, which JSON can hold.
+      options: arguments of the function, as JSON.
     """
 
     name: str
@@ -65,12 +65,12 @@ class Table:
     """Cases that take turns, and are compared.
 
     Attributes:
-      title: what all cases have in common.
+      title: description of the table.
       base: name of the case that the others are compared with.
-      cases: in the order of the rows.
-      facts: by which the report finds the table.
-      processes: "library" for one process a library; "case" for one a case; "alone" for
-        one a case, with no other at the same time, so that its memory can be measured.
+      cases: the cases, in the order of the rows.
+      facts: facts by which the report finds the table.
+      processes: "library" for one process per library; "case" for one per case; "alone"
+        for one per case and no other at the same time, to measure its memory.
     """
 
     title: str
@@ -82,18 +82,17 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A case, built.
+    """A built case.
 
     Attributes:
       call: starts one computation, and returns its result.
-      wait: returns when a result is there.
-      steps: how many of what is timed a call does.
-      queued: whether calls may be queued before the last is waited for, as on a device
-        that works while Python goes on.
-      memory_bytes: what a call needs beside its arguments; None if only the growth of
-        the process tells.
-      peak_bytes: tells the most memory that the device has given out, if it knows.
-      facts: about the case, for its row.
+      wait: waits for a result.
+      steps: number of timed steps in a call.
+      queued: True if calls are asynchronous, so that several can be queued.
+      memory_bytes: memory that a call needs besides its arguments; None if it is only
+        known from the growth of the process.
+      peak_bytes: returns the peak memory of the device, or None.
+      facts: facts about the case, for its row.
     """
 
     call: Callable[[], Any]
@@ -105,12 +104,12 @@ class Program:
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-COLD = 200_000_000  # bytes that no cache of a GPU holds
+COLD = 200_000_000  # bytes, more than any cache of a GPU holds
 MOST_COPIES = 4  # each of which is compiled
 
 
 def copies(size: int) -> int:
-    """Returns how many inputs of so many bytes are more than the caches of a GPU.
+    """Returns the number of inputs of a size in bytes that exceeds a GPU's caches.
 
     Example:
       >>> copies(8_000_000), copies(80_000_000), copies(800_000_000)

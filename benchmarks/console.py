@@ -9,7 +9,7 @@ from rich.table import Table
 def show(
     console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:
-    """Prints a table, whose first column names its rows."""
+    """Prints a table whose first column has the names of its rows."""
     table = Table(title=title)
     for i, heading in enumerate(headings):
         table.add_column(heading, justify="right" if i else "left", no_wrap=not i)

@@ -1,13 +1,12 @@
-"""What a program costs on a GPU, by its compiler: no GPU is needed.
+"""Estimates the cost of programs on a GPU from its compiler, without a GPU.
 
 `python -m benchmarks.gpu_costs`, with `pip install "jax[cuda12]"`, compiles for an
-H200, which need not be there, and counts the kernels of each implementation of the
-shift and of the block, and the bytes that they move: each operand and each result of a
-kernel once.
-Operations inside a kernel meet in registers and caches; what a kernel reads more often
-than once, its caches must bring. Without the GPU the compiler cannot choose its
-products' tiles by trying; the number of kernels is that of its defaults. Prints tables
-and writes benchmarks/results/gpu_costs.json.
+H200, which need not be there. It counts the kernels of each implementation of the shift
+and of the block, and the bytes that they move: each operand and each result of a kernel
+once. The estimate assumes that repeated reads within a kernel hit its caches. Without
+the GPU the compiler cannot autotune the tiles of products, so the number of kernels is
+that of its defaults. The command prints tables and writes
+benchmarks/results/gpu_costs.json.
 """
 
 import dataclasses
@@ -22,7 +21,9 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from benchmarks.tpu_costs import operations  # first: sets the platform to CPU
+from benchmarks.tpu_costs import (
+    operations,
+)  # first, because it sets the platform to CPU
 
 # isort: split
 import jax
@@ -52,7 +53,7 @@ HEADINGS = [
     "temporary, MB",
 ]
 
-# Of the chip, as the CUDA driver reports them.
+# The properties of the chip that the CUDA driver reports.
 DESCRIPTION = {
     "threads_per_block_limit": 1024,
     "threads_per_warp": 32,
@@ -84,9 +85,9 @@ class Cost:
     """The cost of a program.
 
     Attributes:
-      kernels: that it launches.
-      bytes: that they move.
-      temporary_bytes: memory for what is neither argument nor result.
+      kernels: number of kernels that it launches.
+      bytes: bytes that they move.
+      temporary_bytes: memory besides arguments and results.
     """
 
     kernels: int
@@ -95,7 +96,7 @@ class Cost:
 
     @property
     def seconds(self) -> float:
-        """Of moving the bytes; not of the launches."""
+        """The time to move the bytes, without the launches."""
         return self.bytes / BANDWIDTH
 
 
@@ -117,10 +118,10 @@ def chip() -> SingleDeviceSharding:
 
 
 def compile_for_gpu(function: Any, *shapes: Any) -> Cost:
-    """Compiles a function, and costs it.
+    """Compiles a function, and estimates its cost.
 
     Args:
-      function: pure.
+      function: a pure function.
       shapes: trees of `jax.ShapeDtypeStruct`, its arguments.
 
     Returns:
@@ -160,7 +161,7 @@ def cells(floor: int, costs: dict[str, Cost]) -> list[list[str]]:
 
 
 def cases(patterns: tuple[str, ...]) -> Iterator[tuple[str, int, dict[str, Traced]]]:
-    """Lists (title, floor in bytes, function and arguments by implementation)."""
+    """Yields (title, floor in bytes, function and arguments by implementation)."""
     shape = (128, 32, 32, 48)
     for backward in (False, True):
         title = f"shift {shape}, {passes(backward)}"
@@ -183,20 +184,20 @@ def cases(patterns: tuple[str, ...]) -> Iterator[tuple[str, int, dict[str, Trace
 
 
 def passes(backward: bool) -> str:
-    """Names what of a training step is computed."""
+    """Returns the name of the passes that are computed."""
     return f"forward{' and backward' * backward}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Cost the implementations of the shift and its block on a GPU, by its compiler."""
+    """The options of the estimate."""
 
     blocks: tuple[str, ...] = ("*",)
     """Shapes of the block, by wildcards."""
 
 
 def main() -> int:
-    """Costs every case by every implementation."""
+    """Estimates the cost of every case in every implementation."""
     prog = "python -m benchmarks.gpu_costs"
     options = tyro.cli(Options, prog=prog, description=__doc__)
     console, tables = Console(), []

@@ -1,4 +1,4 @@
-"""The block in JAX: by every implementation, without its shift, with convolutions."""
+"""The block in JAX: every implementation, without its shift, with convolutions."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -21,18 +21,18 @@ from shiftjax.module import Unit
 
 
 class Block(Unit):
-    """The ShiftResNet block with anything in its middle.
+    """The ShiftResNet block with an exchangeable middle.
 
-    1x1 convolution, BatchNorm, ReLU, the middle, 1x1 convolution, BatchNorm, ReLU; the
-    input is added.
+    The block is a 1x1 convolution, BatchNorm, ReLU, the middle, a 1x1 convolution,
+    BatchNorm and ReLU; then the input is added.
 
     Attributes:
       features: channels of the output.
       expansion: E; the middle has `E * features` channels.
-      kernel_size: side of its window.
-      middle: "shift", "depthwise", "nothing"; or "dense", a dense convolution with
-        BatchNorm and ReLU in the place of all that.
-      lowering: of the shift.
+      kernel_size: side of the window of the middle.
+      middle: "shift", "depthwise", "nothing"; or "dense", which replaces the whole
+        branch by a dense convolution, BatchNorm and ReLU.
+      lowering: lowering of the shift.
       strides: distance between the rows and columns kept, in pixels.
     """
 
@@ -72,7 +72,7 @@ class Block(Unit):
 
 
 def fold(project: jax.Array, kernel_size: int) -> jax.Array:
-    """The shift and the projection as one convolution `[K, K, expanded, features]`."""
+    """Folds shift and projection into a kernel `[K, K, expanded, features]`."""
     moves = shiftjax.displacements(len(project), kernel_size) + kernel_size // 2
     taps = np.zeros((kernel_size, kernel_size, len(project)), np.float32)
     taps[moves[:, 0], moves[:, 1], np.arange(len(project))] = 1
@@ -90,17 +90,18 @@ def narrow(
     strides: int,
     dilation: int,
 ) -> jax.Array:
-    """What `shiftjax.fast.gpu.shift_project` computes: expand and ReLU, shift, project.
+    """Computes the same as `shiftjax.fast.gpu.shift_project`, without a kernel.
 
     Args:
-      lowering: of the shift; or "folded", one convolution for shift and projection.
+      lowering: lowering of the shift; or "folded", one convolution for shift and
+        projection.
       x: `[batch, height, width, channels]`.
       expand: `[channels, expanded]`.
       bias: `[expanded]`.
       project: `[expanded, features]`.
       kernel_size: side of the window of displacements.
       strides: distance between the rows and columns kept, in pixels.
-      dilation: of the displacements; 1.
+      dilation: dilation of the displacements; 1.
     """
     wide = jax.nn.relu(x @ expand.astype(x.dtype) + bias.astype(x.dtype))
     if lowering == "folded":
@@ -118,7 +119,7 @@ def module_of(
     sizes: Mapping[str, Any],
     **options: Any,
 ) -> tuple[Unit, Callable[[Any, Any, bool], Any]]:
-    """Returns the module, and what applies it: variables, x, and whether to train."""
+    """Returns the module, and its function of variables, x and train."""
     if middle not in ("narrow", "gpu"):
         module: Unit = (
             ShiftConv(features, implementation=middle, **options)
@@ -152,7 +153,7 @@ def module_of(
 
 
 def trained(apply: Callable[[Any, Any, bool], Any]) -> Callable[..., Any]:
-    """Returns what computes output, statistics and the gradients of params and x."""
+    """Returns a function for output, statistics and gradients of params and x."""
 
     def both(variables: Any, x: Any, g: Any) -> Any:
         def of_params(params: Any, x: Any) -> Any:
@@ -165,7 +166,7 @@ def trained(apply: Callable[[Any, Any, bool], Any]) -> Callable[..., Any]:
 
 
 def applied(module: nn.Module) -> Callable[[Any, Any, bool], Any]:
-    """Returns what applies a module: to variables, x, and whether to train."""
+    """Returns the application of a module, a function of variables, x and train."""
 
     def apply(variables: Any, x: Any, train: bool) -> Any:
         if not train:
@@ -187,23 +188,24 @@ def traced(
     sizes: Mapping[str, Any] | None = None,
     train: bool = False,
 ) -> Traced:
-    """Returns a block: evaluated, or trained with all its gradients.
+    """Returns a block in evaluation, or in training with all gradients.
 
     Args:
-      middle: of a `Block`; or one of `NAMES`, an implementation of the library;
-        or of the block for GPUs: "narrow", by `narrow`, and "gpu", by its kernel.
+      middle: middle of a `Block`; or one of `NAMES`, an implementation of the library;
+        or for the block for GPUs, "narrow" for the function `narrow`, or "gpu" for the
+        kernel.
       shape: `[batch, height, width, channels]` of the input.
       expansion: E.
       kernel_size: side of the window.
-      dtype: what is computed in.
-      backward: whether it is trained and gradients are taken, of input and parameters.
-      strides: of the shift; the output has `strides * channels` features.
-      lowering: of the shift.
+      dtype: dtype of the computation.
+      backward: if True, also compute gradients of input and parameters.
+      strides: strides of the shift; the output has `strides * channels` features.
+      lowering: lowering of the shift.
       sizes: fields of `shiftjax.fast.gpu.Sizes`, other than its defaults.
-      train: whether BatchNorm takes the batch's statistics, also without `backward`.
+      train: if True, BatchNorm uses the batch's statistics, also without `backward`.
 
     Returns:
-      The function, and what makes its arguments.
+      The function, and a function that makes its arguments.
     """
     module, apply = module_of(
         middle,
@@ -219,7 +221,7 @@ def traced(
     def arguments() -> tuple:
         x: Any = random(tuple(shape), dtype)
         variables = module.init(jax.random.key(0), x)
-        if middle == "cpu":  # as within a network: entered once, narrow in float32
+        if middle == "cpu":  # as within a network: converted once, narrow in float32
             x = Planes.from_nhwc(x.astype("float32"), chunk=8)
         return variables, x
 
@@ -239,8 +241,8 @@ def block(copies: int = 1, **options: Any) -> Program:
     """Makes the program of a block.
 
     Args:
-      copies: inputs of a call.
-      **options: of `traced`; the middle "copy" copies the input alone.
+      copies: number of inputs of a call.
+      **options: options of `traced`; the middle "copy" only copies the input.
     """
     if options["middle"] == "copy":
         names = ("shape", "dtype", "backward")

@@ -1,4 +1,4 @@
-"""Networks in JAX: a step of `python -m train`, and inference by `model.apply`."""
+"""Networks in JAX: a step of `python -m train`, and inference with `model.apply`."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -23,12 +23,12 @@ from train.tasks.classification import Classification
 
 
 class ShiftNet(Unit):
-    """A network of CSC modules, of the shape of the paper's ShiftNets.
+    """A network of CSC modules with the shape of the paper's ShiftNets.
 
     Attributes:
       stem: features of the 7x7 convolution with stride 2 before the modules.
-      groups: of modules: kernel size, features, and the expansion of each module, the
-        first of which has stride 2.
+      groups: groups of modules, each with kernel size, features, and the expansion of
+        each module, the first of which has stride 2.
       num_classes: number of logits.
     """
 
@@ -54,7 +54,7 @@ class ShiftNet(Unit):
 
 
 def network(model: str, overrides: Mapping[str, Any], **options: Any) -> Unit:
-    """Makes a network of the library's, or a "shiftnet" of the shape asked for."""
+    """Makes a network of the library, or a "shiftnet" of the given shape."""
     if model == "shiftnet":
         return ShiftNet(**overrides, **options)
     return shiftjax.create_model(model, **overrides, **options)
@@ -72,12 +72,12 @@ def training_step(
     Args:
       model: a name of `shiftjax.list_models()`, or "shiftnet".
       batch_size: images in a step.
-      dtype: what is computed in.
+      dtype: dtype of the computation.
       image_size: side of the images.
-      overrides: the network's options.
+      overrides: options of the network.
 
     Returns:
-      The program; a call does as many steps as the trainer gives the device at once.
+      The program; a call runs the number of steps that the trainer dispatches at once.
     """
     config = dataclasses.replace(
         experiments.load("cifar10"),
@@ -132,11 +132,11 @@ def inference(
     image_size: int = 32,
     overrides: Mapping[str, Any] | None = None,
 ) -> Program:
-    """Makes `model.apply(variables, images, train=False)`; arguments as above.
+    """Makes the program of inference; see `training_step` for the arguments.
 
     Returns:
-      The program, a large batch spread over the cores of a CPU; a single image is
-      waited for before the next is begun.
+      The program `model.apply(variables, images, train=False)`. A large batch is split
+      over the cores of a CPU; single images are not queued.
     """
     replicas = replicas_for(batch_size)
     net = network(model, overrides or {}, dtype=dtype)
@@ -167,7 +167,7 @@ def inference(
 
 
 def replicas_for(batch_size: int) -> Replicas:
-    """Returns one device, or of a CPU the cores that the trainer spreads a batch over.
+    """Returns one device, or the CPU cores over which the trainer splits a batch.
 
     Call it before the first array.
     """

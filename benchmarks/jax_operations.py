@@ -1,4 +1,4 @@
-"""The operation in JAX, alone, forward and backward."""
+"""The operation by itself in JAX, forward and backward."""
 
 import functools
 import math
@@ -21,14 +21,14 @@ def both(function: Any, arguments: tuple, g: Any) -> tuple[Any, Any]:
 
 
 def copy(x: jax.Array) -> jax.Array:
-    """Adds one: of less the compiler would make nothing."""
+    """Adds one, because the compiler would remove a plain copy."""
     return x + jnp.ones((), x.dtype)
 
 
 def convolve(
     x: jax.Array, kernel: jax.Array, groups: int = 1, strides: int = 1
 ) -> jax.Array:
-    """A convolution `[batch, height, width, channels]`, padded by half its window."""
+    """Convolves `[batch, height, width, channels]`, padded by half of the window."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -52,14 +52,14 @@ def traced(
     Args:
       kind: "copy", "shift", "depthwise" or "dense".
       shape: `[batch, height, width, channels]` of input and result.
-      dtype: of both.
-      backward: whether gradients are taken, of input and kernel.
+      dtype: dtype of both.
+      backward: if True, also compute gradients of input and kernel.
       kernel_size: side of the window.
-      lowering: of the shift; None for the default.
+      lowering: lowering of the shift; None for the default.
 
     Returns:
-      The function, and what makes its arguments; a copy with `backward` copies two
-      tensors.
+      The function, and a function that makes its arguments; a copy with `backward`
+      copies two tensors.
     """
     channels = shape[-1]
     inputs, groups = (1, channels) if kind == "depthwise" else (channels, 1)
@@ -89,11 +89,11 @@ def traced(
 
 
 def operation(copies: int = 1, **options: Any) -> Program:
-    """Makes the program of an operation; a copy's row says how many bytes it moves.
+    """Makes the program of an operation; the facts of a copy have the bytes moved.
 
     Args:
-      copies: inputs of a call.
-      **options: of `traced`.
+      copies: number of inputs of a call.
+      **options: options of `traced`.
     """
     facts = {}
     if options["kind"] == "copy":

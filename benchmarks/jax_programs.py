@@ -1,4 +1,4 @@
-"""How our cases become programs to time."""
+"""Programs of JAX to time."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,13 +7,14 @@ import jax
 
 from benchmarks.cases import Program
 
-# A pure function, and what makes its arguments: it is run to time the function, and
-# only traced (`jax.eval_shape`) to compile it for a device that is not there.
+# A pure function, and a function that makes its arguments. The latter is run to time
+# the former, and only traced (`jax.eval_shape`) to compile for a device that is not
+# there.
 Traced = tuple[Callable[..., Any], Callable[[], tuple]]
 
 
 def random(shape: tuple[int, ...], dtype: str) -> jax.Array:
-    """Returns normally distributed numbers, always the same."""
+    """Returns normally distributed numbers, with a fixed seed."""
     return jax.random.normal(jax.random.key(0), shape, "float32").astype(dtype)
 
 
@@ -21,10 +22,10 @@ def make(traced: Traced, copies: int = 1, **facts: int) -> Program:
     """Makes a program of a function.
 
     Args:
-      traced: the function, and what makes its arguments.
-      copies: of the arguments, which together fit into no cache: a call dispatches the
-        function once, for all of them.
-      **facts: for its row.
+      traced: the function, and the function that makes its arguments.
+      copies: number of copies of the arguments, which together exceed the caches; a
+        call is one dispatch for all of them.
+      **facts: facts for its row.
     """
     function, arguments = traced
     filled = jax.jit(arguments)
@@ -49,8 +50,8 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
     """Compiles a function for its arguments.
 
     Returns:
-      The compiled function, and the bytes that a call needs beside its arguments, by
-      the compiler's count: the process's peak may be that of the compiler.
+      The compiled function, and the bytes that a call needs besides its arguments,
+      according to the compiler: the peak of the process may be that of compilation.
     """
     if not hasattr(function, "lower"):
         function = jax.jit(function)
@@ -69,10 +70,10 @@ def parameters(variables: Mapping[str, Any]) -> int:
 
 
 def is_queue() -> bool:
-    """Whether calls can be queued on the device while Python goes on."""
+    """Returns True if calls are asynchronous, and can be queued."""
     return jax.devices()[0].platform != "cpu"
 
 
 def peak_bytes() -> int | None:
-    """Returns the most memory that the device has given out, if it counts."""
+    """Returns the peak memory of the device, or None if it is unknown."""
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")

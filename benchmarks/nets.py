@@ -1,9 +1,8 @@
 """Whole networks: training steps, inference, and the memory of a training step.
 
-Each shift net is measured beside its competitors: itself by its reference
-implementation and in PyTorch; the ResNet that it replaces; and the depthwise ResNet of
-its size (ShiftNets beside themselves without shifts, and with depthwise convolutions
-for them).
+Each shift net is compared with its reference implementation, itself in PyTorch, the
+ResNet that it replaces, and the depthwise ResNet of its size. A ShiftNet is compared
+with itself without shifts, and with depthwise convolutions in their place.
 """
 
 import dataclasses
@@ -19,11 +18,12 @@ from shiftjax.registry import list_models
 # Options of the library's networks.
 REFERENCE, KERNELS = {"implementation": "reference"}, {"implementation": "gpu"}
 
-# Reductions with which the depthwise ResNet has the size of E (the paper's table 5).
+# Reductions of the depthwise ResNet of the size of E (the paper's table 5).
 REDUCTIONS = {1: 1.12, 3: 0.38, 6: 0.19, 9: 0.125}
 
 # The paper's ImageNet networks: features of the stem; kernel size, features and the
-# modules' expansions of each group. (C has other modules in the paper; these shapes.)
+# modules' expansions of each group. (In the paper, C has these shapes, but other
+# modules.)
 SHIFTNETS: Mapping[str, dict[str, Any]] = {
     "shiftnet_a": {
         "stem": 32,
@@ -60,9 +60,9 @@ class Net:
     """A network in one of the libraries.
 
     Attributes:
-      name: of its row.
+      name: name of its row.
       library: "jax" or "torch".
-      options: what the builders of `jax_nets` or `torch_programs` take.
+      options: options of the builders in `jax_nets` or `torch_programs`.
     """
 
     name: str
@@ -72,12 +72,12 @@ class Net:
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """A shift net and its competitors.
+    """A shift net and the networks to compare with.
 
     Attributes:
-      title: the shift net's.
-      nets: in the order of the rows.
-      facts: by which the report finds them.
+      title: title of the shift net.
+      nets: the networks, in the order of the rows.
+      facts: facts by which the report finds them.
       image_size: side of the images.
       batch_size: images in a step.
     """
@@ -90,7 +90,7 @@ class Group:
 
 
 def training(options: Options, machine: dict[str, Any]) -> list[Table]:
-    """Steps of training: one table a shift net and dtype."""
+    """Returns a table of training steps per shift net and dtype."""
     return [
         table("training", group, dtype, group.batch_size, machine)
         for dtype in dtypes(options, machine)
@@ -99,7 +99,7 @@ def training(options: Options, machine: dict[str, Any]) -> list[Table]:
 
 
 def inference(options: Options, machine: dict[str, Any]) -> list[Table]:
-    """Inference: one table a shift net, dtype and size of batch."""
+    """Returns a table of inference per shift net, dtype and batch size."""
     return [
         table("inference", group, dtype, batch_size, machine)
         for dtype in dtypes(options, machine)
@@ -109,7 +109,7 @@ def inference(options: Options, machine: dict[str, Any]) -> list[Table]:
 
 
 def memory(options: Options, machine: dict[str, Any]) -> list[Table]:
-    """Steps of the deepest network, whose memory should not grow with E."""
+    """Returns tables of the deepest network, whose memory should not grow with E."""
     depth = 20 if options.quick else 110
     found = []
     for expansion in expansions(options):
@@ -134,7 +134,7 @@ def memory(options: Options, machine: dict[str, Any]) -> list[Table]:
 
 
 def expansions(options: Options) -> tuple[int, ...]:
-    """Those asked for.
+    """Returns the chosen expansions.
 
     Raises:
       InputError: if the paper has no such network.
@@ -147,7 +147,7 @@ def expansions(options: Options) -> tuple[int, ...]:
 
 
 def dtypes(options: Options, machine: dict[str, Any]) -> tuple[str, ...]:
-    """Those asked for, or the platform's usual one."""
+    """Returns the chosen dtypes, or the default one of the platform."""
     default = "float32" if machine["platform"] == "cpu" else "bfloat16"
     return options.dtypes or (default,)
 
@@ -155,7 +155,7 @@ def dtypes(options: Options, machine: dict[str, Any]) -> tuple[str, ...]:
 def table(
     program: str, group: Group, dtype: str, batch_size: int, machine: dict[str, Any]
 ) -> Table:
-    """The nets of a group, trained or evaluated."""
+    """Returns the table of the networks of a group, in training or inference."""
     common = {
         "batch_size": batch_size,
         "dtype": dtype,
@@ -178,17 +178,18 @@ def table(
             for net in group.nets
         ),
         facts=group.facts | {"batch_size": batch_size, "dtype": dtype},
-        # Processes of a CPU's cases would share an allocator; those of a TPU the TPU.
+        # On a CPU, cases of one process would share an allocator. A TPU has one
+        # process.
         processes="case" if machine["platform"] == "cpu" else "library",
     )
 
 
 def groups(options: Options, machine: dict[str, Any]) -> list[Group]:
-    """The shift nets asked for, each with its competitors.
+    """Returns the chosen shift nets, each with the networks to compare with.
 
     Raises:
-      UnknownNameError: if nothing has the name of one of the patterns.
-      InputError: if nothing is left of them.
+      UnknownNameError: if a pattern matches no network.
+      InputError: if no network has the chosen expansions.
     """
     known = [*list_models("shiftresnet*"), *SHIFTNETS]
     models = []
@@ -215,7 +216,7 @@ def groups(options: Options, machine: dict[str, Any]) -> list[Group]:
 def cifar_group(
     model: str, depth: int, expansion: int, options: Options, machine: dict[str, Any]
 ) -> Group:
-    """A ShiftResNet, the ResNet that it replaces, and the depthwise one of its size."""
+    """Returns a ShiftResNet, and the ResNet and depthwise ResNet to compare with."""
     reduction = REDUCTIONS[expansion]
     resnet, depthwise = f"ResNet-{depth}", f"depthwise ResNet-{depth}"
     jax, torch = adders()
@@ -226,7 +227,7 @@ def cifar_group(
         jax(f"{resnet}, reference implementation", f"resnet{depth}", **REFERENCE),
         jax(depthwise, f"depthwise_resnet{depth}", reduction=reduction),
     ]
-    if machine["platform"] == "gpu":  # where it is no default, and must be asked for
+    if machine["platform"] == "gpu":  # where the kernels are not the default
         found.insert(2, jax("the same, kernels", model, **KERNELS))
     if machine.get("torch"):
         cifar = {"family": "cifar", "depth": depth}
@@ -237,7 +238,7 @@ def cifar_group(
             torch(f"{resnet} in PyTorch", **cifar, kind="dense"),
             torch(f"{depthwise} in PyTorch", **narrow),
         ]
-        if machine["platform"] == "gpu":  # which torch.compile fuses
+        if machine["platform"] == "gpu":  # torch.compile can fuse slices
             slices = shift | {"kind": "slices"}
             found.append(torch("the same in PyTorch, by slices", **slices))
         if options.compile_torch:
@@ -252,7 +253,7 @@ def cifar_group(
 
 
 def shiftnet_group(model: str, options: Options, machine: dict[str, Any]) -> Group:
-    """A ShiftNet, and itself without shifts, or with convolutions for them."""
+    """Returns a ShiftNet, also without shifts, and with convolutions for them."""
     shape = SHIFTNETS[model]
     pointwise = shape | {"groups": [[1, *rest] for _, *rest in shape["groups"]]}
     jax, torch = adders()
@@ -282,7 +283,7 @@ def shiftnet_group(model: str, options: Options, machine: dict[str, Any]) -> Gro
 
 
 def compiled(nets: list[Net]) -> list[Net]:
-    """PyTorch's networks, by torch.compile."""
+    """Returns the networks of PyTorch, with torch.compile."""
     return [
         Net(f"{net.name}, compiled", net.library, net.options | {"compile": True})
         for net in nets
@@ -291,7 +292,7 @@ def compiled(nets: list[Net]) -> list[Net]:
 
 
 def adders() -> tuple[Callable[..., Net], Callable[..., Net]]:
-    """What makes networks of JAX and of PyTorch."""
+    """Returns functions that make networks of JAX and of PyTorch."""
 
     def jax(name: str, model: str, **overrides: Any) -> Net:
         return Net(name, "jax", {"model": model, "overrides": overrides})

@@ -1,4 +1,4 @@
-"""Keeps results as JSON and tables, and writes them into README.md and docs/."""
+"""Saves results as JSON and tables, and writes them into README.md and docs/."""
 
 import dataclasses
 import json
@@ -13,24 +13,24 @@ from train.markdown import grid
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 SECTION = re.compile(r"(<!-- speed: .*? -->\n).*?(<!-- end of speed -->)", re.DOTALL)
-PICTURE = "![Relative time of a training step and of the operation](docs/speed.png)"
-DEPTH = 20  # of the networks in the pages
+FIGURE = "![Relative time of a training step and of the operation](docs/speed.png)"
+DEPTH = 20  # of the networks on the pages
 EXPANSION = 3  # of the network in the README's sentences
 TITLES = {"training": "Training step", "inference": "Inference"}  # by benchmark
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A table of a benchmark, as it is kept.
+    """The measurement of a table, as it is saved.
 
     Attributes:
-      title: what all cases have in common.
-      base: name of the case that the others are compared with; where it was left out,
-        the first row stands for it.
-      facts: by which it is found.
-      in_turns: whether the cases took turns, so that times of a round compare.
-      rows: one a case.
-      left_out: why, by the name of each case that has no row.
+      title: description of the table.
+      base: name of the case that the others are compared with; if it was left out, the
+        first row is used.
+      facts: facts by which the table is found.
+      in_turns: True if the cases took turns, so that times of a round are comparable.
+      rows: a row per case.
+      left_out: the reasons, by the name of each case that has no row.
     """
 
     title: str
@@ -53,7 +53,7 @@ class Result:
         )
 
     def ratios(self) -> dict[str, Ratio]:
-        """Returns each row's time over the base's, by name."""
+        """Returns the time of each row relative to the base, by name."""
         bases = [row for row in self.rows if row.name == self.base]
         return {
             row.name: ratio(row, (bases or self.rows)[0], in_turns=self.in_turns)
@@ -61,10 +61,10 @@ class Result:
         }
 
     def floor(self) -> float | None:
-        """Returns the least seconds that the table's bytes and products take.
+        """Returns a lower bound of the seconds, from bytes and products.
 
-        Bytes move as fast as in the fastest copy of the table, products are computed at
-        the "tflops" of its facts; None for a table without these facts, or a copy.
+        Bytes move at the speed of the fastest copy of the table, products are computed
+        at the "tflops" of its facts. Without these facts or a copy, the result is None.
         """
         copies = [row for row in self.rows if "bytes" in row.facts]
         if "floor_bytes" not in self.facts or not copies:
@@ -83,10 +83,10 @@ class Report:
     """The results of a benchmark.
 
     Attributes:
-      benchmark: its name.
-      command: that made it.
-      machine: what the numbers depend on.
-      tables: in the order in which they were measured.
+      benchmark: name of the benchmark.
+      command: the command that measured it.
+      machine: facts about the machine and the versions.
+      tables: the tables, in the order of their measurement.
     """
 
     benchmark: str
@@ -95,7 +95,7 @@ class Report:
     tables: tuple[Result, ...]
 
     def save(self, folder: Path) -> Path:
-        """Writes BENCHMARK-PLATFORM.json, and .md beside it.
+        """Writes BENCHMARK-PLATFORM.json and .md.
 
         Returns:
           The path of the JSON.
@@ -109,7 +109,7 @@ class Report:
 
     @classmethod
     def load(cls, path: Path) -> "Report":
-        """Reads what `save` has written."""
+        """Reads a report that `save` has written."""
         values = json.loads(path.read_text())
         tables = []
         for table in values.pop("tables"):
@@ -123,7 +123,7 @@ class Report:
 
 
 def load(folder: Path, benchmark: str, platform: str) -> Report | None:
-    """Returns a report of the folder, if it is there."""
+    """Returns a report of the folder, or None if it does not exist."""
     path = folder / f"{benchmark}-{platform}.json"
     return Report.load(path) if path.exists() else None
 
@@ -140,7 +140,7 @@ def rounded(value: Any) -> Any:
 
 
 def cells(result: Result) -> tuple[list[str], list[list[str]]]:
-    """Returns headings and rows of a table, for the eye."""
+    """Returns headings and rows of a table, as text."""
     headings = ["case", "ms", f"over {result.base}", "quartiles", "first call, s"]
     headings.append("memory, MB")
     peaks = any(row.peak_bytes is not None for row in result.rows)
@@ -168,12 +168,12 @@ def cells(result: Result) -> tuple[list[str], list[list[str]]]:
 
 
 def megabytes(count: int | None) -> str:
-    """Returns a number of bytes as one of megabytes; nothing for None."""
+    """Returns a number of bytes in megabytes; an empty text for None."""
     return "" if count is None else f"{count / 1e6:.4g}"
 
 
 def place(report: Report) -> str:
-    """Returns the machine in words."""
+    """Returns the name of the machine."""
     machine = report.machine
     if machine["platform"] == "cpu":
         return f"{machine['cores']} cores of {machine['cpu']}"
@@ -181,7 +181,7 @@ def place(report: Report) -> str:
 
 
 def markdown(report: Report) -> str:
-    """Returns all tables of a report."""
+    """Returns all tables of a report in Markdown."""
     machine = report.machine
     versions = [
         f"{name} {machine[name]}"
@@ -207,7 +207,7 @@ def update(page: str, body: str) -> str:
 
     Args:
       page: the text, with or without the markers.
-      body: Markdown; where it is empty the text stays as it is.
+      body: Markdown; if it is empty, the text does not change.
     """
     if not body:
         return page
@@ -218,7 +218,7 @@ def speed_page(folder: Path) -> str:
     """Returns the section of docs/speed.md: one table per benchmark and batch size.
 
     Args:
-      folder: of the results; the section is empty without any.
+      folder: folder of the results; without any, the section is empty.
     """
     parts = [part for report in timed(folder) for part in comparison(report)]
     return "\n\n".join(parts)
@@ -228,18 +228,18 @@ def speed_summary(folder: Path) -> str:
     """Returns the README's section: one sentence per benchmark, and the figure.
 
     Args:
-      folder: of the results; the section is empty without any.
+      folder: folder of the results; without any, the section is empty.
     """
     reports = timed(folder)
     sentences = " ".join(filter(None, map(sentence, reports)))
     parts = ["\n".join(wrap(sentences))] if sentences else []
     if any(report.benchmark == "training" for report in reports):
-        parts.append(PICTURE)
+        parts.append(FIGURE)
     return "\n\n".join(parts)
 
 
 def timed(folder: Path) -> list[Report]:
-    """Returns the reports of a folder that the pages show, in their order."""
+    """Returns the reports of a folder that the pages show, in order."""
     reports = (
         load(folder, name, platform) for platform in PLATFORMS for name in TITLES
     )
@@ -247,7 +247,7 @@ def timed(folder: Path) -> list[Report]:
 
 
 def sentence(report: Report) -> str:
-    """Returns a benchmark's main result in words; empty without rows of PyTorch."""
+    """Returns a benchmark's main result as text; empty without rows of PyTorch."""
     for table in report.find(depth=DEPTH, expansion=EXPANSION):
         ratios = table.ratios()
         same = ratios.get("the same in PyTorch")
@@ -286,7 +286,7 @@ def comparison(report: Report) -> list[str]:
 
 
 def images(table: Result) -> str:
-    """Returns the batch size of a table in words."""
+    """Returns the batch size of a table as text."""
     count = table.facts["batch_size"]
     return "1 image" if count == 1 else f"{count} images"
 
@@ -295,7 +295,7 @@ def pivot(tables: list[Result]) -> tuple[str, float]:
     """Puts tables of several expansions side by side.
 
     Returns:
-      Markdown, a column a table; and the largest distance of a quartile from its
+      Markdown with a column per table; and the largest distance of a quartile from its
       median, as a share of it.
     """
     tables = sorted(tables, key=lambda table: table.facts["expansion"])
@@ -321,7 +321,7 @@ def pivot(tables: list[Result]) -> tuple[str, float]:
 
 
 def wrap(text: str, width: int = 88) -> list[str]:
-    """Breaks a paragraph into lines, code in backquotes being one word."""
+    """Breaks a paragraph into lines; code in backquotes is one word."""
     lines = [""]
     for word in re.findall(r"\S*`[^`]*`\S*|\S+", text):
         if len(lines[-1]) + len(word) + 1 > width and lines[-1]:

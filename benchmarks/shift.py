@@ -1,4 +1,4 @@
-"""The operation: every lowering of the shift beside a copy and convolutions."""
+"""The operation: every lowering of the shift, a copy and convolutions."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ BUILD = {
 
 
 def tables(options: Options, machine: dict[str, Any]) -> list[Table]:
-    """One table for each shape and dtype, forward and with the gradient."""
+    """Returns a table for each shape, dtype and pass."""
     shapes = [
         [options.batch_size or images, *shape]
         for images, *shape in SHAPES[machine["platform"]]
@@ -42,9 +42,9 @@ def tables(options: Options, machine: dict[str, Any]) -> list[Table]:
 def cases(
     shape: list[int], dtype: str, backward: bool, machine: dict[str, Any]
 ) -> list[Case]:
-    """A copy, every lowering for each K, and convolutions, in each library."""
+    """Returns a copy, every lowering for each K, and convolutions, in each library."""
     default = DEFAULT_LOWERING.get(machine["platform"], "select")
-    many = {"copies": 2} if machine["platform"] == "gpu" else {}  # that no cache holds
+    many = {"copies": 2} if machine["platform"] == "gpu" else {}  # which no cache holds
     found = []
     for library in ("jax", "torch") if machine.get("torch") else ("jax",):
         of_torch = ", PyTorch" if library == "torch" else ""

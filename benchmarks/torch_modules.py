@@ -1,8 +1,8 @@
 """The networks as PyTorch modules.
 
-The shift is a depthwise convolution with one-hot kernels on channels_last tensors: of
-the eager forms (roll and mask, slices, grouped convolution) the fastest in training on
-a CPU. On a GPU slices, compiled, are measured beside it.
+The shift is a depthwise convolution with one-hot kernels on channels_last tensors. Of
+the eager implementations (roll and mask, slices, grouped convolution) it is the fastest
+in training on a CPU. On a GPU compiled slices are measured too.
 """
 
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ class ConvNorm(nn.Module):
         return self.norm(self.conv(x))
 
     def fold(self) -> None:
-        """Makes one convolution of both."""
+        """Folds both into one convolution."""
         assert isinstance(self.norm, nn.BatchNorm2d)
         self.conv = fusion.fuse_conv_bn_eval(self.conv, self.norm)
         self.norm = nn.Identity()
@@ -43,7 +43,7 @@ class ConvNorm(nn.Module):
 def convolution(
     inputs: int, outputs: int, kernel_size: int = 1, stride: int = 1, groups: int = 1
 ) -> nn.Conv2d:
-    """A convolution without bias, padded by half of its window."""
+    """Makes a convolution without bias, padded by half of its window."""
     return nn.Conv2d(
         inputs,
         outputs,
@@ -56,7 +56,7 @@ def convolution(
 
 
 def one_hot(channels: int, kernel_size: int) -> torch.Tensor:
-    """The kernels of a depthwise convolution that shifts."""
+    """Returns the kernels of a depthwise convolution that shifts."""
     kernel = torch.zeros(channels, 1, kernel_size, kernel_size)
     half = kernel_size // 2
     moves = shiftjax.displacements(channels, kernel_size)
@@ -88,11 +88,11 @@ class Slices(nn.Module):
 
 
 def middle(kind: str, channels: int, kernel_size: int) -> nn.Conv2d | Slices | None:
-    """What stands between the 1x1 convolutions.
+    """Makes the module between the 1x1 convolutions, or None.
 
     Args:
       kind: "shift", "slices" (the shift as copies of slices), "depthwise" or "nothing".
-      channels: of input and output.
+      channels: channels of input and output.
       kernel_size: side of the window.
     """
     if kind == "nothing" or kernel_size == 1:
@@ -108,7 +108,7 @@ def middle(kind: str, channels: int, kernel_size: int) -> nn.Conv2d | Slices | N
 class Block(nn.Module):
     """A residual block of the CIFAR networks: "shift", "depthwise" or "dense".
 
-    For "nothing" a shift block without its shift.
+    The kind "nothing" is a shift block without its shift.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class Block(nn.Module):
 
 
 class CSC(nn.Module):
-    """Conv-shift-conv, before activation, as `shiftjax.CSC`."""
+    """Conv-shift-conv, as `shiftjax.CSC`."""
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ class DenseBlock(nn.Module):
 
 
 def cifar_net(kind: str, depth: int, expansion: float = 1.0) -> nn.Module:
-    """Makes a ResNet of blocks of a kind."""
+    """Makes a CIFAR ResNet with blocks of a kind."""
     blocks, inputs = [], 16
     for outputs in (16, 32, 64):
         for _ in range((depth - 2) // 6):

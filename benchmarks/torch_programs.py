@@ -1,7 +1,7 @@
-"""PyTorch's cases, each in the fastest form known there.
+"""Programs of PyTorch, in the fastest implementation known there.
 
-Tensors are channels_last. On a GPU float32 is with TF32, as in JAX, bfloat16 is by
-autocast in training, and cuDNN chooses its algorithms by timing them. In inference
+Tensors are channels_last. On a GPU, float32 uses TF32, as in JAX, bfloat16 uses
+autocast in training, and cuDNN chooses its algorithms by timing them. In inference,
 every BatchNorm that follows a convolution is folded into it.
 """
 
@@ -38,10 +38,10 @@ NETS: Mapping[str, Callable[..., nn.Module]] = {
 def make(
     call: Callable[[], Any], *, queued: bool = True, steps: int = 1, **facts: int
 ) -> Program:
-    """Makes a program, and on a GPU counts the memory of a call."""
+    """Makes a program, and measures the memory of a call on a GPU."""
     if not CUDA:
         return Program(call, lambda _: None, steps=steps, facts=facts)
-    call()  # in which cuDNN tries its algorithms, and gradients are made
+    call()  # cuDNN tries its algorithms, and gradients are allocated
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -59,9 +59,9 @@ def make(
 
 
 def on_copies(call: Callable[..., Any], inputs: Sequence, copies: int) -> Program:
-    """Makes a program of a call on each of some copies of its inputs.
+    """Makes a program that calls a function on several copies of its inputs.
 
-    On a GPU the launches of all are recorded as one graph, without those from Python.
+    On a GPU the launches of all calls are one graph, to avoid the overhead of Python.
     """
     groups = [[x.clone() for x in inputs] for _ in range(copies)]
 
@@ -89,18 +89,18 @@ def images(*shape: int, dtype: str = "float32") -> torch.Tensor:
 
 
 def place(net: nn.Module) -> nn.Module:
-    """Puts a network where and how it is fastest."""
+    """Puts a network on the device, in channels_last."""
     net = net.to(DEVICE)
     return net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def compiled(net: nn.Module) -> Any:
-    """Compiles a network, on a GPU with the launches of a step as one graph."""
+    """Compiles a network; on a GPU, the launches of a step are one graph."""
     return torch.compile(net, mode="reduce-overhead" if CUDA else None)
 
 
 def parameters(net: nn.Module) -> int:
-    """Returns the number of parameters, of which the one-hot kernels are none."""
+    """Returns the number of parameters, without the one-hot kernels."""
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
 
 
@@ -119,8 +119,8 @@ def training_step(
       batch_size: images in a step.
       dtype: float32, or bfloat16 by autocast.
       image_size: side of the images.
-      compile: whether by torch.compile.
-      **options: the network's.
+      compile: if True, use torch.compile.
+      **options: options of the network.
     """
     net = place(NETS[family](**options))
     x = images(batch_size, 3, image_size, image_size)
@@ -150,7 +150,7 @@ def inference(
     compile: bool = False,  # noqa: A002 (as torch has it)
     **options: Any,
 ) -> Program:
-    """Makes inference by a folded network; arguments as above."""
+    """Makes inference by a folded network; see `training_step` for the arguments."""
     net = NETS[family](**options)
     params = parameters(net)
     net = place(fold(net)).to(getattr(torch, dtype))
@@ -165,7 +165,7 @@ def inference(
 
 
 def slices(x: torch.Tensor, kernel_size: int) -> torch.Tensor:
-    """The shift as a copy of one slice a group."""
+    """Shifts by copying a slice per group of channels."""
     moves = shiftjax.displacements(x.shape[1], kernel_size).tolist()
     starts = [c for c in range(len(moves)) if not c or moves[c] != moves[c - 1]]
     out = torch.zeros_like(x)
@@ -192,12 +192,12 @@ def operation(
     Args:
       kind: "copy" (of two tensors with `backward`), "shift", "depthwise" or "dense".
       shape: `[batch, height, width, channels]` of input and result.
-      dtype: of both.
-      backward: whether gradients are taken, of input and kernel.
+      dtype: dtype of both.
+      backward: if True, also compute gradients of input and kernel.
       kernel_size: side of the window.
-      lowering: of the shift: "one-hot", a depthwise convolution; or "slices", copies of
-        them, for which tensors are not channels_last.
-      copies: inputs of a call.
+      lowering: lowering of the shift: "one-hot", a depthwise convolution; or "slices",
+        copies of slices, for which tensors are not channels_last.
+      copies: number of inputs of a call.
     """
     batch, height, width, channels = shape
     x = images(batch, channels, height, width, dtype=dtype)
@@ -257,11 +257,11 @@ def block(
       shape: `[batch, height, width, channels]` of the input.
       expansion: E.
       kernel_size: side of the window.
-      dtype: what is computed in.
-      backward: whether it is trained, else it is evaluated, folded.
-      strides: of the block; the output has `strides * channels` features.
-      copies: inputs of a call.
-      compile: whether by torch.compile.
+      dtype: dtype of the computation.
+      backward: True for training with gradients; False for evaluation, folded.
+      strides: strides of the block; the output has `strides * channels` features.
+      copies: number of inputs of a call.
+      compile: if True, use torch.compile.
     """
     batch, height, width, channels = shape
     features = strides * channels
@@ -277,7 +277,7 @@ def block(
     x = images(batch, channels, height, width, dtype=dtype)
     if not backward:
         return on_copies(of(forward), [x], copies)
-    # A graph may not keep the casts of another call.
+    # A graph must not reuse the casts of another call.
     cast = torch.autocast(
         DEVICE, torch.bfloat16, enabled=dtype == "bfloat16", cache_enabled=False
     )

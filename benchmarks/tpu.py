@@ -1,13 +1,12 @@
-"""What the shift nets cost on a TPU, by its compiler: `python -m benchmarks.tpu`.
+"""Estimates the cost of shift nets on a TPU: `python -m benchmarks.tpu`.
 
-Compiles for a v5e, which need not be there, with libtpu (`pip install libtpu`): shift
-blocks alone and in a row, stages of blocks as wide as a ShiftNet's, and a whole
-training step of ShiftResNet-20, all in bfloat16. The rows: no shift at all (K = 1),
-which is no competitor but the mark to reach; the reference, whose shifts are masked
-selects; and the kernel, where it is faster. The figures are estimates, by which
-implementations can be ranked; see benchmarks/tpu_costs.py for what they leave out.
-Prints tables and writes them to benchmarks/results/tpu.json, in which those of other
-cases stay.
+The command compiles for a v5e, which need not be there, with libtpu (`pip install
+libtpu`). The cases are single shift blocks, several blocks, stages of blocks as wide as
+a ShiftNet's, and a whole training step of ShiftResNet-20, all in bfloat16. The rows are
+no shift at all (K = 1), which is the lower bound; the reference, whose shifts are
+masked selects; and the kernel, if it is faster. The numbers are estimates that rank
+implementations; see benchmarks/tpu_costs.py for what they leave out. The command prints
+tables and writes them to benchmarks/results/tpu.json, where those of other cases stay.
 """
 
 import dataclasses
@@ -21,7 +20,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from benchmarks.tpu_costs import CHIP, Cost, compile_for_tpu, cores  # first: for jax
+from benchmarks.tpu_costs import CHIP, Cost, compile_for_tpu, cores  # before jax
 
 # isort: split
 import flax.linen as nn
@@ -87,10 +86,10 @@ STAGES = {
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """Cost the implementations of the shift block on a TPU, by its compiler."""
+    """The options of the estimate."""
 
     stages: tuple[str, ...] = tuple(STAGES)
-    """Which blocks and stages of blocks."""
+    """Blocks and stages of blocks."""
     batch_size: int = 256
     """Images in a training step of ShiftResNet-20; 0 for none."""
 
@@ -118,7 +117,7 @@ class Stages(nn.Module):
         return x
 
 
-# The implementation, and whether anything shifts at all.
+# The implementation, and True if channels are shifted.
 ROWS = {
     "no shift": ("reference", False),
     "reference": ("reference", True),
@@ -127,7 +126,7 @@ ROWS = {
 
 
 def stages(row: str, name: str) -> Cost:
-    """Costs output, gradients and statistics of stages of blocks."""
+    """Estimates the cost of output, gradients and statistics of stages of blocks."""
     (images, side, channels), shapes = STAGES[name]
     module = Stages(tuple(shapes), *ROWS[row])
     x = jax.ShapeDtypeStruct((images, side, side, channels), jnp.bfloat16)
@@ -141,7 +140,7 @@ def stages(row: str, name: str) -> Cost:
 
 
 def training_step(row: str, batch_size: int) -> Cost:
-    """Costs a step of `python -m train cifar10` on a core that holds the pictures."""
+    """Estimates a step of `python -m train cifar10`, with resident images."""
     implementation, shifts = ROWS[row]
     network = ShiftResNet(
         depth=20,
@@ -161,7 +160,7 @@ def training_step(row: str, batch_size: int) -> Cost:
     shape = jax.ShapeDtypeStruct
     image = (32, 32, 3)
     state = jax.eval_shape(lambda: create_state(network, optimizer, 0, image))
-    pictures = jax.eval_shape(
+    images = jax.eval_shape(
         lambda: Resident(
             jnp.zeros((EXAMPLES, math.prod(image)), jnp.uint8),
             jnp.zeros((EXAMPLES,), jnp.int32),
@@ -172,7 +171,7 @@ def training_step(row: str, batch_size: int) -> Cost:
     return compile_for_tpu(
         replicas.parallelize(program, donate_state=True),
         state,
-        pictures,
+        images,
         items,
         shape((), jnp.int32),
     )
@@ -195,7 +194,7 @@ def cells(costs: dict[str, Cost]) -> list[list[str]]:
 
 
 def write(table: dict[str, Any]) -> None:
-    """Writes a table in the place of the one with its title: each takes minutes."""
+    """Writes a table, which replaces the one with its title."""
     path = RESULTS / "tpu.json"
     tables = json.loads(path.read_text())["tables"] if path.exists() else []
     others = [old for old in tables if old["title"] != table["title"]]
@@ -204,7 +203,7 @@ def write(table: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Costs every case by every implementation."""
+    """Estimates the cost of every case in every implementation."""
     options = tyro.cli(Options, prog="python -m benchmarks.tpu", description=__doc__)
     console, facts = Console(), machine()
     cases: list[tuple[str, Callable[[str, Any], Cost], Any]]

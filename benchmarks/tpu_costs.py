@@ -1,9 +1,10 @@
-"""What a program costs on a TPU, read from its compiler: no TPU is needed.
+"""Estimates the cost of programs on a TPU from its compiler, without a TPU.
 
 libtpu compiles ahead of time, and writes the final instruction bundles of each
-operation, which a core issues one a cycle. An operation is estimated to take the larger
-of its bundles' time and its memory traffic's; operations run one after another. Left
-out: stalls on memory within an operation, and transfers that overlap with others.
+operation, of which a core issues one per cycle. The estimate of an operation is the
+larger of the times of its bundles and of its memory traffic; operations run one after
+another. The estimate leaves out stalls on memory within an operation, and overlapping
+transfers.
 """
 
 import dataclasses
@@ -36,13 +37,13 @@ import numpy as np  # noqa: E402
 from jax.experimental import topologies  # noqa: E402
 from jax.sharding import Mesh, NamedSharding, PartitionSpec  # noqa: E402
 
-BITS = {"pred": 8, "bf16": 16}  # else the number in the type's name
+BITS = {"pred": 8, "bf16": 16}  # others have their number of bits in the name
 SHAPE = re.compile(r"([a-z]+\d*)\[([\d,]*)\](?:\{([^}]*)\})?")
 INSTRUCTION = re.compile(
     r"(?:ROOT )?%?(?P<name>\S+) = (?P<shape>\(.*?\)(?= [a-z])|\S+) "
     r"(?P<opcode>[a-z][\w-]*)\((?P<operands>.*?)\)(?:, |$)"
 )
-FREE = {  # move nothing, or are counted where they start
+FREE = {  # these move nothing, or are counted at their start
     "parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all",
     "copy-done", "slice-done", "async-done", "async-update", "opt-barrier",
     "partition-id", "replica-id", "iota",
@@ -54,12 +55,12 @@ class Cost:
     """The cost of a program.
 
     Attributes:
-      hbm_bytes: moved between the chip and its memory, with the padding of tiles.
-      cycles: instruction bundles.
-      seconds: the estimate.
-      temporary_bytes: memory for what is neither argument nor result.
-      unknown: operations above 1 MB of traffic whose bundles were not found.
-      open_loops: loops whose length is unknown, each counted as one turn.
+      hbm_bytes: bytes moved between the chip and its memory, with padding of tiles.
+      cycles: number of instruction bundles.
+      seconds: the estimated time.
+      temporary_bytes: memory besides arguments and results.
+      unknown: number of operations above 1 MB of traffic without known bundles.
+      open_loops: number of loops of unknown length, which count as one turn each.
     """
 
     hbm_bytes: int
@@ -80,10 +81,10 @@ class Operation:
     """One instruction of the scheduled program.
 
     Attributes:
-      name: unique.
-      kind: equal for operations that are compiled once for all.
-      times: how often it runs.
-      hbm_bytes: that it moves each time.
+      name: a unique name.
+      kind: equal for operations that are compiled once.
+      times: number of times that it runs.
+      hbm_bytes: bytes that it moves each time.
     """
 
     name: str
@@ -93,17 +94,17 @@ class Operation:
 
 
 def cores(count: int) -> NamedSharding:
-    """Returns a placement on so many cores of the chip, a copy on each."""
+    """Returns a placement with a copy on each of a number of cores."""
     topology = topologies.get_topology_desc(TOPOLOGY, platform="tpu")
     mesh = Mesh(np.array(topology.devices[:count]), ("core",))
     return NamedSharding(mesh, PartitionSpec())
 
 
 def compile_for_tpu(function: Any, *shapes: Any) -> Cost:
-    """Compiles a jitted function, placed on `cores`, and costs it.
+    """Compiles a jitted function, placed on `cores`, and estimates its cost.
 
     Args:
-      function: what `jax.jit` returns.
+      function: the result of `jax.jit`.
       shapes: trees of `jax.ShapeDtypeStruct`, its arguments.
 
     Returns:
@@ -120,7 +121,7 @@ def compile_for_tpu(function: Any, *shapes: Any) -> Cost:
 def total(
     program: list[Operation], bundles: dict[str, tuple[int, int]], temporary: int
 ) -> Cost:
-    """Adds up operations, with the (cycles, open loops) of those that were dumped."""
+    """Adds the costs of operations, from their (cycles, open loops) by name."""
     by_kind = {op.kind: bundles[op.name] for op in program if op.name in bundles}
     hbm_bytes = cycles = unknown = open_loops = 0
     seconds = 0.0
@@ -141,7 +142,7 @@ def total(
 
 
 def operations(text: str) -> Iterator[Operation]:
-    """Lists what a program runs."""
+    """Yields the operations of a program."""
     computations: dict[str, list[str]] = {}
     entry, lines = "", []
     for line in text.splitlines():
@@ -157,7 +158,7 @@ def operations(text: str) -> Iterator[Operation]:
 def within(
     computations: dict[str, list[str]], name: str, times: int
 ) -> Iterator[Operation]:
-    """Lists what one computation runs, with the bodies of its loops and calls."""
+    """Yields the operations of a computation, and of its loops and calls."""
     shapes: dict[str, str] = {}
     for line in computations[name]:
         match = INSTRUCTION.match(line)
@@ -183,16 +184,16 @@ def within(
 
 
 def traffic(opcode: str, result: str, sources: list[str]) -> int:
-    """Bytes that an instruction moves to and from memory."""
+    """Returns the bytes that an instruction moves to and from memory."""
     if opcode == "copy-start":
-        result = result.split("}")[0] + "}"  # then follow the source and a token
+        result = result.split("}")[0] + "}"  # the source and a token follow
     if opcode == "slice-start":
         return sum(hbm_bytes(result)[:1]) or hbm_bytes(result.replace(":S(1)", ""))[0]
     return sum(sum(hbm_bytes(text)) for text in (result, *sources))
 
 
 def hbm_bytes(text: str) -> list[int]:
-    """Bytes of each array in a shape, with the padding of tiles; 0 on the chip."""
+    """Returns the bytes of each array in a shape, with padding; 0 on the chip."""
     sizes = []
     for dtype, dims, layout in SHAPE.findall(text):
         bits = BITS.get(dtype) or int(re.sub(r"\D", "", dtype) or 0)
@@ -212,7 +213,7 @@ def hbm_bytes(text: str) -> list[int]:
 
 
 def read_bundles() -> dict[str, tuple[int, int]]:
-    """Returns (cycles, open loops) of each operation in the compiler's dump."""
+    """Returns (cycles, open loops) of each operation in the dump of the compiler."""
     costs = {}
     for file in DUMPS.glob("*-final_bundles.txt"):
         name = re.fullmatch(r"\d+-(.*)-\d+-final_bundles\.txt", file.name)
@@ -222,7 +223,7 @@ def read_bundles() -> dict[str, tuple[int, int]]:
 
 
 class Bundles:
-    """The bundles of one operation: straight code, and counted loops in it."""
+    """The bundles of one operation: straight code and counted loops."""
 
     def __init__(self, text: str) -> None:
         pattern = re.compile(r"^\s*0x[0-9a-f]+\s*([A-Z]{2})?\s*: ?(>*) ?\{.*", re.M)
@@ -233,7 +234,7 @@ class Bundles:
         self._open_loops = 0
 
     def count(self) -> tuple[int, int]:
-        """Returns the cycles, and how many loops have no known length."""
+        """Returns the cycles, and the number of loops of unknown length."""
         cycles = i = 0
         while i < len(self._rows):
             if self._rows[i][0]:
@@ -244,7 +245,7 @@ class Bundles:
         return cycles, self._open_loops
 
     def _loop(self, start: int) -> tuple[int, int]:
-        """Returns the cycles of the loop that begins here, and the row after it."""
+        """Returns the cycles of the loop that begins at a row, and the row after it."""
         _, depth, head = self._rows[start]
         body, i, turns = 0, start, None
         limits: dict[str, tuple[str, int]] = {}
@@ -281,7 +282,7 @@ class Bundles:
         start: int,
         end: int,
     ) -> int | None:
-        """Returns how often a loop runs, if its limit is a constant."""
+        """Returns the number of turns of a loop, if its limit is a constant."""
         if limit is None:
             return None
         counter, turns = limit
@@ -290,5 +291,5 @@ class Bundles:
             turns = -(-turns // step)
         tail = "".join(text for *_, text in self._rows[max(start, end - 30) : end])
         if "loop exit test" in tail and turns > 2:
-            turns -= 2  # the first and the last stage of the pipeline's grid
+            turns -= 2  # without the first and the last stage of the pipeline
         return turns

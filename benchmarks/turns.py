@@ -1,8 +1,8 @@
-"""Timing that a noisy machine cannot bias: cases in turns, ratios within a round.
+"""Timing in turns, which a noisy machine does not bias.
 
-Cases live in processes of their own, all with the same allocator settings. One runs at
-a time, so that load from elsewhere hits all alike; ratios are taken within a round, and
-their median and quartiles are reported.
+Cases run in separate processes with the same allocator settings. They take turns, one
+at a time, so other load on the machine affects all alike. Ratios are computed within a
+round, and their median and quartiles are reported.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from typing import Any
 from benchmarks import ROOT
 from benchmarks.cases import Case, Table
 
-Say = Callable[[str], None]
-QUIET: Say = lambda _: None  # noqa: E731 (a default, with its type)
+Log = Callable[[str], None]
+QUIET: Log = lambda _: None  # noqa: E731 (a default, with its type)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,16 +29,14 @@ class Row:
     """The measurement of one case.
 
     Attributes:
-      name: of the case.
-      times: seconds of a call, the median of each turn.
-      first_call: seconds from building to the end of the first call; on an
-        accelerator, where several cases are built at once, of them together.
-      memory_bytes: what a call needs beside its arguments: the compiler's count, what
-        the library says, or the growth of the process; None where several cases share
-        one and nothing else tells.
-      peak_bytes: the most memory that the device gave out, where it says, to a process
-        with this case alone.
-      facts: about the case: parameters, multiply-adds.
+      name: name of the case.
+      times: median seconds of a call in each turn.
+      first_call: seconds from building to the end of the first call; on an accelerator,
+        where several cases are built at once, of all of them.
+      memory_bytes: memory that a call needs besides its arguments, according to the
+        compiler, the library or the growth of the process; None if it is unknown.
+      peak_bytes: peak memory of the device in a process with this case alone, or None.
+      facts: facts about the case: parameters, multiply-adds.
     """
 
     name: str
@@ -56,11 +54,10 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """How two rows compare.
+    """The ratio of the times of two rows.
 
     Attributes:
-      median: of the ratios within a round; of cases that took no turns, the ratio of
-        their medians.
+      median: median of the ratios within a round; without turns, the ratio of medians.
       low: the lower quartile; None without turns.
       high: the upper quartile; None without turns.
     """
@@ -71,7 +68,7 @@ class Ratio:
 
 
 def ratio(row: Row, base: Row, *, in_turns: bool = True) -> Ratio:
-    """Returns the time of a row over that of another.
+    """Returns the time of a row relative to another.
 
     Example:
       >>> a, b = (Row("", t, 0, 0, 0, {}) for t in ((2.0, 6.0, 9.0), (1.0, 2.0, 3.0)))
@@ -88,7 +85,7 @@ def ratio(row: Row, base: Row, *, in_turns: bool = True) -> Ratio:
 
 
 class WorkerError(RuntimeError):
-    """A worker has ended; the message says what it wrote last."""
+    """The error of a worker that has ended; the message is its last output."""
 
 
 class Worker:
@@ -97,7 +94,7 @@ class Worker:
     def __init__(self, platform: str | None = None) -> None:
         environment = dict(os.environ)
         environment.pop("JAX_COMPILATION_CACHE_DIR", None)  # first calls compile
-        if platform == "gpu":  # which two libraries share
+        if platform == "gpu":  # two libraries share it
             environment["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed with it)
         self._process = subprocess.Popen(
@@ -114,7 +111,7 @@ class Worker:
         """Returns the answer to a request.
 
         Raises:
-          WorkerError: if there is none.
+          WorkerError: if the process ends without one.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -128,12 +125,12 @@ class Worker:
         code = self._process.wait()
         self._errors.seek(0)
         lines = self._errors.read().strip().splitlines()
-        if code < 0:  # as by the kernel, for want of memory
+        if code < 0:  # e.g. by the system, out of memory
             raise WorkerError(f"killed by {signal.Signals(-code).name}")
         raise WorkerError(lines[-1] if lines else f"ended with code {code}")
 
     def close(self) -> None:
-        """Ends the process, and waits for that."""
+        """Ends the process, and waits for its end."""
         try:
             self._process.communicate()
         except BrokenPipeError:
@@ -142,11 +139,11 @@ class Worker:
 
 
 class Workers:
-    """The processes of a benchmark, started as they are needed.
+    """The processes of a benchmark, which are started when needed.
 
     Args:
-      platform: JAX's.
-      jobs: how many cases a process builds at once.
+      platform: platform of JAX.
+      jobs: number of cases that a process builds at once.
     """
 
     def __init__(self, platform: str, jobs: int = 1) -> None:
@@ -161,7 +158,7 @@ class Workers:
         self.close()
 
     def ask(self, key: str, **request: Any) -> Any:
-        """Returns a process's answer, or the error that ended it."""
+        """Returns the answer of a process, or the error that ended it."""
         if key not in self._workers:
             self._workers[key] = Worker(self._platform)
         try:
@@ -171,9 +168,9 @@ class Workers:
             return {"error": str(error)}
 
     def build(self, key: str, cases: Sequence[Case]) -> dict[str, Any]:
-        """Returns each case's facts, or its error."""
+        """Returns the facts of each case, or its error."""
         listed = [dataclasses.asdict(case) for case in cases]
-        jobs = self._jobs if cases[0].library == "jax" else 1  # torch counts memory
+        jobs = self._jobs if cases[0].library == "jax" else 1  # torch measures memory
         answer = self.ask(key, build=listed, jobs=jobs)
         return {case.name: answer.get(case.name, answer) for case in cases}
 
@@ -191,11 +188,11 @@ class Workers:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A table, measured.
+    """The measurement of a table.
 
     Attributes:
-      rows: one a case.
-      left_out: why, by the name of each case that has no row.
+      rows: a row per case.
+      left_out: the reasons, by the name of each case that has no row.
     """
 
     rows: list[Row]
@@ -209,23 +206,23 @@ def measure(
     rounds: int,
     seconds: float = 0.5,
     deadline: float | None = None,
-    say: Say = QUIET,
+    log: Log = QUIET,
 ) -> Measured:
     """Times the cases of a table in turns.
 
     Args:
       table: the cases.
-      workers: where they run.
-      rounds: how many turns each case has, at most.
-      seconds: how long a turn takes, at least.
-      deadline: by `time.monotonic()`, when no other round is begun.
-      say: told what is going on.
+      workers: the processes of the cases.
+      rounds: largest number of turns of a case.
+      seconds: shortest time of a turn.
+      deadline: time of `time.monotonic()` after which no round is started.
+      log: called with messages about the progress.
 
     Returns:
-      One row a case, in order; a case that fails is left out, and said.
+      A row per case, in order; a case that fails is left out, with its reason.
     """
     if table.processes != "alone":
-        return _in_turns(table, workers, rounds, seconds, deadline, say)
+        return _in_turns(table, workers, rounds, seconds, deadline, log)
     rows: list[Row] = []
     left_out: dict[str, str] = {}
     for i, case in enumerate(table.cases):
@@ -234,7 +231,7 @@ def measure(
             left = deadline - time.monotonic()
             share = time.monotonic() + left / (len(table.cases) - i)
         single = dataclasses.replace(table, cases=(case,))
-        measured = _in_turns(single, workers, rounds, seconds, share, say)
+        measured = _in_turns(single, workers, rounds, seconds, share, log)
         rows += measured.rows
         left_out |= measured.left_out
     return Measured(rows, left_out)
@@ -246,7 +243,7 @@ def _in_turns(
     rounds: int,
     seconds: float,
     deadline: float | None,
-    say: Say,
+    log: Log,
 ) -> Measured:
     """Builds all cases, then times one after the other, round by round."""
     shared = table.processes == "library"
@@ -254,12 +251,12 @@ def _in_turns(
     built: dict[str, Any] = {}
     left_out: dict[str, str] = {}
     for key in dict.fromkeys(keys.values()):
-        say(f"building {key}")
+        log(f"building {key}")
         cases = [case for case in table.cases if keys[case.name] == key]
         built |= workers.build(key, cases)
 
     def leave_out(name: str, reason: str) -> None:
-        say(f"left out {name}: {reason}")
+        log(f"left out {name}: {reason}")
         left_out[name] = reason
 
     for name, facts in built.items():
@@ -270,9 +267,9 @@ def _in_turns(
     for index in range(rounds):
         start = time.monotonic()
         if index and deadline is not None and start + longest > deadline:
-            say(f"no time for more than {index} of {rounds} rounds")
+            log(f"no time for more than {index} of {rounds} rounds")
             break
-        say(f"round {index + 1} of {rounds}")
+        log(f"round {index + 1} of {rounds}")
         for name in [name for name in times if name not in left_out]:
             answer = workers.ask(keys[name], time=name, seconds=seconds)
             if isinstance(answer, float):
@@ -282,7 +279,7 @@ def _in_turns(
         longest = max(longest, time.monotonic() - start)
     if shared:
         workers.forget()
-    else:  # else the next case's memory would not make the process grow
+    else:  # so that the memory of the next case makes its process grow
         workers.close()
     rows = [
         _row(name, times[name], built[name], table.processes)

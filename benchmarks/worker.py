@@ -1,11 +1,11 @@
 """A process that builds cases and times them: `python -m benchmarks.worker`.
 
-Each line of its input is a request in JSON, each line of its output the answer:
+Each line of its input is a request in JSON, and each line of its output the answer:
 
-    {"devices": true}                            what there is to run on
-    {"build": [case, ...], "jobs": n}            each case's facts, or its error
+    {"devices": true}                            the devices of JAX and PyTorch
+    {"build": [case, ...], "jobs": n}            the facts of each case, or its error
     {"time": name, "seconds": s}                 median seconds of a call
-    {"forget": true}                             drops all cases
+    {"forget": true}                             nothing; drops all cases
 """
 
 import ctypes
@@ -25,15 +25,17 @@ from typing import Any
 from benchmarks.cases import Case, Program
 from shiftjax.allocator import keep_freed_memory
 
-WARM_SECONDS = 0.1  # for caches, which may hold another case's data
-RUNS = 3  # at least: one in which the heap grows takes several times as long
-LONGEST_TURN = 10  # times the seconds asked for, where that is less than three runs
-QUEUE_SECONDS = 0.02  # of work to queue at once, where calls can be
+WARM_SECONDS = 0.1  # to fill caches, which may hold data of another case
+RUNS = (
+    3  # the fewest, because a run in which the heap grows takes several times as long
+)
+LONGEST_TURN = 10  # times the given seconds, for fewer than three runs
+QUEUE_SECONDS = 0.02  # of asynchronous work to queue at once
 LONGEST_QUEUE = 200
 
 
 def run(program: Program, calls: int = 1) -> float:
-    """Returns the seconds that so many calls take."""
+    """Returns the seconds that a number of calls take."""
     start = time.perf_counter()
     result = None
     for _ in range(calls):
@@ -43,12 +45,12 @@ def run(program: Program, calls: int = 1) -> float:
 
 
 def median_time(program: Program, seconds: float) -> float:
-    """Returns the median seconds of what is timed.
+    """Returns the median seconds of a step.
 
     Args:
-      program: what runs.
-      seconds: how long all runs take together, at least; three at least, unless these
-        take ten times as long.
+      program: the program to time.
+      seconds: shortest time of all runs together. There are at least three runs, unless
+        they take ten times as long.
     """
     calls, spent = 1, 0.0
     while spent < min(WARM_SECONDS, seconds):
@@ -67,9 +69,9 @@ def build(case: Case) -> tuple[Program, dict[str, Any]]:
     """Builds a case and runs it twice.
 
     Returns:
-      The case, and for its row "first_call" (seconds from building to the end of the
-      first call), "memory_bytes", "grown_bytes" (of the process), "peak_bytes" and
-      "facts".
+      The program, and for its row "first_call" (seconds from building to the end of the
+      first call), "memory_bytes", "grown_bytes" (growth of the process), "peak_bytes"
+      and "facts".
     """
     module, function = case.build.split(":")
     start = time.perf_counter()
@@ -91,16 +93,16 @@ LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 
 
 class Server:
-    """Answers requests."""
+    """The cases of a process, and the answers to requests."""
 
     def __init__(self) -> None:
         self._built: dict[str, Program] = {}
 
     def answer(self, request: Mapping[str, Any]) -> Any:
-        """Returns what JSON can hold, and then keeps no more memory than it must.
+        """Returns the answer to a request, and releases unused memory.
 
-        Cases wait in processes of their own: ten of them fill 24 GiB with what they
-        needed to compile and to run.
+        Ten processes with waiting cases would otherwise fill 24 GiB with memory that
+        they needed to compile and to run.
         """
         answer = self._answer(request)
         gc.collect()
@@ -126,7 +128,7 @@ class Server:
     def _build(self, case: Case) -> dict[str, Any]:
         try:
             self._built[case.name], facts = build(case)
-        except Exception as error:  # of whatever library, e.g. out of memory
+        except Exception as error:  # of any library, e.g. out of memory
             return {"error": summary(error)}
         return facts
 
@@ -140,7 +142,7 @@ class Server:
 
 
 def devices() -> dict[str, Any]:
-    """Returns what JAX and PyTorch would run on; starts both.
+    """Returns the devices of JAX and PyTorch, and starts both.
 
     Returns:
       "platform" and "device" of JAX; "torch", PyTorch's platform, if it is installed.
@@ -163,16 +165,16 @@ def summary(error: Exception) -> str:
 
 
 def _resident_peak() -> int:
-    """The most memory that this process has had."""
+    """Returns the peak memory of this process."""
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def main() -> None:
-    """Answers until the input ends."""
+    """Answers requests until the input ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print must not be taken for an answer
-    keep_freed_memory("cpu")  # as the trainer does; not asked, as JAX may not start
+    os.dup2(2, 1)  # output of libraries is no answer
+    keep_freed_memory("cpu")  # as in the trainer; JAX must not start yet
     server = Server()
     for line in sys.stdin:
         print(json.dumps(server.answer(json.loads(line))), file=answers, flush=True)

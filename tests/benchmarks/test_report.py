@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from benchmarks import RESULTS, ROOT
-from benchmarks.picture import draw
+from benchmarks.figure import draw
 from benchmarks.report import (
     Report,
     Result,

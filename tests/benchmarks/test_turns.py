@@ -88,18 +88,18 @@ def test_cases_are_built_together():
 
 @pytest.mark.parametrize("processes", ["library", "case", "alone"])
 def test_a_case_that_cannot_be_built_is_left_out_and_said(workers, processes):
-    said = []
+    logged = []
     cases = case("good", seconds=0.0), case("bad", "refuse", reason="no such thing")
     measured = measure(
         table(*cases, processes=processes),
         workers,
         rounds=2,
         seconds=0.001,
-        say=said.append,
+        log=logged.append,
     )
     assert [row.name for row in measured.rows] == ["good"]
     assert measured.left_out == {"bad": "ValueError: no such thing"}
-    assert "left out bad: ValueError: no such thing" in said
+    assert "left out bad: ValueError: no such thing" in logged
 
 
 def test_a_case_that_fails_later_is_left_out(workers):
@@ -130,17 +130,17 @@ def test_a_process_that_is_killed_is_left_out_with_the_signal(workers):
 @pytest.mark.parametrize("processes", ["library", "alone"])
 def test_rounds_are_dropped_when_time_is_over_but_no_case(workers, processes):
     cases = case("one", seconds=0.01), case("other", seconds=0.01)
-    said = []
+    logged = []
     measured = measure(
         table(*cases, processes=processes),
         workers,
         rounds=100,
         seconds=0.01,
         deadline=time.monotonic(),
-        say=said.append,
+        log=logged.append,
     )
     assert [(r.name, len(r.times)) for r in measured.rows] == [("one", 1), ("other", 1)]
-    assert "no time for more than 1 of 100 rounds" in said
+    assert "no time for more than 1 of 100 rounds" in logged
 
 
 def test_time_counts_the_steps_of_a_call():

@@ -1,4 +1,4 @@
-"""Draws docs/speed.png from the results, one row of panels a platform."""
+"""Draws docs/speed.png from the results, with a row of panels per platform."""
 
 import re
 from pathlib import Path
@@ -13,9 +13,9 @@ from benchmarks.turns import ratio
 
 SHIFT, RESNET, DEPTHWISE, FRAME = "#1f6fb4", "#333333", "#c8641e", "#999999"
 GRID = "#eeeeee"
-SHADES = {3: "#8fc1e8", 5: "#3d8fd1", 7: "#134a7c"}  # of the kernel sizes
+SHADES = {3: "#8fc1e8", 5: "#3d8fd1", 7: "#134a7c"}  # by kernel size
 
-# Rows of the training tables: label, colour, and whether the filled (our) marker.
+# Rows of the training tables: label, color, and True for shiftjax (a filled marker).
 SERIES = {
     "shiftjax": ("shift", SHIFT, True),
     "the same in PyTorch": ("shift", SHIFT, False),
@@ -30,8 +30,8 @@ def draw(folder: Path, path: Path) -> bool:
     """Draws the results of training and of the operation.
 
     Args:
-      folder: of the results.
-      path: of the figure.
+      folder: folder of the results.
+      path: path of the figure.
 
     Returns:
       True if there was anything to draw.
@@ -68,7 +68,7 @@ def draw_training(axes: Axes, report: Report) -> None:
         for name in (f"ResNet-{DEPTH} in PyTorch", f"ResNet-{DEPTH}", "shiftjax")
         if all(table.row(name) for table in tables)
     )
-    for name, (label, colour, ours) in SERIES.items():
+    for name, (label, color, ours) in SERIES.items():
         points = sorted(
             (row.facts["params"] / 1e3, ratio(row, base).median, t.facts["expansion"])
             for t in tables
@@ -82,12 +82,12 @@ def draw_training(axes: Axes, report: Report) -> None:
         axes.plot(
             [size for size, _, _ in points],
             [time for _, time, _ in points],
-            color=colour,
+            color=color,
             marker="o",
             markersize=7,
             linewidth=1.5,
             linestyle="-" if ours else (0, (4, 2)),
-            markerfacecolor=colour if ours else "white",
+            markerfacecolor=color if ours else "white",
             zorder=3,
         )
         if name == "shiftjax":
@@ -98,14 +98,14 @@ def draw_training(axes: Axes, report: Report) -> None:
                     (7, -11),
                     textcoords="offset points",
                     fontsize=9,
-                    color=colour,
+                    color=color,
                 )
     logarithmic(axes, "y")
     axes.set_ylim(bottom=axes.get_ylim()[0] / 1.25)
     axes.set_xlim(0, axes.get_xlim()[1] * 1.1)  # for the last label
     axes.set_xlabel("parameters, thousands")
-    kinds = {label: colour for label, colour, _ in SERIES.values()}
-    handles = [Line2D([], [], color=colour, linewidth=3) for colour in kinds.values()]
+    kinds = {label: color for label, color, _ in SERIES.values()}
+    handles = [Line2D([], [], color=color, linewidth=3) for color in kinds.values()]
     handles += [
         Line2D([], [], color=FRAME, marker="o", markersize=7),
         Line2D(
@@ -125,7 +125,7 @@ def draw_training(axes: Axes, report: Report) -> None:
 
 
 def draw_operation(axes: Axes, report: Report) -> None:
-    """Draws the time of each lowering over that of a memory copy."""
+    """Draws the time of each lowering relative to a memory copy."""
     first = {name: report.tables[0].facts[name] for name in ("shape", "dtype")}
     lanes: dict[str, list[tuple[int | None, bool, float]]] = {}
     for passes in ("forward", "forward + backward"):
@@ -141,14 +141,14 @@ def draw_operation(axes: Axes, report: Report) -> None:
         if y and rank(label, [])[0] != rank(order[y - 1], [])[0]:
             axes.axhline(y - 0.5, color=FRAME, linewidth=0.8)
         for kernel_size, forward, time in lanes[label]:
-            colour = SHADES.get(kernel_size or 0, RESNET)
+            color = SHADES.get(kernel_size or 0, RESNET)
             axes.plot(
                 time,
                 y + (-0.17 if forward else 0.17),
                 marker="o",
                 markersize=7,
-                color=colour,
-                markerfacecolor=colour if forward else "white",
+                color=color,
+                markerfacecolor=color if forward else "white",
                 markeredgewidth=1.6,
             )
     axes.axvline(1, color=FRAME, linewidth=1)
@@ -158,7 +158,7 @@ def draw_operation(axes: Axes, report: Report) -> None:
     logarithmic(axes, "x")
     axes.set_xlabel(operation_label(report.find(**first)))
     dot = {"linestyle": "", "marker": "o", "markersize": 7}
-    handles = [Line2D([], [], color=colour, **dot) for colour in SHADES.values()]
+    handles = [Line2D([], [], color=color, **dot) for color in SHADES.values()]
     handles += [
         Line2D([], [], color=FRAME, **dot),
         Line2D([], [], color=FRAME, markerfacecolor="white", **dot),
@@ -169,7 +169,7 @@ def draw_operation(axes: Axes, report: Report) -> None:
 
 
 def rank(label: str, points: list[tuple[int | None, bool, float]]) -> tuple[int, float]:
-    """Sorts lines: our lowerings, our convolutions, PyTorch's; the fastest first."""
+    """Returns the key that sorts lines by library and kind, the fastest first."""
     group = 2 if "PyTorch" in label else int("3x3" in label)
     return group, min((time for _, _, time in points), default=0.0)
 
@@ -189,7 +189,7 @@ def lane(name: str) -> tuple[str, int | None]:
 
 
 def operation_label(tables: list[Result]) -> str:
-    """Returns what the operation was measured on."""
+    """Returns the shape and the dtype of the operation."""
     shape = " x ".join(map(str, tables[0].facts["shape"]))
     return f"{shape}, {tables[0].facts['dtype']}"
 
@@ -207,7 +207,7 @@ def logarithmic(axes: Axes, which: str) -> None:
 def finish(
     axes: Axes, report: Report, title: str, handles: list[Line2D], labels: list[str]
 ) -> None:
-    """Writes above a panel what it shows and how, and under it on which machine."""
+    """Adds title and legend above a panel, and the machine below it."""
     axes.set_title(title, loc="left", fontsize=11, pad=24)
     legend = axes.legend(
         handles,
