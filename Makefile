@@ -23,7 +23,7 @@ NEWEST_PYTHON ?= $(shell for python in python3.13 python3.12 $(PYTHON); do \
 NEWEST_FILES := \
   $(wildcard tests/shiftjax/test_shift*.py tests/shiftjax/test_layers*.py) \
   tests/shiftjax/models/test_resnet.py tests/train/test_checkpointing.py \
-  tests/train/test_loop.py
+  $(wildcard tests/train/test_loop*.py) tests/train/test_evaluate_run.py
 NEWEST_TESTS := every_lowering_has_the_same_gradient or pmap or shard_map or \
   forward_derivative or module_equals_numpy or nnx or evaluation_equals_numpy or \
   remat_gives_the_same_gradients or bit_for_bit or restored_on_one or \

@@ -2,11 +2,15 @@
 
 import contextlib
 import dataclasses
+import functools
 import io
+import itertools
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -14,6 +18,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
 from train import loop
+from train.assemble import set_up
 from train.config import Augment, Config, Data, Model, Schedule, flatten
 
 ROOT = Path(__file__).parents[2]
@@ -173,3 +178,27 @@ def finished(tmp_path_factory, run) -> Finished:
         patch.setattr(loop, "load_split", load_split)
         outcome, text = run(config)
     return Finished(config, outcome, text, splits)
+
+
+@pytest.fixture
+def stop_at(monkeypatch):
+    """Returns a function that has the process signalled in a step of the next run."""
+
+    def stop_at(step: int, number: int = signal.SIGTERM) -> None:
+        def signalling(config: Config):
+            setup = set_up(config)
+            train_steps, calls = setup.train_steps, itertools.count(1)
+
+            @functools.wraps(train_steps)
+            def run(*arguments: Any) -> Any:
+                if next(calls) == step:
+                    signal.raise_signal(number)
+                return train_steps(*arguments)
+
+            setup.__dict__["train_steps"] = run  # where the property keeps it
+            return setup
+
+        monkeypatch.setattr(loop, "set_up", signalling)
+
+    yield stop_at
+    monkeypatch.undo()

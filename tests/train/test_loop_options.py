@@ -1,0 +1,137 @@
+"""Options of a run, and their effect on its steps."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from tests.train.runs import (
+    EPOCH,
+    lines,
+    raw,
+    saved_steps,
+)
+from train.assemble import set_up
+from train.config import Augment, Config, Optimizer, Schedule
+from train.data.stream import items
+from train.evaluation import evaluate_run
+from train.state import TrainState
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+def test_pictures_fed_from_the_host_give_the_same_bits(finished, run, tmp_path):
+    """Eight steps a dispatch, but none beyond what is due."""
+    config = finished.config
+    config = dataclasses.replace(
+        config,
+        workdir=str(tmp_path / "run"),
+        data=dataclasses.replace(config.data, resident_bytes=0),
+        steps_per_dispatch=8,
+        tensorboard=True,
+    )
+    outcome, _ = run(config)
+    assert raw(outcome.state) == raw(finished.outcome.state)
+    assert saved_steps(config.workdir) == saved_steps(finished.config.workdir)
+    assert list((tmp_path / "run" / "tensorboard").glob("events*"))
+    for one, other in zip(
+        lines(config.workdir), lines(finished.config.workdir), strict=True
+    ):
+        # Losses are summed in another order: in float32 by the device.
+        loss = other.pop("loss")
+        assert one.pop("loss") == pytest.approx(loss, rel=1e-6)
+        assert one == other
+
+
+@dataclasses.dataclass
+class Steps:
+    """Three steps of a run.
+
+    Attributes:
+      state: the last one.
+      batch_stats: after the first step, whose rate is 0.
+      losses: of each step.
+    """
+
+    state: TrainState
+    batch_stats: Any
+    losses: list[float]
+
+
+def three_steps(config: Config) -> Steps:
+    setup = set_up(config)
+    state = setup.replicas.replicate(setup.initial_state())
+    data, _ = setup.on_devices(setup.train_set)
+    losses, first = [], None
+    for step in range(3):
+        batch = setup.replicas.split(items(setup.order.indices(step)[None], None, 1))
+        state, sums = setup.train_steps(state, data, batch, np.int32(1))
+        losses.append(float(sums["loss"]) / config.batch_size)
+        first = first or jax.device_get(state.batch_stats)
+    return Steps(state, first, losses)
+
+
+@pytest.fixture(scope="module")
+def plain(compiled_once, tiny) -> Steps:
+    with compiled_once():
+        return three_steps(tiny("w", devices=1))
+
+
+def largest_difference(one: Any, other: Any) -> float:
+    pairs = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return max(float(np.abs(np.asarray(x) - np.asarray(y)).max()) for x, y in pairs)
+
+
+def test_bfloat16_and_remat_compute_roughly_the_same_and_keep_float32(plain, tiny):
+    """It has 8 bits: a number is off by 0.2 percent, a mean of many by less."""
+    model = dataclasses.replace(tiny("w").model, dtype="bfloat16", remat=True)
+    steps = three_steps(tiny("w", devices=1, model=model))
+    kinds = {leaf.dtype for leaf in jax.tree.leaves(steps.state.params)}
+    assert kinds == {np.dtype("float32")}
+    assert steps.losses != plain.losses
+    assert steps.losses == pytest.approx(plain.losses, rel=0.02)
+    assert 1e-5 < largest_difference(steps.state.params, plain.state.params) < 0.1
+
+
+def test_without_synchronisation_devices_normalise_alone(plain, tiny):
+    """The stem's running statistics are still those of the whole batch; of later
+    layers, whose inputs were normalised otherwise, they are not.
+    """
+    model = dataclasses.replace(tiny("w").model, sync_batch_norm=False)
+    steps = three_steps(tiny("w", devices=4, model=model))
+    alone, wanted = steps.batch_stats, plain.batch_stats
+    assert largest_difference(alone["stem"], wanted["stem"]) < 1e-5  # float32
+    last = "stage3_block01"
+    assert largest_difference(alone[last], wanted[last]) > 1e-3
+    assert steps.losses != pytest.approx(plain.losses, rel=1e-3)
+
+
+def test_mixing_smoothing_averaging_and_clipping_change_what_they_should(
+    plain, tiny, run, tmp_path
+):
+    config = tiny(
+        tmp_path / "run",
+        epochs=3 / EPOCH,
+        log_steps=1,
+        label_smoothing=0.1,
+        ema_decay=0.9,
+        augment=Augment(crop_padding=1, flip=True, mixup=0.4),
+        optimizer=Optimizer(nesterov=True, decay="kernels", clip_norm=0.01),
+        schedule=Schedule("constant", 0.1),
+        backend="shard_map",
+    )
+    outcome, _ = run(config)
+    first = lines(config.workdir, "train")[0]
+    # Targets less certain, images mixed: another loss of the same first params.
+    assert abs(first["loss"] - plain.losses[0]) > 0.01
+    start = set_up(config).initial_state()
+    # Three steps of clipped gradients with Nesterov's momentum, and decay.
+    moved = largest_difference(outcome.state.params, start.params)
+    assert 0 < moved < 0.1 * 0.01 * 3 * (1 + 0.9 + 0.81 + 0.73) + 0.01
+    average = outcome.state.ema["params"]
+    assert 0 < largest_difference(average, start.params) < moved
+    assert evaluate_run(config.workdir)["loss"] == pytest.approx(
+        outcome.test["loss"], rel=1e-6
+    )

@@ -1,0 +1,99 @@
+"""The same command again: finished runs, other runs and mistakes."""
+
+import dataclasses
+import fcntl
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shiftjax.errors import InputError
+from tests.train.runs import (
+    copy_of,
+    raw,
+    saved_steps,
+)
+from train import loop
+from train.config import Augment, Config, Model
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+def test_a_finished_run_given_again_reports_the_same_and_does_nothing(
+    finished, run, tmp_path, monkeypatch
+):
+    config = copy_of(finished, tmp_path / "run")
+    record = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    (tmp_path / "run" / "curves.png").unlink()
+
+    def load_split(config: Config, split: str) -> Any:
+        assert split != "test"
+        return original(config, split)
+
+    original = loop.load_split
+    monkeypatch.setattr(loop, "load_split", load_split)
+    outcome, text = run(config)
+    assert outcome.finished
+    assert outcome.test == finished.outcome.test
+    assert raw(outcome.state) == raw(finished.outcome.state)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == record
+    assert saved_steps(config.workdir) == saved_steps(finished.config.workdir)
+    assert "at step 20" in text
+    assert (tmp_path / "run" / "curves.png").exists()  # they can be made again
+
+
+def test_all_that_was_recorded_of_the_test_split_is_reported_again(
+    finished, run, tmp_path
+):
+    """With more than ten classes also top-5."""
+    config = copy_of(finished, tmp_path / "run")
+    path = tmp_path / "run" / "metrics.jsonl"
+    *others, test = path.read_text().splitlines()
+    test = json.dumps(json.loads(test) | {"top5": 0.5})
+    path.write_text("\n".join([*others, test, ""]))
+    outcome, _ = run(config)
+    assert outcome.test == finished.outcome.test | {"top5": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seed": 1, "batch_size": 8}, ["--seed was 0, is 1", "--batch-size was 16"]),
+        ({"augment": Augment(1, False)}, ["--augment.flip was True, is False"]),
+        (
+            {"model": Model("shiftresnet20", {"depth": 8, "expansion": 2})},
+            ["--model.overrides was {'depth': 8, 'expansion': 1}"],
+        ),
+    ],
+    ids=["seed", "augment", "model"],
+)
+def test_the_workdir_of_another_run_is_refused_and_left_alone(
+    finished, run, changes, told
+):
+    workdir = Path(finished.config.workdir)
+    before = {p: p.read_bytes() for p in sorted(workdir.rglob("*")) if p.is_file()}
+    with pytest.raises(InputError) as caught:
+        run(dataclasses.replace(finished.config, **changes))
+    for text in ["holds another run", *told]:
+        assert text in str(caught.value)
+    assert before == {p: p.read_bytes() for p in before}
+
+
+def test_a_mistake_in_the_network_can_be_mended_in_the_same_workdir(
+    tiny, run, tmp_path, stop_at
+):
+    model = Model("shiftresnet20", {"depth": 9, "expansion": 1})
+    with pytest.raises(InputError, match="depth=9"):
+        run(tiny(tmp_path / "run", model=model))
+    stop_at(1)
+    assert run(tiny(tmp_path / "run"))[0].steps == 1
+
+
+def test_two_runs_in_one_workdir_are_refused(finished, run, tmp_path):
+    config = copy_of(finished, tmp_path / "run")
+    with (tmp_path / "run" / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="in use"):
+            run(config)
+    assert run(config)[0].finished  # free again
