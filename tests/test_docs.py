@@ -102,7 +102,7 @@ def images(tmp_path, monkeypatch):
 
 
 def needs_a_checkpoint(line: str) -> bool:
-    """Whether a command is about a file that only its authors have."""
+    """Returns True if a command needs a file that readers do not have."""
     return ".t7" in line or "weights.safetensors" in line
 
 

@@ -124,7 +124,7 @@ def test_cases_of_a_gpu_run_on_several_inputs(passes):
 
 
 def test_steps_of_one_dispatch(monkeypatch):
-    """As on an accelerator: a call does several, and the state goes on."""
+    """A call runs several steps, as on an accelerator, and the state continues."""
     monkeypatch.setattr(Setup, "steps_per_dispatch", 3)
     program = training_step("shiftnet", 2, "float32", 16, TINY)
     assert program.steps == 3

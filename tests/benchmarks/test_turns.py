@@ -36,7 +36,7 @@ def test_ratio_is_the_median_within_rounds():
 
 
 def test_quartiles_lie_between_rounds():
-    """Of 1, 2, 3, 4 the quarter is three quarters of the way from 1 to 2."""
+    """The lower quartile of 1, 2, 3, 4 is three quarters of the way from 1 to 2."""
     compared = ratio(row(1, 2, 3, 4), row(1, 1, 1, 1))
     assert (compared.low, compared.median, compared.high) == (1.75, 2.5, 3.25)
 

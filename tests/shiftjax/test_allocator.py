@@ -45,7 +45,7 @@ glibc = pytest.mark.skipif(
 
 
 def run(program: str, *words: str) -> str:
-    """What a program prints in a process with the allocator of the system."""
+    """Returns the output of a program in a process with the system's allocator."""
     clean = {
         k: v for k, v in os.environ.items() if not k.startswith(("MALLOC", "GLIB"))
     }
@@ -90,7 +90,7 @@ print(before, heap())
 
 @glibc
 def test_a_library_that_trims_the_heap_leaves_it_as_long():
-    """What grows anew has small pages: protobuf trims whenever it frees a message."""
+    """A heap that grows again has small pages: protobuf trims at every message."""
     before, after = map(int, run(TRIM).split())
     half = os.sysconf("SC_PHYS_PAGES") // 2 * os.sysconf("SC_PAGE_SIZE")
     assert before == after

@@ -1,4 +1,4 @@
-"""What a network costs, against counts by hand."""
+"""The cost of networks, against counts by hand."""
 
 import io
 

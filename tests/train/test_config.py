@@ -362,7 +362,7 @@ def docstrings() -> dict[str, str]:
 
 @pytest.fixture
 def help_text(capsys, monkeypatch) -> str:
-    """What `python -m train digits --help` prints, in one line without frames."""
+    """The output of `python -m train digits --help`, in one line without frames."""
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as stopped:
         main(["digits", "--help"])

@@ -95,7 +95,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_with_the_same_bits(
 
 
 def wait_until(condition, process) -> bool:
-    """Whether something happens before a process ends."""
+    """Returns True if a condition holds before a process ends."""
     end = time.monotonic() + PATIENCE
     while process.poll() is None and time.monotonic() < end:
         if condition():

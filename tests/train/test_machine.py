@@ -1,4 +1,4 @@
-"""What numbers depend on, and the notes of a run's starts."""
+"""Facts about the machine and the versions, and the log of a run's starts."""
 
 import json
 import re

@@ -31,7 +31,7 @@ def problem() -> tuple[dict, np.ndarray, np.ndarray]:
 
 
 def gradient(params: dict, x: np.ndarray, y: np.ndarray) -> dict:
-    """Of the sum of squares of `(x kernel + bias) * scale - y`, by hand."""
+    """Differentiates the sum of squares of `(x kernel + bias) * scale - y` by hand."""
     scale = params["norm"]["scale"]
     hidden = x @ params["dense"]["kernel"] + params["dense"]["bias"]
     error = 2 * (hidden * scale - y)

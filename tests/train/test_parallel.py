@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 
 def gather(state, data, items, count):
-    """What each device was given."""
+    """Gathers the arguments of each device."""
     seen = {"state": state, "data": data, "items": items, "count": count}
     return jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS), seen)
 

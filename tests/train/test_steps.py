@@ -35,7 +35,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 
 def logits_in_training(state: TrainState, images: np.ndarray) -> np.ndarray:
-    """Of the network alone, for images normalised by NumPy."""
+    """Computes the logits of the network, for images normalized by NumPy."""
     images = ((images / 255 - MEAN) / STD).astype(np.float32)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     logits, _ = Net(axis_name=None).apply(

@@ -112,7 +112,7 @@ def test_an_evaluation_of_places_without_example_counts_nothing():
 
 
 def test_equal_logits_count_as_right_for_the_first_class_alone():
-    """As argmax has it: a network that says nothing is not right about everything."""
+    """Equal logits rank as in argmax, so a constant network is not always correct."""
     trainer = make_trainer(Fixed())
     variables = fresh(trainer).variables
     index = np.arange(40, dtype=np.int32).reshape(5, 8)

@@ -200,7 +200,7 @@ def test_merged_statistics_are_those_of_the_whole_batch():
 
 
 def test_without_synchronisation_running_statistics_are_of_the_whole_batch():
-    """Of the first layer, whose inputs are the same: by NumPy, and synchronised."""
+    """Compares the first layer, whose inputs are equal, with NumPy and synchronized."""
     alone, _ = train(make_trainer(Net(None), augment=PLAIN), 1)
     together, _ = train(make_trainer(Net(AXIS), augment=PLAIN), 1)
     kernel = np.asarray(fresh(make_trainer()).params["conv"]["kernel"], np.float64)

@@ -1,4 +1,4 @@
-"""What displacements do: on networks in which it is known."""
+"""The contributions of displacements, on networks in which they are known."""
 
 import copy
 
@@ -70,7 +70,7 @@ def test_a_displacement_that_alone_is_read_contributes_all(
 
 
 def test_rows_twice_as_large_contribute_twice(pretrained, images, reference):
-    """Of the first block, whose input stays as it is."""
+    """Compares the first block, whose input does not change."""
     before, after = (
         analyze(net, images)[0].contributions
         for net in (pretrained, scaled(pretrained, reference, (-1, 0), 2.0))

@@ -140,7 +140,7 @@ def test_every_frame_of_an_animation_is_painted(stylizer, tmp_path, rng, kind):
 
 
 def test_pages_are_no_animation(stylizer, tmp_path):
-    """Of a TIFF, and the second picture that cameras put into a JPEG."""
+    """Reads a TIFF, and a JPEG with the second image of a camera."""
     page = Image.new("RGB", (8, 8), "red")
     page.save(tmp_path / "a.tiff", save_all=True, append_images=[page])
     page.save(tmp_path / "a.mpo", save_all=True, append_images=[page])

@@ -61,7 +61,7 @@ def test_a_module_within_data_parallel(save, arrays):
 
 
 def test_text_of_python_2(tmp_path, arrays):
-    """Of any bytes; long ones too, as the source of a module."""
+    """Reads text of any bytes, also long ones like the source of a module."""
     value = {"net": writer.module(arrays), "note": "\xff" * 300}
     path = tmp_path / "checkpoint.t7"
     path.write_bytes(writer.legacy(value, python2=True))

@@ -51,7 +51,7 @@ def checkpoint(network):
 @pytest.mark.parametrize("form", [state, parallel, checkpoint])
 @pytest.mark.parametrize("archive", [True, False], ids=["archive", "legacy"])
 def test_files(tmp_path, name, network, form, archive):
-    """What is read of a file is what PyTorch has."""
+    """The contents of a file are equal to those in PyTorch."""
     network(torch.zeros(1, 3, 8, 8))  # its modules have attributes now
     path = tmp_path / "checkpoint.t7"
     torch.save(form(network), path, _use_new_zipfile_serialization=archive)

@@ -33,7 +33,7 @@ class Global:
 
 @dataclasses.dataclass(eq=False)
 class Call:
-    """What is loaded by calling a function, and then given a state."""
+    """An object that is loaded by calling a function and setting a state."""
 
     function: Any
     arguments: Any
@@ -42,7 +42,7 @@ class Call:
 
 @dataclasses.dataclass(eq=False)
 class Instance:
-    """What is loaded by making an object of a class, and giving it a state.
+    """An object that is loaded by instantiating a class and setting a state.
 
     The class of a module is saved with its source.
     """

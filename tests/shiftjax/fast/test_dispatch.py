@@ -206,7 +206,7 @@ MODULES = {
 def test_every_implementation_equals_the_reference(
     rng, randomize, assert_trees_close, name, implementation
 ):
-    """Of NHWC arrays; on other platforms the kernels' blocks run their definition.
+    """Compares NHWC arrays; on other platforms the kernels' blocks run `definition`.
 
     The network in float64: in float32 the gradient of an offset that a later BatchNorm
     takes away is rounding alone.
@@ -219,7 +219,7 @@ def test_every_implementation_equals_the_reference(
 
 
 def test_planes_and_arrays_are_kept_apart():
-    """What comes as planes leaves as planes, and NHWC arrays as arrays."""
+    """Planes stay planes, and NHWC arrays stay arrays."""
     module, x = ShiftConv(9, implementation="cpu"), jnp.zeros((4, 5, 6, 9))
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
     apply = functools.partial(jax.eval_shape, module.apply, variables)
@@ -240,7 +240,7 @@ def test_variables_are_those_of_the_reference(implementation):
 
 
 def kernels(module, shape):
-    """How many kernels the program of a forward and backward pass calls."""
+    """Counts the kernels of the program of a forward and backward pass."""
     x = jnp.zeros(shape, module.dtype)
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
     y = jax.eval_shape(module.apply, variables, x)

@@ -125,7 +125,7 @@ def test_features_of_a_reduced_network():
 @pytest.mark.parametrize("implementation", ["reference", "cpu"])
 @pytest.mark.parametrize("kind", [ResNet, DepthwiseResNet, ShiftResNet])
 def test_remat_makes_a_checkpoint_of_each_block(kind, implementation):
-    """Of all three, on the same variables."""
+    """The program has three checkpoints, on the same variables."""
     images = jnp.zeros((2, 8, 8, 3))
     plain = kind(8, implementation=implementation)
     again = plain.clone(remat=True)
@@ -163,7 +163,7 @@ def test_remat_gives_the_same_gradients(rng, randomize, assert_trees_close):
 
 @pytest.mark.parametrize("kind", [ResNet, DepthwiseResNet, ShiftResNet])
 def test_scanned_blocks_are_one_program(kind):
-    """Of the equal ones of each stage; the variables are those of single blocks."""
+    """A loop replaces equal blocks; the variables are those of single blocks."""
     images = jnp.zeros((2, 8, 8, 3), jnp.bfloat16)
     plain = kind(
         26, implementation="reference", dtype=jnp.bfloat16
@@ -249,7 +249,7 @@ def test_the_fields_of_a_network_reach_every_unit_and_norm(kind):
 
 
 def test_a_network_inside_another():
-    """As a trunk, in evaluation mode, with a head of the user's own."""
+    """The network is a trunk in evaluation mode, with another head."""
 
     class Detector(nn.Module):
         @nn.compact

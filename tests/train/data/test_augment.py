@@ -137,7 +137,7 @@ def batch() -> tuple[np.ndarray, np.ndarray]:
 
 
 def shares(targets: np.ndarray) -> np.ndarray:
-    """What is left of each example, after checking that the rest is its neighbour's."""
+    """Returns the share of each example, and checks that its neighbor has the rest."""
     assert (targets >= 0).all()
     np.testing.assert_allclose(targets.sum(1), 1, atol=1e-6)  # float32
     own = targets[EXAMPLES, EXAMPLES]

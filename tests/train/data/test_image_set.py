@@ -1,4 +1,4 @@
-"""What an ImageSet accepts."""
+"""The checks of an ImageSet."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Which examples are in which split."""
+"""The examples of each split."""
 
 import hashlib
 

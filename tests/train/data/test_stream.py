@@ -1,4 +1,4 @@
-"""Which examples come when, and bringing them in time."""
+"""The order of examples, and their prefetch."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""What a person sees: a bar on a terminal, now and then a line elsewhere."""
+"""The display of a run: a bar on a terminal, and occasional lines elsewhere."""
 
 import io
 

@@ -160,7 +160,7 @@ def test_input_that_is_late_is_in_the_rate(monkeypatch):
 
 
 def test_input_is_waited_for_while_the_device_computes(monkeypatch):
-    """Of each second of a step half is spent waiting, and none is lost."""
+    """Half of each step is spent waiting, and no time is lost."""
     lines = record(monkeypatch, "at once", wait=1.0)
     for line in lines[:2]:
         assert line["images_per_second"] == pytest.approx(16)

@@ -75,7 +75,7 @@ def relu(x):
 
 
 def close(actual, expected):
-    """Of float32 sums of up to 4608 products, in a row of ten."""
+    """Compares float32 sums of up to 4608 products, after ten layers."""
     assert set(actual) == set(expected)
     for name, value in expected.items():
         scale = np.abs(value).max()
@@ -116,7 +116,7 @@ def save_torch(path, arrays):
 
 
 def test_vgg16_equals_numpy(tmp_path, rng, vgg_arrays):
-    """Of a file that holds more layers, as torchvision's does."""
+    """Reads a file with more layers, as torchvision's."""
     more = {"classifier.6.bias": np.zeros(1000, np.float32)}
     path = save_torch(tmp_path / "vgg16.pth", vgg_arrays | more)
     net = features.load("vgg16", path)
@@ -140,7 +140,7 @@ def test_vgg16_equals_numpy(tmp_path, rng, vgg_arrays):
 
 @pytest.mark.parametrize("size", [(37, 35), (40, 45)])
 def test_squeezenet_equals_numpy(tmp_path, rng, size):
-    """Of an .npz, for BGR less the mean; windows end inside and beyond the edge."""
+    """Reads an .npz, for BGR less the mean; windows end inside and beyond the edge."""
     arrays = randoms(rng, squeezenet_shapes(torch=False))
     np.savez(tmp_path / "s.npz", **arrays)
     net = features.load("squeezenet", tmp_path / "s.npz")

@@ -1,4 +1,4 @@
-"""What a task may do: collections that it moves itself, and rows kept of examples."""
+"""Tasks with variable collections of their own, and with per-example outputs."""
 
 import dataclasses
 from typing import Any, ClassVar

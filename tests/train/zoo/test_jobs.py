@@ -52,7 +52,7 @@ Worker([entry], Options(root / "runs", root / "zoo"), Console(soft_wrap=True)).w
 
 @pytest.fixture(autouse=True)
 def _processes(monkeypatch, cache_dir):
-    """What the processes of runs need, as those of other tests."""
+    """Sets the environment of the processes of runs, as in other tests."""
     root = Path(__file__).parents[3]
     for name, value in {
         "PYTHONPATH": str(root),
@@ -189,7 +189,7 @@ def test_a_list_is_worked_off(make_entry, options, capsys):
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="of Linux")
 @pytest.mark.parametrize("jobs", [1, 2, 3])
 def test_runs_side_by_side_have_cores_of_their_own(jobs):
-    """Of two cores the third run shares the first; of one, all share it."""
+    """With two cores the third run shares the first; with one, all share it."""
     before = os.sched_getaffinity(0)
     ask = "import os; print(*os.sched_getaffinity(0))"
     shares = []
@@ -343,7 +343,7 @@ def test_what_could_not_be_released_is_not_trained(
 
 
 def test_a_folder_with_another_run_is_left_as_it_is(make_entry, options):
-    """As when the list was changed: nothing goes on with other options."""
+    """A run does not resume with other options, after a change of the list."""
     entry = make_entry()
     workdir = entry.workdir(0, options.root)
     workdir.mkdir(parents=True)

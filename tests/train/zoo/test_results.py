@@ -184,7 +184,7 @@ def test_speeds_are_those_that_were_measured(benchmark):
 
 
 def test_the_picture_is_drawn(tmp_path):
-    """Of no release, with the published figures alone, and of both recipes."""
+    """Draws no release, only the published numbers, and both recipes."""
     only = {SHIFT.name: SHIFT}
     stylizer = dataclasses.replace(SHIFT, dataset="", runs=(Run(0, {"loss": 1.0}),))
     same = only | {"shift_stylizer.a": stylizer, OWN.name: OWN}

@@ -71,7 +71,7 @@ def everything(module, variables, x, g, chunk=None):
 
 @pytest.fixture
 def one_chunk_at_a_time(monkeypatch):
-    """As if the cache held nothing: small tests have several groups of chunks."""
+    """Sets a tiny cache, so that small tests have several groups of chunks."""
     monkeypatch.setattr(chunks, "CACHE", 1)
     jax.clear_caches()
     yield
@@ -201,7 +201,7 @@ def test_phases_are_the_shift(reference, rng, case):
 
 
 def test_chunks_are_grouped_up_to_the_cache():
-    """As many as fit into 1 MiB and divide their number; one where none fits."""
+    """A group has as many chunks as fit into 1 MiB and divide their number, or one."""
     sizes = [(16, 2**19), (16, 2**18), (16, 2**18 + 1), (9, 2**18), (7, 2**17), (5, 1)]
     assert [group_count(*size) for size in sizes] == [8, 4, 8, 3, 1, 1]
     assert group_count(12, 2**21) == 12

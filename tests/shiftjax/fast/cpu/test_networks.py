@@ -56,7 +56,7 @@ def test_a_network_on_planes_equals_itself(rng, randomize, assert_trees_close, n
 
 @pytest.mark.usefixtures("float64")
 def test_gradients_of_a_network_on_planes(rng, randomize, assert_trees_close):
-    """Of params and images, rematerialised; 1e-10 as above."""
+    """Compares gradients of params and images, rematerialized, to 1e-10."""
     images = rng.normal(size=(2, 6, 5, 3))
     model = ShiftResNet(8, expansion=2)
     variables = randomize(model, images)

@@ -69,7 +69,7 @@ def numbers(rng, case, dtype):
 
 
 def definition(x, expand, bias, project, kernel_size, strides, dilation):
-    """What the kernels compute."""
+    """Computes the same as the kernels."""
     wide = jax.nn.relu(x @ expand + bias)
     return shift(wide, kernel_size, dilation=dilation, stride=strides) @ project
 

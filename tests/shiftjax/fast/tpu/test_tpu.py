@@ -53,7 +53,7 @@ def numbers(rng, case, dtype):
 
 
 def definition(x, expand, bias, project, kernel_size, dilation):
-    """What the kernel computes."""
+    """Computes the same as the kernel."""
     wide = jax.nn.relu(x @ expand + bias)
     return shift(wide, kernel_size, dilation=dilation) @ project
 
