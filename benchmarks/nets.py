@@ -178,8 +178,8 @@ def table(
             for net in group.nets
         ),
         facts=group.facts | {"batch_size": batch_size, "dtype": dtype},
-        # On a CPU, cases of one process would share an allocator. A TPU has one
-        # process.
+        # On a CPU, cases of one process would share an allocator. Only one process can
+        # hold a TPU.
         processes="case" if machine["platform"] == "cpu" else "library",
     )
 

@@ -23,7 +23,7 @@ from shiftjax.errors import InputError
 from train.machine import cores
 
 AXIS = "batch"
-LEAST_SHARE = 64  # images; with fewer, a CPU's cores mostly wait for each other
+LEAST_SHARE = 64  # images; with fewer, cores of a CPU wait for each other too often
 
 Backend = Literal["pmap", "shard_map"]
 
