@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-collect_ignore = ["authors_torch.py"]  # it has no tests, and needs PyTorch
 MOMENTUM, EPSILON = 0.9, 1e-5
 
 

@@ -196,8 +196,9 @@ def test_a_run_may_go_on_with_another_number_of_devices(
     """From four to one and back to four, to the same result but rounding.
 
     The seven steps on one device are rounded otherwise than on four, by some 1e-7 of
-    each number, and the steps after them amplify that; other examples, or statistics of
-    a quarter of the batch, would be off by more than 0.01.
+    each number, and the steps after them amplify that, by how much depends on the CPU:
+    to 2e-4 of a number near 0.1 with AVX-512. Other examples, or statistics of a
+    quarter of the batch, would be off by more than 0.01.
     """
     four = dataclasses.replace(finished.config, workdir=str(tmp_path / "run"))
     one = dataclasses.replace(four, devices=1)
@@ -219,7 +220,7 @@ def test_a_run_may_go_on_with_another_number_of_devices(
         )
         for x, y in pairs:
             scale = float(np.abs(y).max())
-            np.testing.assert_allclose(x, y, rtol=0, atol=1e-5 * max(scale, 0.1))
+            np.testing.assert_allclose(x, y, rtol=0, atol=1e-3 * max(scale, 0.1))
     assert outcome.test["loss"] == pytest.approx(wanted.test["loss"], rel=1e-5)
 
 

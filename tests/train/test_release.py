@@ -119,7 +119,7 @@ def test_what_cannot_be_released(tmp_path, finished, other_seed):
         release([workdir, workdir], "a", zoo)
     longer = dataclasses.replace(finished.config, epochs=30.0, seed=1)
     config_file.save(longer, other_seed)
-    with pytest.raises(InputError, match="more than seeds: --epochs was 8"):
+    with pytest.raises(InputError, match="more than their seeds: --epochs was 8"):
         release([workdir, other_seed], "a", zoo)
     metrics = other_seed / "metrics.jsonl"
     lines = [x for x in metrics.read_text().splitlines() if '"test"' not in x]

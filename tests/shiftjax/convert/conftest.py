@@ -9,6 +9,8 @@ import pytest
 
 from tests.shiftjax.convert import torch_writer as writer
 
+collect_ignore = ["authors_torch.py"]  # it has no tests, and needs PyTorch
+
 
 class Authors:
     """The authors' networks as their code defines them, in NumPy and their names."""

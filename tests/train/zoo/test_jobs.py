@@ -329,8 +329,8 @@ def test_a_run_with_a_checkpoint_and_no_record_is_stopped(make_entry, options):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"variant": "a.b"}, r"--tag 'digits_a\.b': letters, digits and _ alone"),
-        ({"overrides": {"momentum": float("nan")}}, "release's card holds finite"),
+        ({"variant": "a.b"}, r"--tag 'digits_a\.b': only letters, digits and _"),
+        ({"overrides": {"momentum": float("nan")}}, "card holds only finite"),
     ],
 )
 def test_what_could_not_be_released_is_not_trained(
