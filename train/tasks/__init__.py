@@ -5,12 +5,12 @@ from train.config import Config
 from train.data import sources
 from train.data.image_set import ImageSet
 from train.tasks.classification import Classification
-from train.tasks.style import Style
+from train.tasks.style import StyleTransfer
 from train.tasks.task import Task
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
-    "style": Style,
+    "style": StyleTransfer,
 }
 
 

@@ -34,7 +34,7 @@ SHOWN = 4  # images in a sample
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Style:
+class StyleTransfer:
     """The style transfer task; see `train.tasks.task.Task`.
 
     Attributes:
@@ -58,7 +58,7 @@ class Style:
     labelled: ClassVar[bool] = False
 
     @classmethod
-    def make(cls, config: Config, examples: ImageSet) -> "Style":
+    def make(cls, config: Config, examples: ImageSet) -> "StyleTransfer":
         """Makes the task of a configuration.
 
         Raises:
