@@ -16,7 +16,7 @@ USER_MISTAKE = 2
 COMMANDS = {
     "evaluate": commands.Evaluate,
     "prepare": commands.Prepare,
-    "release": commands.Release,
+    "release": commands.ReleaseRuns,
     "results": commands.Results,
     "resume": commands.Resume,
     "zoo": commands.Zoo,

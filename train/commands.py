@@ -14,7 +14,7 @@ from rich.console import Console
 from shiftjax.errors import InputError
 
 if TYPE_CHECKING:
-    from shiftjax.releases.manifest import Release as Entry
+    from shiftjax.releases.manifest import Release
     from train.config import Config
 
 PROGRAM = "python -m train"
@@ -97,7 +97,7 @@ class Prepare:
 
 
 @dataclasses.dataclass(frozen=True)
-class Release:
+class ReleaseRuns:
     """Turn finished runs, which differ only in their seeds, into released weights."""
 
     workdir: tuple[str, ...]
@@ -262,13 +262,13 @@ def say(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False)
 
 
-def _reached(entry: "Entry") -> str:
+def _reached(release: "Release") -> str:
     """Formats the test top-1 of a release with its spread, or a stylizer's loss."""
-    if "top1" not in entry.runs[0].test:
-        return f"test loss {entry.mean('loss'):.4g}"
-    spread = entry.spread()
+    if "top1" not in release.runs[0].test:
+        return f"test loss {release.mean('loss'):.4g}"
+    spread = release.spread()
     after = f" +- {100 * spread:.2f}" if spread is not None else ""
-    return f"test top-1 {100 * entry.mean():.2f}%{after}"
+    return f"test top-1 {100 * release.mean():.2f}%{after}"
 
 
 def _told(split: str, result: dict[str, float]) -> str:
