@@ -166,12 +166,12 @@ class Zoo:
         """Trains with a line now and then, and prints a table of all runs."""
         from train.zoo import entries, jobs
 
-        options = jobs.Options(
+        options = jobs.WorkerOptions(
             Path(self.root), Path(self.output), self.data_dir, self.minutes, self.jobs
         )
         chosen = entries.select(self.only)
         if not self.show:
-            jobs.Worker(chosen, options, console).work()
+            jobs.ZooWorker(chosen, options, console).work()
         jobs.show(jobs.look(chosen, options), console)
 
 

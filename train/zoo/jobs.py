@@ -37,7 +37,7 @@ SHOW_SECONDS = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class WorkerOptions:
     """The options of a worker.
 
     Attributes:
@@ -76,7 +76,7 @@ class Job:
     top1: float | None
 
 
-def look(entries: Sequence[Entry], options: Options) -> list[Job]:
+def look(entries: Sequence[Entry], options: WorkerOptions) -> list[Job]:
     """Returns the runs of some entries in the order of training, seed by seed."""
     there = (options.directory / manifest.FILE).exists()
     releases = manifest.read(options.directory) if there else {}
@@ -88,7 +88,7 @@ def look(entries: Sequence[Entry], options: Options) -> list[Job]:
 
 
 def _look(
-    entry: Entry, seed: int, release: manifest.Release | None, options: Options
+    entry: Entry, seed: int, release: manifest.Release | None, options: WorkerOptions
 ) -> Job:
     """Returns the state of one run, from its folder and its release."""
     epochs = entry.config(seed, options.root).epochs
@@ -147,7 +147,7 @@ def on_share(place: int, jobs: int) -> Iterator[None]:
         os.sched_setaffinity(0, mine)
 
 
-class Worker:
+class ZooWorker:
     """Trains the missing runs of the zoo.
 
     Args:
@@ -157,7 +157,7 @@ class Worker:
     """
 
     def __init__(
-        self, entries: Sequence[Entry], options: Options, console: Console
+        self, entries: Sequence[Entry], options: WorkerOptions, console: Console
     ) -> None:
         self.entries = entries
         self.options = options

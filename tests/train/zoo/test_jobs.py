@@ -24,7 +24,7 @@ from train import config as config_file
 from train.logging.records import read_metrics
 from train.workdir import LOCK
 from train.zoo.entries import Entry
-from train.zoo.jobs import Options, Worker, look, on_share, show
+from train.zoo.jobs import WorkerOptions, ZooWorker, look, on_share, show
 
 MODEL, SEEDS = "shiftresnet20_e1", (0, 1)
 PATIENCE = 120  # seconds for what takes ten on a quiet machine
@@ -36,7 +36,7 @@ from pathlib import Path
 from rich.console import Console
 from train.config import from_dict
 from train.zoo.entries import Entry
-from train.zoo.jobs import Options, Worker
+from train.zoo.jobs import WorkerOptions, ZooWorker
 
 base, root = from_dict(json.loads(sys.argv[1])), Path(sys.argv[2])
 
@@ -46,7 +46,8 @@ class Tiny(Entry):
         return dataclasses.replace(base, seed=seed, workdir=workdir)
 
 entry = Tiny(base.model.name, "digits", "fast", (0, 1))
-Worker([entry], Options(root / "runs", root / "zoo"), Console(soft_wrap=True)).work()
+options = WorkerOptions(root / "runs", root / "zoo")
+ZooWorker([entry], options, Console(soft_wrap=True)).work()
 """
 
 
@@ -87,7 +88,7 @@ def make_entry(tiny):
 
 @pytest.fixture
 def options(tmp_path):
-    return Options(tmp_path / "runs", tmp_path / "zoo", jobs=2)
+    return WorkerOptions(tmp_path / "runs", tmp_path / "zoo", jobs=2)
 
 
 def work(entries, options):
@@ -95,7 +96,7 @@ def work(entries, options):
     text = io.StringIO()
     console = Console(file=text, soft_wrap=True)
     try:
-        Worker(entries, options, console).work()
+        ZooWorker(entries, options, console).work()
     finally:
         print(text.getvalue())
     return text.getvalue()
@@ -286,7 +287,7 @@ def test_a_run_whose_worker_was_killed_is_waited_for(
     text = record.read_text()
     record.write_text("".join(x for x in text.splitlines(True) if "test" not in x))
     text = io.StringIO()
-    worker = Worker(
+    worker = ZooWorker(
         [entry],
         dataclasses.replace(options, jobs=1, minutes=PATIENCE / 60),
         Console(file=text, soft_wrap=True),
