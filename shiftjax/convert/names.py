@@ -53,7 +53,7 @@ LEAVES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class ConvertedArray:
     """One array of a network, in the authors' layout and in ours.
 
     Attributes:
@@ -111,7 +111,7 @@ def interleaved(channels: int, kernel_size: int) -> np.ndarray:
     return order
 
 
-def entries(name: str, channels: int = 3, **options: Any) -> list[Entry]:
+def entries(name: str, channels: int = 3, **options: Any) -> list[ConvertedArray]:
     """Lists the arrays of a network.
 
     Args:
@@ -120,7 +120,7 @@ def entries(name: str, channels: int = 3, **options: Any) -> list[Entry]:
       **options: attributes of the network, as for `shiftjax.create_model`.
 
     Returns:
-      One entry for each array of its params and batch_stats, in the order of the
+      One for each array of its params and batch_stats, in the order of the
       authors' state dict.
 
     Raises:
@@ -146,7 +146,7 @@ def entries(name: str, channels: int = 3, **options: Any) -> list[Entry]:
         jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros(image)))
     )
     found = [
-        _entry(f"{theirs}.{their_leaf}", path, leaves[path], model)
+        _converted_array(f"{theirs}.{their_leaf}", path, leaves[path], model)
         for theirs, ours in _modules(units[0] | SHORTCUT, leaves)
         for leaf, their_leaf in LEAVES.items()
         for collection in ("params", "batch_stats")
@@ -172,24 +172,24 @@ def _modules(
     yield "linear", ("head",)
 
 
-def _entry(
+def _converted_array(
     name: str,
     path: tuple[str, ...],
     ours: jax.ShapeDtypeStruct,
     model: CifarResNet,
-) -> Entry:
-    """Builds the entry of an array, with the order of its channels next to a shift."""
+) -> ConvertedArray:
+    """Describes an array, with the order of its channels next to a shift."""
     shape = ours.shape
     if len(shape) == 4:
         shape = shape[3], shape[2], *shape[:2]
     elif len(shape) == 2:
         shape = *shape[::-1], *((1, 1) if path[-2] == "conv" else ())
     if not isinstance(model, ShiftResNet) or path[2] not in ("expand", "project"):
-        return Entry(name, path, shape, ours)
+        return ConvertedArray(name, path, shape, ours)
     if path[2] == "expand":  # the shift moves its outputs
         order = interleaved(ours.shape[-1], model.kernel_size)
-        return Entry(name, path, shape, ours, order, axis=-1)
+        return ConvertedArray(name, path, shape, ours, order, axis=-1)
     if path[-1] == "kernel":  # the shift moved its inputs
         order = interleaved(ours.shape[0], model.kernel_size)
-        return Entry(name, path, shape, ours, order, axis=0)
-    return Entry(name, path, shape, ours)
+        return ConvertedArray(name, path, shape, ours, order, axis=0)
+    return ConvertedArray(name, path, shape, ours)
