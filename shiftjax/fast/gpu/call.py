@@ -13,7 +13,7 @@ from jax.experimental.pallas import triton
 from shiftjax.errors import InputError
 from shiftjax.fast import fused_block
 from shiftjax.fast.gpu.kernel import backward_kernel, forward_kernel
-from shiftjax.fast.gpu.plan import Plan, Sizes
+from shiftjax.fast.gpu.plan import GPUPlan, Sizes
 from shiftjax.shift import Table, displacements
 
 Gradients = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
@@ -38,7 +38,9 @@ def spread(mask: Any, weights: jax.Array) -> jax.Array:
     return rows.reshape(tiles, -1, width)
 
 
-def packed(plan: Plan, *weights: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+def packed(
+    plan: GPUPlan, *weights: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Arranges expand, bias and project in the tiles of a plan."""
     expand, bias, project = weights
     channels, features = plan.padded
@@ -48,7 +50,7 @@ def packed(plan: Plan, *weights: jax.Array) -> tuple[jax.Array, jax.Array, jax.A
 
 
 def forward(
-    plan: Plan, interpret: bool, x: jax.Array, *weights: jax.Array
+    plan: GPUPlan, interpret: bool, x: jax.Array, *weights: jax.Array
 ) -> jax.Array:
     """Returns y `[batch, height, width, features]`."""
     pixels, sizes = len(x) * plan.size[0] * plan.size[1], plan.sizes
@@ -72,7 +74,7 @@ def forward(
 
 
 def backward(
-    plan: Plan, interpret: bool, g: jax.Array, x: jax.Array, *weights: jax.Array
+    plan: GPUPlan, interpret: bool, g: jax.Array, x: jax.Array, *weights: jax.Array
 ) -> Gradients:
     """Returns the gradients of x, expand, bias and project, the last three float32."""
     pixels, sizes = x.size // plan.channels, plan.sizes
@@ -125,7 +127,7 @@ def backward(
 
 
 @dataclasses.dataclass(frozen=True)
-class Kernel:
+class GPUKernel:
     """The kernels of this package, as `shiftjax.fast.fused_block.Kernel`.
 
     Attributes:
@@ -142,14 +144,14 @@ class Kernel:
         self, table: Table, stride: int, x: jax.Array, *weights: jax.Array
     ) -> jax.Array:
         """Computes the output."""
-        plan = Plan.make(x.shape, weights[-1].shape[1], table, stride, self.sizes)
+        plan = GPUPlan.make(x.shape, weights[-1].shape[1], table, stride, self.sizes)
         return forward(plan, self.interpret, x, *weights)
 
     def backward(
         self, table: Table, stride: int, g: jax.Array, x: jax.Array, *weights: jax.Array
     ) -> Gradients:
         """Computes the gradients, those of the weights in float32."""
-        plan = Plan.make(x.shape, g.shape[-1], table, stride, self.sizes)
+        plan = GPUPlan.make(x.shape, g.shape[-1], table, stride, self.sizes)
         return backward(plan, self.interpret, g, x, *weights)
 
 
@@ -210,7 +212,7 @@ def shift_project(
             f"displacements"
         )
     table = moves(wide, kernel_size, dilation, max(x.shape[1:3]))
-    kernel = Kernel(sizes or Sizes(), interpret)
+    kernel = GPUKernel(sizes or Sizes(), interpret)
     return fused_block.shift_project(x, expand, bias, project, kernel, table, strides)
 
 

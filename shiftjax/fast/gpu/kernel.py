@@ -22,7 +22,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from shiftjax.fast.gpu.plan import Plan
+from shiftjax.fast.gpu.plan import GPUPlan
 from shiftjax.shift import Size
 
 Sums = tuple[jax.Array, ...]
@@ -47,7 +47,7 @@ class Pixels:
         self.inside = self.index < total
 
     def sources(
-        self, plan: Plan, dy: jax.Array, dx: jax.Array
+        self, plan: GPUPlan, dy: jax.Array, dx: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Returns the inputs that these outputs read, for R displacements.
 
@@ -66,7 +66,7 @@ class Pixels:
         return (self.image[:, None] * height + row) * width + column, inside
 
     def readers(
-        self, plan: Plan, dy: jax.Array, dx: jax.Array
+        self, plan: GPUPlan, dy: jax.Array, dx: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Returns the outputs that read these inputs; see `sources`."""
         (height, width), stride = plan.size, plan.stride
@@ -101,7 +101,7 @@ def read(array: Any, index: jax.Array, inside: jax.Array, padded: int) -> jax.Ar
     return values.reshape(len(index), -1)
 
 
-def tile_table(plan: Plan, moves: Any, tile: int) -> tuple[jax.Array, jax.Array]:
+def tile_table(plan: GPUPlan, moves: Any, tile: int) -> tuple[jax.Array, jax.Array]:
     """Returns dy and dx `[R]` of the displacements in a tile."""
     reads = plan.packing.reads(tile)
     return moves[0, tile, :reads], moves[1, tile, :reads]
@@ -128,7 +128,7 @@ def forward_kernel(
     project: Any,
     y: Any,
     *,
-    plan: Plan,
+    plan: GPUPlan,
 ) -> None:
     """Computes some pixels of the output."""
     (channels, features), count = plan.padded, plan.sizes.pixels
@@ -155,7 +155,7 @@ def backward_kernel(
     bias: Any,
     spread_project: Any,
     *outs: Any,
-    plan: Plan,
+    plan: GPUPlan,
     chunks: list[range],
     want_dx: bool,
     want_sums: bool,
@@ -188,7 +188,7 @@ def backward_kernel(
         lax.switch(pl.program_id(1), branches)
 
 
-def zero_sums(plan: Plan, tiles: range, want_sums: bool) -> Sums:
+def zero_sums(plan: GPUPlan, tiles: range, want_sums: bool) -> Sums:
     """Returns zero gradients of weights of some tiles, those of biases per pixel."""
     channels, features = plan.padded
     shapes: list[int] = []
@@ -199,7 +199,7 @@ def zero_sums(plan: Plan, tiles: range, want_sums: bool) -> Sums:
 
 
 def backward_step(
-    plan: Plan,
+    plan: GPUPlan,
     tiles: range,
     pixels: Pixels,
     tile_moves: Any,

@@ -80,7 +80,7 @@ class Packing:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class GPUPlan:
     """The shapes of a call.
 
     Attributes:
@@ -109,7 +109,7 @@ class Plan:
         table: Table,
         stride: int,
         sizes: Sizes,
-    ) -> "Plan":
+    ) -> "GPUPlan":
         """Makes the plan of x `[batch, height, width, channels]` and a table."""
         _, height, width, channels = shape
         packing = min(

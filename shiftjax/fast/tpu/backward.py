@@ -17,7 +17,7 @@ from shiftjax.fast.tpu.calls import (
     unhalve,
     whole,
 )
-from shiftjax.fast.tpu.plan import LANES, Plan
+from shiftjax.fast.tpu.plan import LANES, TPUPlan
 from shiftjax.fast.tpu.rows import (
     TRANSPOSED,
     channels,
@@ -57,7 +57,7 @@ def kernel(
     x_ring: Any,
     g_ring: Any,
     *,
-    plan: Plan,
+    plan: TPUPlan,
 ) -> None:
     """Expands one row of x and of g, and computes the gradients of another."""
     t = pl.program_id(0)
@@ -100,7 +100,7 @@ def kernel(
 
 
 def backward(
-    plan: Plan,
+    plan: TPUPlan,
     x: jax.Array,
     g: jax.Array,
     expand: jax.Array,
@@ -149,7 +149,7 @@ def backward(
     return dx, d_expand, unhalve(plan, d_bias.sum(1)), d_project.T
 
 
-def blocks(plan: Plan, total: jax.Array) -> jax.Array:
+def blocks(plan: TPUPlan, total: jax.Array) -> jax.Array:
     """Sums the blocks on the diagonal: the transpose of `diagonal`."""
     total = total.reshape(plan.projected, -1, plan.projected, plan.expanded)
     return jnp.einsum("pcpw->cw", total)

@@ -9,7 +9,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from shiftjax.fast.tpu.calls import diagonal, halves, options, row_block, spread, whole
-from shiftjax.fast.tpu.plan import Plan
+from shiftjax.fast.tpu.plan import TPUPlan
 from shiftjax.fast.tpu.rows import (
     choices,
     clear,
@@ -27,7 +27,7 @@ from shiftjax.fast.tpu.rows import (
 
 
 def kernel(
-    x: Any, expand: Any, bias: Any, project: Any, y: Any, ring: Any, *, plan: Plan
+    x: Any, expand: Any, bias: Any, project: Any, y: Any, ring: Any, *, plan: TPUPlan
 ) -> None:
     """Expands one row and projects another; the kernels come transposed."""
     t = pl.program_id(0)
@@ -47,7 +47,7 @@ def kernel(
 
 
 def forward(
-    plan: Plan,
+    plan: TPUPlan,
     x: jax.Array,
     expand: jax.Array,
     bias: jax.Array,

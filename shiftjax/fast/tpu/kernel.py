@@ -18,12 +18,12 @@ from shiftjax.errors import InputError
 from shiftjax.fast import fused_block
 from shiftjax.fast.tpu.backward import Gradients, backward
 from shiftjax.fast.tpu.forward import forward
-from shiftjax.fast.tpu.plan import LANES, VMEM_LIMIT, Plan, is_supported, moves
+from shiftjax.fast.tpu.plan import LANES, VMEM_LIMIT, TPUPlan, is_supported, moves
 from shiftjax.shift import Table
 
 
 @dataclasses.dataclass(frozen=True)
-class Kernel:
+class TPUKernel:
     """The kernels of this package, as `shiftjax.fast.fused_block.Kernel`.
 
     Attributes:
@@ -40,7 +40,7 @@ class Kernel:
         """Computes the output; the stride is 1."""
         del stride
         x = x.transpose(1, 2, 3, 0)
-        plan = Plan.make(x, weights[-1].shape[1], table, self.interpret)
+        plan = TPUPlan.make(x, weights[-1].shape[1], table, self.interpret)
         return forward(plan, x, *weights).transpose(3, 0, 1, 2)
 
     def backward(
@@ -54,7 +54,7 @@ class Kernel:
         """Computes the gradients; the stride is 1."""
         del stride
         x, g = x.transpose(1, 2, 3, 0), g.transpose(1, 2, 3, 0)
-        plan = Plan.make(x, g.shape[2], table, self.interpret)
+        plan = TPUPlan.make(x, g.shape[2], table, self.interpret)
         dx, *gradients = backward(plan, x, g, *weights)
         d_expand, d_bias, d_project = gradients
         return dx.transpose(3, 0, 1, 2), d_expand, d_bias, d_project
@@ -112,5 +112,5 @@ def shift_project(
             f"{LANES}, and rows that fit into {VMEM_LIMIT >> 20} MiB"
         )
     table = moves(wide, kernel_size, dilation)
-    kernel = Kernel(interpret)
+    kernel = TPUKernel(interpret)
     return fused_block.shift_project(x, expand, bias, project, kernel, table, 1)

@@ -17,7 +17,7 @@ DTYPES = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32))
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class TPUPlan:
     """The shapes of a kernel, and sizes derived from them.
 
     Attributes:
@@ -45,7 +45,7 @@ class Plan:
     @classmethod
     def make(
         cls, x: Any, features: int, table: Table, interpret: bool = False
-    ) -> "Plan":
+    ) -> "TPUPlan":
         """Makes the plan of x `[height, width, channels, batch]` and a table."""
         height, width, channels, batch = x.shape
         moves = np.clip(
@@ -170,4 +170,4 @@ def is_supported(
         return False
     table = moves(expand_shape[1], kernel_size, dilation)
     x = jax.ShapeDtypeStruct((*shape[1:], shape[0]), dtype)
-    return Plan.make(x, out_channels, table).memory() <= VMEM_LIMIT
+    return TPUPlan.make(x, out_channels, table).memory() <= VMEM_LIMIT

@@ -16,7 +16,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from shiftjax.fast.tpu.plan import LANES, UNROLL, WORDS, Plan
+from shiftjax.fast.tpu.plan import LANES, UNROLL, WORDS, TPUPlan
 
 TRANSPOSED = ((1,), (1,))  # contracts the last axes
 LOW, HIGH = 0xFFFF, -0x10000  # halves of a word
@@ -32,18 +32,18 @@ def product(
     return lax.dot_general(a, b, (axes, ((), ())), preferred_element_type=dtype)
 
 
-def parts(plan: Plan, x: jax.Array) -> list[jax.Array]:
+def parts(plan: TPUPlan, x: jax.Array) -> list[jax.Array]:
     """Splits a group of positions into those that share a product of wide depth."""
     size = len(x) * plan.projected // plan.positions
     return [x[i : i + size] for i in range(0, len(x), size)]
 
 
-def narrow(plan: Plan, kernel: jax.Array, wide: jax.Array) -> jax.Array:
+def narrow(plan: TPUPlan, kernel: jax.Array, wide: jax.Array) -> jax.Array:
     """Projects `[positions * expanded, LANES]` to few channels."""
     return jnp.concatenate([product(kernel, part) for part in parts(plan, wide)])
 
 
-def for_positions(plan: Plan, *bodies: Callable[[jax.Array], None]) -> None:
+def for_positions(plan: TPUPlan, *bodies: Callable[[jax.Array], None]) -> None:
     """Runs each `body(start)` for the groups of positions of a row.
 
     One body runs for some groups, then the next one for the same groups. So the reads
@@ -59,22 +59,22 @@ def for_positions(plan: Plan, *bodies: Callable[[jax.Array], None]) -> None:
                 body((step * unroll + i) * plan.positions)
 
 
-def matrix(plan: Plan, row: Any, start: jax.Array) -> jax.Array:
+def matrix(plan: TPUPlan, row: Any, start: jax.Array) -> jax.Array:
     """Reads a group of positions of a narrow row as `[positions * channels, LANES]`."""
     return row[pl.ds(start, plan.positions)].reshape(-1, LANES)
 
 
-def split(plan: Plan, y: jax.Array) -> jax.Array:
+def split(plan: TPUPlan, y: jax.Array) -> jax.Array:
     """Reshapes `[positions * channels, LANES]` to one matrix per position."""
     return y.reshape(plan.positions, -1, LANES)
 
 
-def here(plan: Plan, start: jax.Array) -> Any:
+def here(plan: TPUPlan, start: jax.Array) -> Any:
     """Returns the columns of the group in a wide row."""
     return pl.ds(start + plan.margin, plan.positions)
 
 
-def pack(plan: Plan, wide: jax.Array) -> jax.Array:
+def pack(plan: TPUPlan, wide: jax.Array) -> jax.Array:
     """Converts `[positions * expanded, LANES]` to the words of a wide row.
 
     A word of bfloat16 holds one channel of a register and one of the next, which are
@@ -97,12 +97,12 @@ def pack(plan: Plan, wide: jax.Array) -> jax.Array:
     return split(plan, pltpu.bitcast(words, jnp.int32).reshape(-1, LANES))
 
 
-def unpack(plan: Plan, words: jax.Array) -> jax.Array:
+def unpack(plan: TPUPlan, words: jax.Array) -> jax.Array:
     """Converts words to `[positions * expanded, LANES]`."""
     return pltpu.bitcast(words.reshape(-1, LANES), plan.dtype)
 
 
-def where_positive(plan: Plan, words: jax.Array, values: jax.Array) -> jax.Array:
+def where_positive(plan: TPUPlan, words: jax.Array, values: jax.Array) -> jax.Array:
     """Selects the values at which the words, which are not negative, are not zero."""
     if plan.packing == 1:
         return jnp.where(words > 0, values, 0)
@@ -111,7 +111,7 @@ def where_positive(plan: Plan, words: jax.Array, values: jax.Array) -> jax.Array
     return values & (top | (top - lax.shift_right_logical(top, 15)))
 
 
-def channels(plan: Plan, words: jax.Array) -> jax.Array:
+def channels(plan: TPUPlan, words: jax.Array) -> jax.Array:
     """Converts words to float32 `[positions, expanded, LANES]`, in `pack`'s order."""
     if plan.packing == 1:
         return pltpu.bitcast(words, jnp.float32)
@@ -123,7 +123,7 @@ def channels(plan: Plan, words: jax.Array) -> jax.Array:
     return jnp.stack(halves, 1).reshape(plan.positions, -1, LANES)
 
 
-def clear(plan: Plan, *rings: Any) -> None:
+def clear(plan: TPUPlan, *rings: Any) -> None:
     """Fills the rings with zeros, which stay around each row, in the first step."""
     slots, columns, *position = plan.wide_rows
 
@@ -134,7 +134,7 @@ def clear(plan: Plan, *rings: Any) -> None:
             ring[lax.div(i, columns), lax.rem(i, columns)] = zeros
 
 
-def choices(plan: Plan) -> Masks:
+def choices(plan: TPUPlan) -> Masks:
     """Returns displacements and masks of channels for each register of a position."""
     size = WORDS * plan.packing
     tiles = []
@@ -145,7 +145,7 @@ def choices(plan: Plan) -> Masks:
     return tiles
 
 
-def mask(plan: Plan, start: int, stop: int) -> jax.Array | None:
+def mask(plan: TPUPlan, start: int, stop: int) -> jax.Array | None:
     """Returns the bits of channels start to stop of a register; None for all."""
     if start <= 0 and stop >= WORDS * plan.packing:
         return None
@@ -158,7 +158,7 @@ def mask(plan: Plan, start: int, stop: int) -> jax.Array | None:
 
 
 def displaced(
-    plan: Plan, masks: Masks, ring: Any, t: jax.Array, start: jax.Array, sign: int
+    plan: TPUPlan, masks: Masks, ring: Any, t: jax.Array, start: jax.Array, sign: int
 ) -> jax.Array:
     """Reads each channel of a group of positions at its displacement.
 
@@ -187,17 +187,17 @@ def displaced(
     return jnp.concatenate(list(registers), 1)
 
 
-def entering(plan: Plan, t: jax.Array) -> jax.Array:
+def entering(plan: TPUPlan, t: jax.Array) -> jax.Array:
     """Returns the slot of the row that step t reads."""
     return lax.rem(t, plan.slots)
 
 
-def leaving(plan: Plan, t: jax.Array) -> jax.Array:
+def leaving(plan: TPUPlan, t: jax.Array) -> jax.Array:
     """Returns the slot of the row that step t finishes."""
     return lax.rem(t + plan.slots - plan.lag, plan.slots)
 
 
-def wide_slot(plan: Plan, t: jax.Array, dy: int) -> jax.Array:
+def wide_slot(plan: TPUPlan, t: jax.Array, dy: int) -> jax.Array:
     """Returns the slot dy rows below that of `leaving`, or the slot of zeros."""
     row = lax.rem(t + plan.height * plan.lag - plan.lag, plan.height) + dy
     slot = lax.rem(t + plan.slots - plan.lag + dy, plan.slots)

@@ -21,7 +21,7 @@ from shiftjax.fast.gpu import (
     shift_project,
     supports,
 )
-from shiftjax.fast.gpu.plan import Plan, pack
+from shiftjax.fast.gpu.plan import GPUPlan, pack
 from shiftjax.fast.gpu.statistics import by_kernel, covariance, moments
 from shiftjax.layers import ShiftConv
 
@@ -181,7 +181,7 @@ def test_every_channel_has_one_column(channels, width, alone):
 
 def test_weights_go_to_their_columns_and_back(rng):
     table = tuple(map(tuple, displacements(48, 3).tolist()))
-    plan = Plan.make((1, 4, 4, 16), 16, table, 1, Sizes())
+    plan = GPUPlan.make((1, 4, 4, 16), 16, table, 1, Sizes())
     weights = jnp.asarray(rng.normal(size=(16, 48)))
     packed = plan.scatter(weights)
     assert packed.shape == (len(plan.packing.tiles), 16, plan.packing.width)

@@ -16,7 +16,7 @@ import pytest
 
 from shiftjax import InputError, shift
 from shiftjax.fast.tpu import is_supported, shift_project
-from shiftjax.fast.tpu.plan import Plan
+from shiftjax.fast.tpu.plan import TPUPlan
 from shiftjax.fast.tpu.rows import where_positive
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -115,7 +115,7 @@ def test_a_relu_on_packed_words():
     bits = np.arange(0, 0x7F81, dtype=np.uint32)  # from zero to infinity
     values = np.full((2, len(bits)), 0x5A5A_A5A5, np.uint32).view(np.int32)
     words = np.stack([bits, np.roll(bits, 1) << 16 | bits]).view(np.int32)
-    plan = Plan(1, 1, 1, 16, 16, 16, jnp.dtype(jnp.bfloat16), ((0, 16, 0, 0),))
+    plan = TPUPlan(1, 1, 1, 16, 16, 16, jnp.dtype(jnp.bfloat16), ((0, 16, 0, 0),))
     kept = np.asarray(where_positive(plan, words, values)).view(np.uint16)
     expected = np.where(words.view(np.uint16) > 0, values.view(np.uint16), 0)
     np.testing.assert_array_equal(kept, expected)
