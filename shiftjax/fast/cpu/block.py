@@ -27,7 +27,13 @@ from shiftjax.fast.batchnorm import (
 from shiftjax.fast.cpu.chunks import Function, Moment, group_count, map_chunks
 from shiftjax.fast.cpu.layout import Planes, rows
 from shiftjax.fast.cpu.products import pointwise
-from shiftjax.fast.cpu.shift import Phase, Window, phases, relu_shift, with_firsts
+from shiftjax.fast.cpu.shift import (
+    Phase,
+    ShiftOptions,
+    plan_phases,
+    relu_shift,
+    with_firsts,
+)
 from shiftjax.fast.cpu.statistics import COVARIANCE, MOMENTS, covariance, per_channel
 from shiftjax.shift import Size
 
@@ -38,16 +44,16 @@ class Middle(NamedTuple):
     """The computation between the narrow tensors of a block, for a group of chunks.
 
     Attributes:
-      window: the shift.
+      shift: the options of the shift.
       dtype: dtype of the operands of products, and of the result.
     """
 
-    window: Window
+    shift: ShiftOptions
     dtype: jnp.dtype
 
     def plan(self, weights: Weights, x: jax.Array) -> tuple[Phase, ...]:
         """Returns the phases of x `[C, chunks, H, W, n]`."""
-        return phases(len(weights["project"]), self.window, x.shape[2:4])
+        return plan_phases(len(weights["project"]), self.shift, x.shape[2:4])
 
     def prepare(self, weights: Weights, x: jax.Array) -> Weights:
         """Brings the wide channels into the order of the phases."""
@@ -63,7 +69,7 @@ class Middle(NamedTuple):
 
     def out_size(self, x: jax.Array) -> Size:
         """Returns height and width of the result."""
-        strides = self.window.strides
+        strides = self.shift.strides
         return -(-x.shape[2] // strides), -(-x.shape[3] // strides)
 
     def memory(self, weights: Weights, x: jax.Array) -> tuple[int, tuple]:
@@ -89,11 +95,11 @@ class Middle(NamedTuple):
 
         A stride leaves few pixels of an image, so it merges a group into one chunk.
         """
-        return (group, n) if self.window.strides == 1 else (1, group * n)
+        return (group, n) if self.shift.strides == 1 else (1, group * n)
 
     def kept(self, x: jax.Array, start: Size) -> jax.Array:
         """Returns every strides-th row and column of a group, in `dtype`."""
-        strides, (row, column) = self.window.strides, start
+        strides, (row, column) = self.shift.strides, start
         x = x[:, :, row::strides, column::strides].astype(self.dtype)
         if strides == 1:
             return x
@@ -199,7 +205,7 @@ def shift_block(
     norms = {name: unit["norm"] for name, unit in params.items()}
     promoted = jnp.promote_types(x.array.dtype, kernels["expand"].dtype)
     middle = Middle(
-        Window(kernel_size, dilation, strides), jnp.dtype(dtype or promoted)
+        ShiftOptions(kernel_size, dilation, strides), jnp.dtype(dtype or promoted)
     )
     batch: Stats = {}
     if stats is not None:

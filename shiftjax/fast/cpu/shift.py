@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from shiftjax.fast.phases import phases as image_phases
+from shiftjax.fast.phases import phases
 from shiftjax.shift import Size
 
 
-class Window(NamedTuple):
+class ShiftOptions(NamedTuple):
     """The options of a shift, as in `shiftjax.shift.shift`."""
 
     kernel_size: int
@@ -59,18 +59,18 @@ class Phase(NamedTuple):
 
 
 @functools.lru_cache
-def phases(channels: int, window: Window, size: Size) -> tuple[Phase, ...]:
+def plan_phases(channels: int, shift: ShiftOptions, size: Size) -> tuple[Phase, ...]:
     """Groups channels by the phase of the image that they read.
 
     Args:
       channels: number of shifted channels.
-      window: the shift.
+      shift: the options of the shift.
       size: height and width of the image.
     """
-    stride = window.strides
+    stride = shift.strides
     out = [-(-length // stride) for length in size]
     plan = []
-    for start, members, table in image_phases(channels, *window):
+    for start, members, table in phases(channels, *shift):
         extent = [-(-(n - s) // stride) for n, s in zip(size, start, strict=True)]
         offsets, boxes = np.asarray(table), []
         cuts = np.flatnonzero(np.diff(offsets, axis=0).any(1)) + 1

@@ -16,7 +16,7 @@ from shiftjax.fast.batchnorm import merge
 from shiftjax.fast.cpu import Planes, chunks
 from shiftjax.fast.cpu.chunks import chunk_size, group_count
 from shiftjax.fast.cpu.products import dot, pointwise
-from shiftjax.fast.cpu.shift import Window, phases, place, place_back
+from shiftjax.fast.cpu.shift import ShiftOptions, place, place_back, plan_phases
 from shiftjax.fast.cpu.statistics import covariance, moments
 from shiftjax.layers import ConvNorm, ShiftConv
 
@@ -170,7 +170,7 @@ SHIFTS += [(16, 4, 1, 2, (1, 6)), (9, 3, 5, 1, (2, 3))]
 def test_phases_are_the_shift(reference, rng, case):
     """Each channel moved from the phase that it reads, and back, as by loops."""
     channels, kernel_size, dilation, strides, size = case
-    plan = phases(channels, Window(kernel_size, dilation, strides), size)
+    plan = plan_phases(channels, ShiftOptions(kernel_size, dilation, strides), size)
     x = rng.normal(size=(2, *size, channels)).astype(np.float32)
     shifted = reference.shift(x, kernel_size, dilation, strides)
     g = rng.normal(size=shifted.shape).astype(np.float32)
