@@ -36,7 +36,7 @@ from jax.sharding import (
 )
 
 from benchmarks import RESULTS, block, jax_blocks, jax_operations
-from benchmarks.cases import Options as Cases
+from benchmarks.cases import Options
 from benchmarks.console import show
 from benchmarks.jax_programs import Traced
 from shiftjax.shift import LOWERINGS
@@ -81,7 +81,7 @@ VERSIONS = ("driver_version", "runtime_version", "compile_time_toolkit_version")
 
 
 @dataclasses.dataclass(frozen=True)
-class Cost:
+class GPUCost:
     """The cost of a program.
 
     Attributes:
@@ -117,7 +117,7 @@ def chip() -> SingleDeviceSharding:
     return SingleDeviceSharding(topology.devices[0])
 
 
-def compile_for_gpu(function: Any, *shapes: Any) -> Cost:
+def compile_for_gpu(function: Any, *shapes: Any) -> GPUCost:
     """Compiles a function, and estimates its cost.
 
     Args:
@@ -142,10 +142,10 @@ def compile_for_gpu(function: Any, *shapes: Any) -> Cost:
     program = list(operations(text))
     kernels = sum(op.times for op in program)
     moved = sum(op.times * op.hbm_bytes for op in program)
-    return Cost(kernels, moved, memory.temp_size_in_bytes)
+    return GPUCost(kernels, moved, memory.temp_size_in_bytes)
 
 
-def cells(floor: int, costs: dict[str, Cost]) -> list[list[str]]:
+def cells(floor: int, costs: dict[str, GPUCost]) -> list[list[str]]:
     """Returns the rows of a table."""
     return [
         [
@@ -171,7 +171,7 @@ def cases(patterns: tuple[str, ...]) -> Iterator[tuple[str, int, dict[str, Trace
             for name in LOWERINGS
         }
         yield title, (2 + 2 * backward) * 2 * math.prod(shape), found
-    for shape in block.shapes(Cases((), blocks=patterns), "gpu"):
+    for shape in block.shapes(Options((), blocks=patterns), "gpu"):
         for backward in (False, True):
             common = shape.options | {"dtype": "bfloat16", "backward": backward}
             found = {
@@ -189,7 +189,7 @@ def passes(backward: bool) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class GPUOptions:
     """The options of the estimate."""
 
     blocks: tuple[str, ...] = ("*",)
@@ -199,7 +199,7 @@ class Options:
 def main() -> int:
     """Estimates the cost of every case in every implementation."""
     prog = "python -m benchmarks.gpu_costs"
-    options = tyro.cli(Options, prog=prog, description=__doc__)
+    options = tyro.cli(GPUOptions, prog=prog, description=__doc__)
     console, tables = Console(), []
     for title, floor, found in cases(options.blocks):
         costs, start = {}, time.perf_counter()

@@ -20,7 +20,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from benchmarks.tpu_costs import CHIP, Cost, compile_for_tpu, cores  # before jax
+from benchmarks.tpu_costs import CHIP, TPUCost, compile_for_tpu, on_cores  # before jax
 
 # isort: split
 import flax.linen as nn
@@ -85,7 +85,7 @@ STAGES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
+class TPUOptions:
     """The options of the estimate."""
 
     stages: tuple[str, ...] = tuple(STAGES)
@@ -125,7 +125,7 @@ ROWS = {
 }
 
 
-def stages(row: str, name: str) -> Cost:
+def stages(row: str, name: str) -> TPUCost:
     """Estimates the cost of output, gradients and statistics of stages of blocks."""
     (images, side, channels), shapes = STAGES[name]
     module = Stages(tuple(shapes), *ROWS[row])
@@ -133,13 +133,13 @@ def stages(row: str, name: str) -> Cost:
     variables = jax.eval_shape(module.init, jax.random.key(0), x)
     y = jax.eval_shape(module.apply, variables, x)
 
-    both, core = trained(applied(module)), cores(1)
+    both, core = trained(applied(module)), on_cores(1)
     return compile_for_tpu(
         jax.jit(both, in_shardings=core, out_shardings=core), variables, x, y
     )
 
 
-def training_step(row: str, batch_size: int) -> Cost:
+def training_step(row: str, batch_size: int) -> TPUCost:
     """Estimates a step of `python -m train cifar10`, with resident images."""
     implementation, shifts = ROWS[row]
     network = ShiftResNet(
@@ -156,7 +156,7 @@ def training_step(row: str, batch_size: int) -> Cost:
     rate = learning_rate(config.schedule, 10_000, 400)
     optimizer = make_optimizer(config.optimizer, rate)
     program = Trainer(task, optimizer).train_steps
-    replicas = Replicas(tuple(cores(1).device_set), backend="shard_map")
+    replicas = Replicas(tuple(on_cores(1).device_set), backend="shard_map")
     shape = jax.ShapeDtypeStruct
     image = (32, 32, 3)
     state = jax.eval_shape(lambda: create_state(network, optimizer, 0, image))
@@ -177,7 +177,7 @@ def training_step(row: str, batch_size: int) -> Cost:
     )
 
 
-def cells(costs: dict[str, Cost]) -> list[list[str]]:
+def cells(costs: dict[str, TPUCost]) -> list[list[str]]:
     """Returns the rows of a table."""
     base = costs["no shift"]
     return [
@@ -204,9 +204,9 @@ def write(table: dict[str, Any]) -> None:
 
 def main() -> int:
     """Estimates the cost of every case in every implementation."""
-    options = tyro.cli(Options, prog="python -m benchmarks.tpu", description=__doc__)
+    options = tyro.cli(TPUOptions, prog="python -m benchmarks.tpu", description=__doc__)
     console, facts = Console(), machine()
-    cases: list[tuple[str, Callable[[str, Any], Cost], Any]]
+    cases: list[tuple[str, Callable[[str, Any], TPUCost], Any]]
     cases = [(f"blocks {name}", stages, name) for name in options.stages]
     if options.batch_size:
         title = f"training step, ShiftResNet-20, E = 3, {options.batch_size} images"

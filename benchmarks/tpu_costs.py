@@ -51,7 +51,7 @@ FREE = {  # these move nothing, or are counted at their start
 
 
 @dataclasses.dataclass(frozen=True)
-class Cost:
+class TPUCost:
     """The cost of a program.
 
     Attributes:
@@ -93,15 +93,15 @@ class Operation:
     hbm_bytes: int
 
 
-def cores(count: int) -> NamedSharding:
+def on_cores(count: int) -> NamedSharding:
     """Returns a placement with a copy on each of a number of cores."""
     topology = topologies.get_topology_desc(TOPOLOGY, platform="tpu")
     mesh = Mesh(np.array(topology.devices[:count]), ("core",))
     return NamedSharding(mesh, PartitionSpec())
 
 
-def compile_for_tpu(function: Any, *shapes: Any) -> Cost:
-    """Compiles a jitted function, placed on `cores`, and estimates its cost.
+def compile_for_tpu(function: Any, *shapes: Any) -> TPUCost:
+    """Compiles a jitted function, placed on `on_cores`, and estimates its cost.
 
     Args:
       function: the result of `jax.jit`.
@@ -115,12 +115,12 @@ def compile_for_tpu(function: Any, *shapes: Any) -> Cost:
     traced = function.trace(*shapes)
     compiled = traced.lower(lowering_platforms=("tpu",)).compile()
     text, memory = compiled.as_text(), compiled.memory_analysis()
-    return total(list(operations(text)), read_bundles(), memory.temp_size_in_bytes)
+    return total_cost(list(operations(text)), read_bundles(), memory.temp_size_in_bytes)
 
 
-def total(
+def total_cost(
     program: list[Operation], bundles: dict[str, tuple[int, int]], temporary: int
-) -> Cost:
+) -> TPUCost:
     """Adds the costs of operations, from their (cycles, open loops) by name."""
     by_kind = {op.kind: bundles[op.name] for op in program if op.name in bundles}
     hbm_bytes = cycles = unknown = open_loops = 0
@@ -135,7 +135,7 @@ def total(
         if "-start" not in op.kind:  # a copy in the background
             seconds += op.times * max(own / CLOCK, op.hbm_bytes / BANDWIDTH)
     seconds = max(seconds, hbm_bytes / BANDWIDTH)
-    return Cost(hbm_bytes, cycles, seconds, temporary, unknown, open_loops)
+    return TPUCost(hbm_bytes, cycles, seconds, temporary, unknown, open_loops)
 
 
 # The scheduled program, as text.
