@@ -22,7 +22,7 @@ from train.parallel import AXIS, Replicas, replica_count, split_cpu
 from train.tasks.classification import Classification
 
 
-class ShiftNet(Unit):
+class CSCNet(Unit):
     """A network of CSC modules with the shape of the paper's ShiftNets.
 
     Attributes:
@@ -56,7 +56,7 @@ class ShiftNet(Unit):
 def network(model: str, overrides: Mapping[str, Any], **options: Any) -> Unit:
     """Makes a network of the library, or a "shiftnet" of the given shape."""
     if model == "shiftnet":
-        return ShiftNet(**overrides, **options)
+        return CSCNet(**overrides, **options)
     return shiftjax.create_model(model, **overrides, **options)
 
 

@@ -14,7 +14,7 @@ from torch.nn.utils import fusion  # pyright: ignore[reportMissingImports]
 import shiftjax
 
 
-class ConvNorm(nn.Module):
+class TorchConvNorm(nn.Module):
     """A convolution and BatchNorm."""
 
     def __init__(
@@ -105,7 +105,7 @@ def middle(kind: str, channels: int, kernel_size: int) -> nn.Conv2d | Slices | N
     return conv
 
 
-class Block(nn.Module):
+class TorchBlock(nn.Module):
     """A residual block of the CIFAR networks: "shift", "depthwise" or "dense".
 
     The kind "nothing" is a shift block without its shift.
@@ -124,17 +124,17 @@ class Block(nn.Module):
         self.kind, wide = kind, int(expansion * outputs)
         self.middle: nn.Module | None = None
         if kind == "dense":
-            self.first = ConvNorm(inputs, outputs, 3, stride)
-            self.second = ConvNorm(outputs, outputs, 3)
+            self.first = TorchConvNorm(inputs, outputs, 3, stride)
+            self.second = TorchConvNorm(outputs, outputs, 3)
         else:
-            self.first = ConvNorm(inputs, wide)
-            self.second = ConvNorm(wide, outputs, 1, stride)
+            self.first = TorchConvNorm(inputs, wide)
+            self.second = TorchConvNorm(wide, outputs, 1, stride)
             self.middle = middle(kind, wide, kernel_size)
         if kind == "depthwise":
-            self.middle = ConvNorm(wide, wide, kernel_size, groups=wide)
+            self.middle = TorchConvNorm(wide, wide, kernel_size, groups=wide)
         self.shortcut = nn.Identity()
         if inputs != outputs:
-            self.shortcut = ConvNorm(inputs, outputs, 1, stride)
+            self.shortcut = TorchConvNorm(inputs, outputs, 1, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Applies the block to `[batch, inputs, height, width]`."""
@@ -146,7 +146,7 @@ class Block(nn.Module):
         return torch.relu_(self.second(y)) + self.shortcut(x)
 
 
-class CSC(nn.Module):
+class TorchCSC(nn.Module):
     """Conv-shift-conv, as `shiftjax.CSC`."""
 
     def __init__(
@@ -166,7 +166,7 @@ class CSC(nn.Module):
         self.middle: nn.Module = nn.BatchNorm2d(e * branch)
         between = middle(kind, e * branch, kernel_size)
         if isinstance(between, nn.Conv2d):
-            self.middle = ConvNorm(e * branch, e * branch)
+            self.middle = TorchConvNorm(e * branch, e * branch)
             self.middle.conv = between
         self.project = convolution(e * branch, branch, 1, stride)
         self.pool = nn.AvgPool2d(3, stride, 1)
@@ -178,17 +178,17 @@ class CSC(nn.Module):
         return y + x if self.same else torch.cat([y, self.pool(x)], 1)
 
 
-class DenseBlock(nn.Module):
+class TorchDenseBlock(nn.Module):
     """One dense convolution, BatchNorm, ReLU, and the input."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel_size: int, stride: int
     ) -> None:
         super().__init__()
-        self.dense = ConvNorm(inputs, outputs, kernel_size, stride)
+        self.dense = TorchConvNorm(inputs, outputs, kernel_size, stride)
         self.shortcut = nn.Identity()
         if inputs != outputs:
-            self.shortcut = ConvNorm(inputs, outputs, 1, stride)
+            self.shortcut = TorchConvNorm(inputs, outputs, 1, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Applies the block to `[batch, inputs, height, width]`."""
@@ -201,22 +201,24 @@ def cifar_net(kind: str, depth: int, expansion: float = 1.0) -> nn.Module:
     for outputs in (16, 32, 64):
         for _ in range((depth - 2) // 6):
             stride = 1 if inputs == outputs else 2
-            blocks.append(Block(kind, inputs, outputs, stride, expansion))
+            blocks.append(TorchBlock(kind, inputs, outputs, stride, expansion))
             inputs = outputs
     head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)
-    return nn.Sequential(ConvNorm(3, 16, 3), nn.ReLU(True), *blocks, *head)
+    return nn.Sequential(TorchConvNorm(3, 16, 3), nn.ReLU(True), *blocks, *head)
 
 
 def shift_net(
     kind: str, stem: int, groups: Sequence[tuple[int, int, Sequence[int]]]
 ) -> nn.Module:
-    """Makes a network of CSC modules, as `benchmarks.jax_nets.ShiftNet`."""
+    """Makes a network of CSC modules, as `benchmarks.jax_nets.CSCNet`."""
     modules: list[nn.Module] = [convolution(3, stem, 7, 2)]
     inputs = stem
     for kernel_size, outputs, expansions in groups:
         for index, expansion in enumerate(expansions):
             stride = 1 if index else 2
-            modules.append(CSC(kind, inputs, outputs, kernel_size, stride, expansion))
+            modules.append(
+                TorchCSC(kind, inputs, outputs, kernel_size, stride, expansion)
+            )
             inputs = outputs
     head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 1000)
     return nn.Sequential(*modules, nn.BatchNorm2d(inputs), nn.ReLU(True), *head)
@@ -226,6 +228,6 @@ def fold(net: nn.Module) -> nn.Module:
     """Folds each BatchNorm that follows a convolution into it, for inference."""
     net = net.eval()
     for module in net.modules():
-        if isinstance(module, ConvNorm):
+        if isinstance(module, TorchConvNorm):
             module.fold()
     return net

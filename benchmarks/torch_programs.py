@@ -15,8 +15,8 @@ from torch import nn  # pyright: ignore[reportMissingImports]
 import shiftjax
 from benchmarks.cases import Program
 from benchmarks.torch_modules import (
-    Block,
-    DenseBlock,
+    TorchBlock,
+    TorchDenseBlock,
     cifar_net,
     fold,
     one_hot,
@@ -266,9 +266,9 @@ def block(
     batch, height, width, channels = shape
     features = strides * channels
     if middle == "dense":
-        net: nn.Module = DenseBlock(channels, features, kernel_size, strides)
+        net: nn.Module = TorchDenseBlock(channels, features, kernel_size, strides)
     else:
-        net = Block(middle, channels, features, strides, expansion, kernel_size)
+        net = TorchBlock(middle, channels, features, strides, expansion, kernel_size)
     net = place(net if backward else fold(net))
     if not backward:
         net = net.to(getattr(torch, dtype))

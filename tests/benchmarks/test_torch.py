@@ -9,7 +9,7 @@ from benchmarks.nets import REDUCTIONS, SHIFTNETS
 torch = pytest.importorskip("torch", reason="PyTorch is no dependency")
 
 from benchmarks import torch_modules, torch_programs  # noqa: E402 (need it)
-from benchmarks.jax_nets import ShiftNet  # noqa: E402
+from benchmarks.jax_nets import CSCNet  # noqa: E402
 
 
 @pytest.mark.parametrize("expansion", [1, 3, 6, 9])
@@ -30,7 +30,7 @@ def test_sizes_of_the_cifar_networks(expansion):
 def test_sizes_of_the_shiftnets(name, params):
     """Counted by hand from the paper's table."""
     shape = SHIFTNETS[name]
-    assert shiftjax.summarize(ShiftNet(**shape), 224).params == params
+    assert shiftjax.summarize(CSCNet(**shape), 224).params == params
     net = torch_modules.shift_net("shift", **shape)
     assert torch_programs.parameters(net) == params
 
@@ -66,7 +66,7 @@ def test_folding_changes_nothing(family):
     net.train()(x)  # running statistics other than 0 and 1
     before = net.eval()(x).detach()
     after = torch_modules.fold(net)(x).detach()
-    units = [m for m in net.modules() if isinstance(m, torch_modules.ConvNorm)]
+    units = [m for m in net.modules() if isinstance(m, torch_modules.TorchConvNorm)]
     assert all(isinstance(unit.norm, torch.nn.Identity) for unit in units)
     torch.testing.assert_close(after, before, rtol=1e-10, atol=1e-10)
 
