@@ -71,7 +71,7 @@ class Block(Unit):
         return nn.relu(unit(self.features, name="project")(y, train)) + skip
 
 
-def fold(project: jax.Array, kernel_size: int) -> jax.Array:
+def fold_shift(project: jax.Array, kernel_size: int) -> jax.Array:
     """Folds shift and projection into a kernel `[K, K, expanded, features]`."""
     moves = shiftjax.displacements(len(project), kernel_size) + kernel_size // 2
     taps = np.zeros((kernel_size, kernel_size, len(project)), np.float32)
@@ -105,7 +105,7 @@ def narrow(
     """
     wide = jax.nn.relu(x @ expand.astype(x.dtype) + bias.astype(x.dtype))
     if lowering == "folded":
-        kernel = fold(project, kernel_size).astype(x.dtype)
+        kernel = fold_shift(project, kernel_size).astype(x.dtype)
         return convolve(wide, kernel, strides=strides)
     table = shiftjax.displacements(len(project), kernel_size, dilation=dilation)
     wide = shiftjax.displace(wide, table, stride=strides, lowering=lowering)

@@ -242,7 +242,7 @@ def cifar_group(
             slices = shift | {"kind": "slices"}
             found.append(torch("the same in PyTorch, by slices", **slices))
         if options.compile_torch:
-            found += compiled(found)
+            found += with_compile(found)
     return Group(
         f"ShiftResNet-{depth}, E = {expansion}",
         tuple(found),
@@ -271,7 +271,7 @@ def shiftnet_group(model: str, options: Options, machine: dict[str, Any]) -> Gro
             ),
         ]
         if options.compile_torch:
-            found += compiled(found)
+            found += with_compile(found)
     batch_size = 8 if machine["platform"] == "cpu" else 128
     return Group(
         model.replace("shiftnet_", "ShiftNet-").upper().replace("SHIFTNET", "ShiftNet"),
@@ -282,7 +282,7 @@ def shiftnet_group(model: str, options: Options, machine: dict[str, Any]) -> Gro
     )
 
 
-def compiled(nets: list[Net]) -> list[Net]:
+def with_compile(nets: list[Net]) -> list[Net]:
     """Returns the networks of PyTorch, with torch.compile."""
     return [
         Net(f"{net.name}, compiled", net.library, net.options | {"compile": True})

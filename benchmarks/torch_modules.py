@@ -224,7 +224,7 @@ def shift_net(
     return nn.Sequential(*modules, nn.BatchNorm2d(inputs), nn.ReLU(True), *head)
 
 
-def fold(net: nn.Module) -> nn.Module:
+def fold_norms(net: nn.Module) -> nn.Module:
     """Folds each BatchNorm that follows a convolution into it, for inference."""
     net = net.eval()
     for module in net.modules():

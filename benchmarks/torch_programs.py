@@ -18,7 +18,7 @@ from benchmarks.torch_modules import (
     TorchBlock,
     TorchDenseBlock,
     cifar_net,
-    fold,
+    fold_norms,
     one_hot,
     shift_net,
 )
@@ -81,14 +81,14 @@ def on_copies(call: Callable[..., Any], inputs: Sequence, copies: int) -> Progra
     return make(graph.replay, steps=copies)
 
 
-def images(*shape: int, dtype: str = "float32") -> torch.Tensor:
+def random_images(*shape: int, dtype: str = "float32") -> torch.Tensor:
     """Returns normally distributed numbers `[batch, channels, height, width]`."""
     torch.manual_seed(0)
     x = torch.randn(*shape, device=DEVICE, dtype=getattr(torch, dtype))
     return x.to(memory_format=torch.channels_last)
 
 
-def place(net: nn.Module) -> nn.Module:
+def to_device(net: nn.Module) -> nn.Module:
     """Puts a network on the device, in channels_last."""
     net = net.to(DEVICE)
     return net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -122,8 +122,8 @@ def training_step(
       compile: if True, use torch.compile.
       **options: options of the network.
     """
-    net = place(NETS[family](**options))
-    x = images(batch_size, 3, image_size, image_size)
+    net = to_device(NETS[family](**options))
+    x = random_images(batch_size, 3, image_size, image_size)
     labels = torch.randint(0, 10, (batch_size,), device=DEVICE)
     forward = compiled(net) if compile else net
     trained = [p for p in net.parameters() if p.requires_grad]
@@ -153,8 +153,8 @@ def inference(
     """Makes inference by a folded network; see `training_step` for the arguments."""
     net = NETS[family](**options)
     params = parameters(net)
-    net = place(fold(net)).to(getattr(torch, dtype))
-    x = images(batch_size, 3, image_size, image_size, dtype=dtype)
+    net = to_device(fold_norms(net)).to(getattr(torch, dtype))
+    x = random_images(batch_size, 3, image_size, image_size, dtype=dtype)
     forward = compiled(net) if compile else net
 
     @torch.inference_mode()
@@ -200,7 +200,7 @@ def operation(
       copies: number of inputs of a call.
     """
     batch, height, width, channels = shape
-    x = images(batch, channels, height, width, dtype=dtype)
+    x = random_images(batch, channels, height, width, dtype=dtype)
     conv = functools.partial(nn.functional.conv2d, padding=kernel_size // 2)
     inputs = [x]
     if kind == "copy":
@@ -269,12 +269,12 @@ def block(
         net: nn.Module = TorchDenseBlock(channels, features, kernel_size, strides)
     else:
         net = TorchBlock(middle, channels, features, strides, expansion, kernel_size)
-    net = place(net if backward else fold(net))
+    net = to_device(net if backward else fold_norms(net))
     if not backward:
         net = net.to(getattr(torch, dtype))
     # Launches are recorded by `on_copies`.
     forward = torch.compile(net) if compile else net
-    x = images(batch, channels, height, width, dtype=dtype)
+    x = random_images(batch, channels, height, width, dtype=dtype)
     if not backward:
         return on_copies(of(forward), [x], copies)
     # A graph must not reuse the casts of another call.
