@@ -12,7 +12,7 @@ from pathlib import Path
 from shiftjax.errors import unknown_name
 from train import experiments
 from train.config import Augment, Config, Optimizer, Schedule
-from train.zoo.published import REDUCTIONS, reduced
+from train.zoo.published import REDUCTIONS, reduction_name
 
 PAPER_EPOCHS, PAPER_BOUNDARIES = 160, (82.0, 124.0)
 
@@ -113,7 +113,7 @@ def _plain(depth: int) -> Iterator[Entry]:
     for dataset in DATASETS:
         option, reductions = REDUCTIONS[dataset, depth]
         for r in reductions:
-            variant = reduced(option, r)
+            variant = reduction_name(option, r)
             yield Entry(
                 f"resnet{depth}", dataset, overrides={option: r}, variant=variant
             )

@@ -124,11 +124,11 @@ class Published:
     later: float | None = None
 
 
-def reduced(option: str, reduction: float) -> str:
+def reduction_name(option: str, reduction: float) -> str:
     """Returns the name of a reduction, for the tag of a release.
 
     Example:
-      >>> reduced("block_reduction", 2.8)
+      >>> reduction_name("block_reduction", 2.8)
       'block2_8'
     """
     return f"{option.partition('_')[0]}{reduction}".replace(".", "_")
@@ -158,7 +158,7 @@ PUBLISHED: Mapping[str, Published] = {
         for name in [f"resnet{depth}"]
     },
     **{
-        f"resnet{depth}.{dataset}_{reduced(option, r)}": Published(
+        f"resnet{depth}.{dataset}_{reduction_name(option, r)}": Published(
             dataset,
             *_REDUCED_COSTS[dataset, depth, r],
             (_BLOCK if dataset == "cifar10" else _NET)[depth][r],
@@ -171,7 +171,7 @@ PUBLISHED: Mapping[str, Published] = {
 
 # Results that are due to a fault, according to the paper's authors.
 DOUBTFUL = frozenset(
-    f"resnet110.cifar10_{reduced('block_reduction', r)}" for r in _BLOCK[110]
+    f"resnet110.cifar10_{reduction_name('block_reduction', r)}" for r in _BLOCK[110]
 )
 
 
