@@ -213,7 +213,7 @@ def window(x: jax.Array, dy: int, dx: int, stride: int, size: Size) -> jax.Array
     return crop(rows, dx, x.ndim - 2, stride, size[1])
 
 
-def choose(offsets: np.ndarray, candidates: dict[int, jax.Array]) -> jax.Array:
+def choose_channels(offsets: np.ndarray, candidates: dict[int, jax.Array]) -> jax.Array:
     """Takes each channel from the candidate of its own offset."""
     (_, x), *others = candidates.items()
     offsets = offsets.reshape((1,) * (x.ndim - 1) + (-1,))
@@ -230,7 +230,7 @@ def by_select(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
             offset: crop(x, offset, axis, stride, size[i])
             for offset in np.unique(offsets).tolist()
         }
-        x = choose(offsets, candidates)
+        x = choose_channels(offsets, candidates)
     return x
 
 
@@ -254,7 +254,7 @@ def by_pad(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
             start: lax.slice_in_dim(x, start, start + reach[i], stride, axis)
             for start in np.unique(starts).tolist()
         }
-        x = choose(starts, candidates)
+        x = choose_channels(starts, candidates)
     return lax.bitcast_convert_type(x, dtype) if x.dtype != dtype else x
 
 

@@ -13,7 +13,7 @@ from shiftjax.fast.tpu.calls import (
     halves,
     options,
     row_block,
-    spread,
+    spread_bias,
     unhalve,
     whole,
 )
@@ -30,18 +30,18 @@ from shiftjax.fast.tpu.rows import (
     leaving,
     matrix,
     narrow,
-    pack,
+    pack_words,
     parts,
     product,
     split,
-    unpack,
+    unpack_words,
     where_positive,
 )
 
 Gradients = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
-def kernel(
+def backward_kernel(
     x: Any,
     g: Any,
     expand: Any,
@@ -76,8 +76,8 @@ def kernel(
         wide_g = displaced(plan, masks, wide_g_ring, t, start, -1)
         wide_g = where_positive(plan, wide, wide_g)
         d_bias[...] += channels(plan, wide_g).sum(0)
-        wide_g = unpack(plan, wide_g)
-        moved = unpack(plan, displaced(plan, masks, wide_ring, t, start, 1))
+        wide_g = unpack_words(plan, wide_g)
+        moved = unpack_words(plan, displaced(plan, masks, wide_ring, t, start, 1))
         out = narrow(plan, expand_back[...], wide_g).astype(dx.dtype)
         dx[0, pl.ds(start, plan.positions)] = split(plan, out)
         inputs = matrix(plan, x_ring.at[done], start)
@@ -92,9 +92,9 @@ def kernel(
     def enter(start: jax.Array) -> None:
         own = here(plan, start)
         wide = product(expand[...], matrix(plan, x.at[0], start)) + bias[...]
-        wide_ring[slot, own] = pack(plan, jnp.maximum(wide, 0))
+        wide_ring[slot, own] = pack_words(plan, jnp.maximum(wide, 0))
         wide_g = product(project[...], matrix(plan, g.at[0], start))
-        wide_g_ring[slot, own] = pack(plan, wide_g)
+        wide_g_ring[slot, own] = pack_words(plan, wide_g)
 
     for_positions(plan, leave, enter)
 
@@ -116,12 +116,12 @@ def backward(
     ]
     weights = (
         diagonal(plan, halves(plan, expand.T), plan.positions),
-        spread(plan, halves(plan, bias)),
+        spread_bias(plan, halves(plan, bias)),
         diagonal(plan, halves(plan, project), plan.positions),
         diagonal(plan, expand, plan.projected),
     )
     dx, d_expand, d_bias, d_project = pl.pallas_call(
-        functools.partial(kernel, plan=plan),
+        functools.partial(backward_kernel, plan=plan),
         out_shape=[
             jax.ShapeDtypeStruct(x.shape, x.dtype),
             *(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in totals),

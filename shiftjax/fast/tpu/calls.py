@@ -33,7 +33,7 @@ def diagonal(plan: TPUPlan, kernel: jax.Array, positions: int) -> jax.Array:
 
 
 def halves(plan: TPUPlan, kernel: jax.Array) -> jax.Array:
-    """Orders the wide rows of a kernel for `pack`, register by register."""
+    """Orders the wide rows of a kernel for `pack_words`, register by register."""
     shape = (-1, WORDS, plan.packing, *kernel.shape[1:])
     return kernel.reshape(shape).swapaxes(1, 2).reshape(kernel.shape)
 
@@ -44,7 +44,7 @@ def unhalve(plan: TPUPlan, total: jax.Array) -> jax.Array:
     return total.reshape(shape).swapaxes(1, 2).reshape(total.shape)
 
 
-def spread(plan: TPUPlan, bias: jax.Array) -> jax.Array:
+def spread_bias(plan: TPUPlan, bias: jax.Array) -> jax.Array:
     """Repeats the bias for each position of a group, and for all lanes."""
     column = jnp.tile(bias.astype(jnp.float32), plan.positions)
     return jnp.broadcast_to(column[:, None], (len(column), LANES))

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from shiftjax.fast.tpu.calls import diagonal, halves, options, row_block, spread, whole
+from shiftjax.fast.tpu.calls import (
+    diagonal,
+    halves,
+    options,
+    row_block,
+    spread_bias,
+    whole,
+)
 from shiftjax.fast.tpu.plan import TPUPlan
 from shiftjax.fast.tpu.rows import (
     choices,
@@ -19,14 +26,14 @@ from shiftjax.fast.tpu.rows import (
     here,
     matrix,
     narrow,
-    pack,
+    pack_words,
     product,
     split,
-    unpack,
+    unpack_words,
 )
 
 
-def kernel(
+def forward_kernel(
     x: Any, expand: Any, bias: Any, project: Any, y: Any, ring: Any, *, plan: TPUPlan
 ) -> None:
     """Expands one row and projects another; the kernels come transposed."""
@@ -35,13 +42,13 @@ def kernel(
     masks, slot = choices(plan), entering(plan, t)
 
     def leave(start: jax.Array) -> None:
-        wide = unpack(plan, displaced(plan, masks, ring, t, start, 1))
+        wide = unpack_words(plan, displaced(plan, masks, ring, t, start, 1))
         out = narrow(plan, project[...], wide).astype(y.dtype)
         y[0, pl.ds(start, plan.positions)] = split(plan, out)
 
     def enter(start: jax.Array) -> None:
         wide = product(expand[...], matrix(plan, x.at[0], start)) + bias[...]
-        ring[slot, here(plan, start)] = pack(plan, jnp.maximum(wide, 0))
+        ring[slot, here(plan, start)] = pack_words(plan, jnp.maximum(wide, 0))
 
     for_positions(plan, leave, enter)
 
@@ -57,11 +64,11 @@ def forward(
     shape = (plan.height, plan.width, plan.features, x.shape[3])
     weights = (
         diagonal(plan, halves(plan, expand.T), plan.positions),
-        spread(plan, halves(plan, bias)),
+        spread_bias(plan, halves(plan, bias)),
         diagonal(plan, project.T, plan.projected),
     )
     return pl.pallas_call(
-        functools.partial(kernel, plan=plan),
+        functools.partial(forward_kernel, plan=plan),
         out_shape=jax.ShapeDtypeStruct(shape, x.dtype),
         in_specs=[
             row_block(plan, plan.channels, 0),

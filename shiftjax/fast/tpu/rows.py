@@ -74,7 +74,7 @@ def here(plan: TPUPlan, start: jax.Array) -> Any:
     return pl.ds(start + plan.margin, plan.positions)
 
 
-def pack(plan: TPUPlan, wide: jax.Array) -> jax.Array:
+def pack_words(plan: TPUPlan, wide: jax.Array) -> jax.Array:
     """Converts `[positions * expanded, LANES]` to the words of a wide row.
 
     A word of bfloat16 holds one channel of a register and one of the next, which are
@@ -97,7 +97,7 @@ def pack(plan: TPUPlan, wide: jax.Array) -> jax.Array:
     return split(plan, pltpu.bitcast(words, jnp.int32).reshape(-1, LANES))
 
 
-def unpack(plan: TPUPlan, words: jax.Array) -> jax.Array:
+def unpack_words(plan: TPUPlan, words: jax.Array) -> jax.Array:
     """Converts words to `[positions * expanded, LANES]`."""
     return pltpu.bitcast(words.reshape(-1, LANES), plan.dtype)
 
@@ -112,7 +112,10 @@ def where_positive(plan: TPUPlan, words: jax.Array, values: jax.Array) -> jax.Ar
 
 
 def channels(plan: TPUPlan, words: jax.Array) -> jax.Array:
-    """Converts words to float32 `[positions, expanded, LANES]`, in `pack`'s order."""
+    """Converts words to float32 `[positions, expanded, LANES]`.
+
+    The channels are in the order in which `pack_words` takes them.
+    """
     if plan.packing == 1:
         return pltpu.bitcast(words, jnp.float32)
     low, high = words << 16, words & HIGH
