@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import tyro
 from rich.console import Console
 
+from shiftjax.cli.commands import Flag, say
 from shiftjax.errors import InputError
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from train.config import Config
 
 PROGRAM = "python -m train"
-Flag = tyro.conf.FlagCreatePairsOff[bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,11 +255,6 @@ def prepare_process(devices: int | None = None, batch_size: int = 512) -> bool:
         jax.config.update("jax_compilation_cache_dir", str(folder))
     split_cpu(batch_size, devices)
     return keep_freed_memory()
-
-
-def say(console: Console, line: str) -> None:
-    """Prints a line without markup."""
-    console.print(line, highlight=False, markup=False)
 
 
 def _reached(release: "Release") -> str:
