@@ -12,6 +12,7 @@ from jax import lax
 import shiftjax
 from benchmarks.cases import Program
 from benchmarks.jax_programs import compiled, is_queue, parameters, peak_bytes, random
+from shiftjax.fast.dispatch import default_platform
 from shiftjax.layers import CSC
 from shiftjax.module import Unit
 from train import experiments
@@ -172,7 +173,7 @@ def replicas_for(batch_size: int) -> Replicas:
     Call it before the first array.
     """
     split_cpu(batch_size)
-    if jax.default_backend() != "cpu":
+    if default_platform() != "cpu":
         return Replicas.local(1)
     return Replicas.local(replica_count(batch_size, jax.local_device_count()))
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 
 from benchmarks.cases import Program
+from shiftjax.fast.dispatch import default_platform
 
 # A pure function, and a function that makes its arguments. The latter is run to time
 # the former, and only traced (`jax.eval_shape`) to compile for a device that is not
@@ -71,7 +72,7 @@ def parameters(variables: Mapping[str, Any]) -> int:
 
 def is_queue() -> bool:
     """Returns True if calls are asynchronous, and can be queued."""
-    return jax.devices()[0].platform != "cpu"
+    return default_platform() != "cpu"
 
 
 def peak_bytes() -> int | None:

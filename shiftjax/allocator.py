@@ -13,6 +13,8 @@ from typing import Any
 
 import jax
 
+from shiftjax.fast.dispatch import default_platform
+
 # Names and numbers of glibc's mallopt(3).
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8
 _MADV_HUGEPAGE = 14  # of madvise(2)
@@ -40,7 +42,7 @@ def keep_freed_memory(platform: str | None = None) -> bool:
     if not sys.platform.startswith("linux"):
         return False
     if platform is None:
-        platform = "cpu" if _is_cpu_alone() else jax.default_backend()
+        platform = "cpu" if _is_cpu_alone() else default_platform()
     if platform != "cpu":
         return False
     libc = ctypes.CDLL(None)

@@ -77,6 +77,11 @@ class BlockOptions(NamedTuple):
     dilation: int = 1
 
 
+def default_platform() -> str:
+    """Returns the platform that JAX computes on by default: "cpu", "gpu" or "tpu"."""
+    return jax.default_backend()
+
+
 def choose(
     asked: str | None,
     kind: str,
@@ -88,7 +93,7 @@ def choose(
     """Chooses the implementation of a module for an input.
 
     Args:
-      asked: one of `NAMES`, or None for the fastest on `jax.default_backend()`.
+      asked: one of `NAMES`, or None for the fastest on `default_platform()`.
       kind: kind of the module, a key of the tables in `IMPLEMENTATIONS`, or any other
         name for a module that only has its reference.
       shape: shape of the input, `[batch, height, width, channels]`.
@@ -113,7 +118,7 @@ def choose(
         raise unknown_name("implementation", asked, NAMES)
     if asked == REFERENCE:
         return Choice(REFERENCE, "asked for")
-    name = asked or jax.default_backend()
+    name = asked or default_platform()
     when = IMPLEMENTATIONS.get(name, {}).get(kind)
     if when is None:
         return Choice(REFERENCE, f"it is the only one for {name}")
