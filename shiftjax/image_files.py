@@ -2,12 +2,13 @@
 
 import contextlib
 import io
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from shiftjax.errors import InputError
 
@@ -18,6 +19,9 @@ EXTENSIONS = (
 )
 # fmt: on
 _MODES = {1: "L", 3: "RGB"}
+_SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
+
+Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 def find(folder: str | Path) -> list[Path]:
@@ -46,26 +50,39 @@ def find(folder: str | Path) -> list[Path]:
     return found
 
 
-def check_shape(image_size: int, channels: int) -> None:
+def check_shape(image_size: int, channels: int, resize: int | None = None) -> None:
     """Checks that images can have a size and a number of channels.
 
     Args:
       image_size: height and width in pixels.
       channels: 1 (gray) or 3 (RGB).
+      resize: the short side before the center is cropped; None for `image_size`.
 
     Raises:
-      InputError: if the size is below 1, or the number of channels is another.
+      InputError: if the size is below 1 or above `resize`, or the number of channels is
+        another.
     """
     if image_size < 1:
         raise InputError(f"image_size={image_size}: it must be at least 1 pixel")
     if channels not in _MODES:
         raise InputError(f"channels={channels}: it must be 1 (gray) or 3 (RGB)")
+    if resize is not None and resize < image_size:
+        raise InputError(
+            f"resize={resize}: it must be at least image_size={image_size}, which is "
+            "cropped from it"
+        )
 
 
 def decode(
-    image: bytes | Path, image_size: int, channels: int, *, upright: bool = False
+    image: bytes | Path,
+    image_size: int,
+    channels: int,
+    *,
+    upright: bool = False,
+    resize: int | None = None,
+    box: Callable[[int, int], Box] | None = None,
 ) -> np.ndarray:
-    """Decodes an image, resizes its short side and crops the center.
+    """Decodes an image, resizes its short side and crops the center, or crops a box.
 
     An image of the right size keeps its pixels.
 
@@ -74,6 +91,9 @@ def decode(
       image_size: height and width of the result, in pixels.
       channels: 1 for gray, 3 for RGB.
       upright: if True, turns the image upright by its EXIF orientation.
+      resize: the short side before the center is cropped; None for `image_size`.
+      box: chooses the part of the image to resize, from its width and height; None for
+        the center.
 
     Returns:
       uint8 `[image_size, image_size, channels]`.
@@ -82,11 +102,40 @@ def decode(
       InputError: if it is not an image, or is damaged.
     """
     with opened(image) as file:
+        if box is not None:
+            part = _box(file, box, image_size, upright)
+            part = to_mode(part, channels)
+            part = part.resize((image_size, image_size), Image.Resampling.BILINEAR)
+            return np.asarray(part).reshape(image_size, image_size, channels)
         # Pillow decodes a JPEG at 1/2, 1/4 or 1/8 of its size, which saves most of the
         # time. The filter still gets at least twice the size of the result.
-        file.draft(None, (2 * image_size, 2 * image_size))
+        side = 2 * (resize or image_size)
+        file.draft(None, (side, side))
         turned = ImageOps.exif_transpose(file) if upright else file
-        return fit(turned, image_size, channels)
+        return fit(turned, image_size, channels, resize)
+
+
+def _box(
+    file: Image.Image,
+    box: Callable[[int, int], Box],
+    image_size: int,
+    upright: bool,
+) -> Image.Image:
+    """Decodes a box of an image, at a fraction of its size if it is large enough."""
+    sideways = upright and file.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+    width, height = file.size[::-1] if sideways else file.size
+    chosen = box(width, height)
+    # As for whole images, the filter gets at least twice the size of the result.
+    short = min(chosen[2] - chosen[0], chosen[3] - chosen[1])
+    needed = [math.ceil(side * 2 * image_size / short) for side in file.size]
+    file.draft(None, (needed[0], needed[1]))
+    turned = ImageOps.exif_transpose(file) if upright else file
+    across, down = turned.width / width, turned.height / height
+    left, top, right, bottom = (
+        round(edge * scale)
+        for edge, scale in zip(chosen, (across, down) * 2, strict=True)
+    )
+    return turned.crop((left, top, right, bottom))
 
 
 @contextlib.contextmanager
@@ -113,13 +162,16 @@ def opened(image: bytes | Path) -> Iterator[Image.Image]:
         raise InputError(f"{name}: cannot be read as an image ({e})") from e
 
 
-def fit(image: Image.Image, image_size: int, channels: int) -> np.ndarray:
+def fit(
+    image: Image.Image, image_size: int, channels: int, resize: int | None = None
+) -> np.ndarray:
     """Resizes the short side of an image, crops the center and converts the channels.
 
     Args:
       image: the image.
       image_size: height and width of the result, in pixels.
       channels: 1 for gray, 3 for RGB.
+      resize: the short side before the center is cropped; None for `image_size`.
 
     Returns:
       uint8 `[image_size, image_size, channels]`.
@@ -133,8 +185,14 @@ def fit(image: Image.Image, image_size: int, channels: int) -> np.ndarray:
     """
     image = to_mode(image, channels)
     size = (image_size, image_size)
-    if image.size != size:
-        # Bilinear is the custom of the field. Pillow averages when it shrinks an image.
+    # Bilinear is the custom of the field. Pillow averages when it shrinks an image.
+    if resize is not None:
+        short = min(image.size)
+        width, height = (resize * side // short for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+        left, top = round((width - image_size) / 2), round((height - image_size) / 2)
+        image = image.crop((left, top, left + image_size, top + image_size))
+    elif image.size != size:
         image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
     return np.asarray(image).reshape(*size, channels)
 
@@ -164,16 +222,18 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
     return image.convert(_MODES[channels])
 
 
-def rings(image_size: int, channels: int) -> np.ndarray:
+def rings(image_size: int, channels: int, resize: int | None = None) -> np.ndarray:
     """Computes an image of rings around the center, with another hue on each side.
 
     Args:
       image_size: height and width, in pixels.
       channels: number of channels.
+      resize: not used, because the image is computed in its size.
 
     Returns:
       uint8 `[image_size, image_size, channels]`.
     """
+    del resize
     y, x = np.mgrid[:image_size, :image_size] / image_size - 0.5
     angle, radius = np.arctan2(y, x), np.hypot(x, y)
     turns = 2 * np.pi * np.arange(channels) / 3
@@ -181,12 +241,13 @@ def rings(image_size: int, channels: int) -> np.ndarray:
     return (color + 60 * np.cos(18 * radius)[..., None]).astype(np.uint8)
 
 
-def temple(image_size: int, channels: int) -> np.ndarray:
+def temple(image_size: int, channels: int, resize: int | None = None) -> np.ndarray:
     """Returns scikit-learn's sample photograph of a temple in China.
 
     Args:
       image_size: height and width, in pixels.
       channels: 1 for gray, 3 for RGB.
+      resize: the short side before the center is cropped; None for `image_size`.
 
     Returns:
       uint8 `[image_size, image_size, channels]`.
@@ -197,11 +258,11 @@ def temple(image_size: int, channels: int) -> np.ndarray:
     from sklearn.datasets import load_sample_image
 
     image = Image.fromarray(load_sample_image("china.jpg"))
-    return fit(image, image_size, channels)
+    return fit(image, image_size, channels, resize)
 
 
 # The images whose logits are stored with each release.
-SAMPLES: Mapping[str, Callable[[int, int], np.ndarray]] = {
+SAMPLES: Mapping[str, Callable[..., np.ndarray]] = {
     "rings": rings,
     "temple": temple,
 }

@@ -50,6 +50,8 @@ class Card:
       seed: seed of the training run.
       commit: commit of the project at the time of the run.
       license: license of the weights.
+      resize: short side that images are resized to before their center is cropped; None
+        for `image_size`.
     """
 
     architecture: str
@@ -63,6 +65,7 @@ class Card:
     seed: int = 0
     commit: str = ""
     license: str = "Apache-2.0"
+    resize: int | None = None
 
     def model(self) -> Any:
         """Creates the network, a `flax.linen.Module`."""
@@ -200,7 +203,10 @@ def save(path: str | os.PathLike, variables: Mapping[str, Any], card: Card) -> b
     compare(arrays, card, str(path))
     import safetensors.numpy
 
-    text = json.dumps(dataclasses.asdict(card), sort_keys=True)
+    fields = dataclasses.asdict(card)
+    if card.resize is None:  # so that versions without this field read the file
+        del fields["resize"]
+    text = json.dumps(fields, sort_keys=True)
     data = safetensors.numpy.save(arrays, {CARD: text})
     partial = path.with_name(f"{path.name}.partial")
     partial.write_bytes(data)

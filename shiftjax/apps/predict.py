@@ -78,8 +78,8 @@ class Classifier:
     def read(self, paths: Iterable[str | Path]) -> np.ndarray:
         """Reads images of any size and format.
 
-        Each image is resized by its short side to the network's size and then center
-        cropped.
+        Each image is resized by its short side, to the size that the card of the
+        network names, and then center cropped.
 
         Args:
           paths: files and folders; a folder's images are read in order of their paths.
@@ -93,7 +93,12 @@ class Classifier:
         """
         size, channels = self.card.image_size, len(self.card.mean)
         return np.stack(
-            [image_files.decode(f, size, channels, upright=True) for f in _files(paths)]
+            [
+                image_files.decode(
+                    file, size, channels, upright=True, resize=self.card.resize
+                )
+                for file in _files(paths)
+            ]
         )
 
     def predict(

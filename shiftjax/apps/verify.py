@@ -34,7 +34,7 @@ def sample_logits(pretrained: Pretrained) -> dict[str, list[float]]:
     with jax.default_matmul_precision("highest"):
         for name, sample in image_files.SAMPLES.items():
             try:
-                image = sample(card.image_size, len(card.mean))
+                image = sample(card.image_size, len(card.mean), card.resize)
             except ImportError:
                 continue
             found[name] = [round(float(x), 5) for x in outputs(image)]

@@ -64,6 +64,21 @@ def test_every_size_comes_out_square(size):
     )
 
 
+@pytest.mark.parametrize("shape", [(375, 500), (500, 375), (300, 301), (256, 256)])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_resize_256_and_crop_224_are_pillows(noise, shape, kind):
+    """By hand, with torchvision's rounding."""
+    data = encoded(noise(*shape, 3), kind)
+    height, width = shape
+    short = min(shape)
+    size = int(256 * width / short), int(256 * height / short)
+    resized = Image.open(io.BytesIO(data)).resize(size, Image.Resampling.BILINEAR)
+    left, top = round((size[0] - 224) / 2), round((size[1] - 224) / 2)
+    expected = np.asarray(resized)[top : top + 224, left : left + 224]
+    received = image_files.decode(data, 224, 3, resize=256)
+    np.testing.assert_array_equal(received, expected)
+
+
 @pytest.mark.parametrize(("size", "waves"), [(32, 0), (200, 60)])
 def test_a_large_jpeg_decoded_at_a_fraction_is_the_same_picture(size, waves):
     """The waves, 24 pixels long, would be gone at an eighth of the size."""

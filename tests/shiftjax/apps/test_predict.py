@@ -1,5 +1,6 @@
 """Prediction: preparation, batches, probabilities; and the commands that use it."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -203,3 +204,25 @@ def test_a_plot_that_cannot_be_written(capsys, folder, photos):
     code, _, err = run(capsys, *words, "--plot", photos / "strip.xyz")
     assert code == 2
     assert "strip.xyz" in err
+
+
+def test_images_are_resized_as_the_card_says(tmp_path, pretrained, photos):
+    """Also after a file of weights, in which the size is only if there is one."""
+    card = dataclasses.replace(CARD, resize=10)
+    save(tmp_path / "a.safetensors", pretrained.variables, card)
+    data = save(tmp_path / "b.safetensors", pretrained.variables, CARD)
+    assert b"resize" not in data
+    assert open_pretrained(str(tmp_path / "b.safetensors")).card == CARD
+    loaded = open_pretrained(str(tmp_path / "a.safetensors"))
+    assert loaded.card == card
+    (received,) = Classifier(loaded).read([photos / "b.jpg"])
+    image = Image.open(photos / "b.jpg")
+    image.draft(None, (20, 20))
+    expected = np.asarray(image.resize((13, 10), Image.Resampling.BILINEAR))
+    np.testing.assert_array_equal(received, expected[1:9, 2:10])
+    whole, part = (
+        sample_logits(Pretrained(pretrained.model, pretrained.variables, c))
+        for c in (CARD, card)
+    )
+    assert whole["rings"] == part["rings"]
+    assert whole["temple"] != part["temple"]
