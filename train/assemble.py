@@ -12,7 +12,7 @@ import shiftjax
 from shiftjax.errors import InputError
 from train import tasks
 from train.config import Config, validate
-from train.data.image_set import ImageSet
+from train.data.examples import Examples
 from train.data.placement import FED_STEPS, is_resident, on_devices
 from train.data.stream import Order
 from train.optimizer import learning_rate, make_optimizer
@@ -38,7 +38,7 @@ class Setup:
 
     config: Config
     replicas: Replicas
-    train_set: ImageSet
+    train_set: Examples
     order: Order
     total_steps: int
     rate: optax.Schedule
@@ -54,7 +54,7 @@ class Setup:
         """The compiled evaluation program."""
         return self.replicas.parallelize(self.trainer.eval_steps)
 
-    def on_devices(self, examples: ImageSet) -> tuple[Any, ImageSet | None]:
+    def on_devices(self, examples: Examples) -> tuple[Any, Examples | None]:
         """Puts a set on the devices; see `train.data.placement.on_devices`."""
         return on_devices(
             examples, self.config.data, self.trainer.task.data, self.replicas
@@ -76,7 +76,7 @@ class Setup:
             self.trainer.task.model,
             self.trainer.optimizer,
             self.config.seed,
-            self.train_set.images.shape[1:],
+            self.train_set.image_shape,
             with_ema=self.config.ema_decay is not None,
         )
         if self.config.init is None:
@@ -89,7 +89,7 @@ class Setup:
         return step * self.order.batch_size / self.order.examples
 
 
-def set_up(config: Config, train_set: ImageSet | None = None) -> Setup:
+def set_up(config: Config, train_set: Examples | None = None) -> Setup:
     """Checks the configuration, loads the training examples and builds the programs.
 
     Args:
@@ -105,6 +105,11 @@ def set_up(config: Config, train_set: ImageSet | None = None) -> Setup:
     if train_set is None:
         replicas.per_device(config.batch_size)
         train_set = load_split(config, config.data.train_on)
+        if config.batch_size > len(train_set):
+            raise InputError(
+                f"--batch-size {config.batch_size}: {config.data.source} has only "
+                f"{len(train_set)} training examples"
+            )
     task = kind.make(config, train_set)
     order = Order(len(train_set), config.batch_size, config.seed)
     total_steps = max(round(config.epochs * order.steps_per_epoch), 1)

@@ -3,74 +3,15 @@
 import dataclasses
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 from shiftjax.errors import InputError, MissingFileError
+from train.options import Bounds, option
 
 FILE = "config.json"
-
-T = TypeVar("T")
-
-
-@dataclasses.dataclass(frozen=True)
-class Bounds:
-    """The numbers that an option allows; None for no limit.
-
-    Example:
-      >>> 0 in Bounds(low=0, high=1), 0 in Bounds(above=0)
-      (True, False)
-      >>> str(Bounds(low=0, high=1))
-      '0 to 1'
-    """
-
-    low: float | None = None
-    """The lowest number allowed."""
-    above: float | None = None
-    """A number that all allowed ones are above."""
-    high: float | None = None
-    """The highest number allowed."""
-
-    def __contains__(self, value: Any) -> bool:
-        """Returns True for an allowed value; never for NaN, if there is a limit."""
-        return (
-            (self.low is None or value >= self.low)
-            and (self.above is None or value > self.above)
-            and (self.high is None or value <= self.high)
-        )
-
-    def __str__(self) -> str:
-        """Returns the limits in words."""
-        if self.low is not None and self.high is not None:
-            return f"{self.low} to {self.high}"
-        limits = {"at least": self.low, "above": self.above, "at most": self.high}
-        return " and ".join(f"{k} {v}" for k, v in limits.items() if v is not None)
-
-
-def option(
-    default: T,
-    *,
-    low: float | None = None,
-    above: float | None = None,
-    high: float | None = None,
-    free: bool = False,
-) -> T:
-    """Declares a field of a configuration that has bounds, or that a resume may change.
-
-    Args:
-      default: the field's default value.
-      low: the lowest value allowed.
-      above: a number that the value must be above.
-      high: the highest value allowed.
-      free: True if the value changes no result but for rounding. A resumed run may
-        change it, and the command line that reproduces a run leaves it out.
-
-    Returns:
-      The dataclass field, typed as its default so that the default is type-checked.
-    """
-    metadata = {"bounds": Bounds(low, above, high), "free": free}
-    return cast(T, dataclasses.field(default=default, metadata=metadata))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,11 +50,19 @@ class Data:
     """Standard deviation of each channel to divide by, for values in 0 .. 1."""
     resident_bytes: int = option(2**31, low=0, free=True)
     """Largest size of a data set that stays on the device; a larger one is streamed."""
+    resize: int | None = option(None, low=1)
+    """Short side that images are resized to before the center is cropped."""
+    decode: Literal["once", "each_epoch"] | None = option(None, free=True)
+    """Decode images once or at each epoch; by default once, if they fit into memory."""
+    threads: int | None = option(None, low=1, free=True)
+    """Threads that decode images; by default one per core that the process may use."""
+    on_corrupt: Literal["stop", "skip"] = "stop"
+    """Stop at a damaged image, or skip it; skipped images are counted in the log."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Augment:
-    """Augmentation of training images, inside the compiled step."""
+    """Augmentation of training images, inside the compiled step but for resizing."""
 
     crop_padding: int = option(4, low=0)
     """Pixels of zeros around an image before a random crop of its size; 0 for none."""
@@ -123,6 +72,10 @@ class Augment:
     """Parameter alpha of mixup's Beta(alpha, alpha); 0 for none."""
     cutmix: float = option(0.0, low=0)
     """Parameter alpha of CutMix's Beta(alpha, alpha); 0 for none."""
+    random_resized_crop: bool = False
+    """Resize a random box of each image; the images are decoded at each epoch."""
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Smallest and largest area of that box, as shares of the image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -296,6 +249,7 @@ def validate(config: Config) -> None:
         raise InputError(f"--epochs {config.epochs}: it must be finite")
     if min(config.data.std) <= 0:
         raise InputError(f"--data.std {config.data.std}: each must be above 0")
+    _validate_images(config.data, config.augment)
     if config.schedule.kind == "steps" and not config.schedule.boundaries:
         raise InputError("--schedule.kind steps needs --schedule.boundaries")
     if config.schedule.warmup_epochs > config.epochs:
@@ -305,13 +259,45 @@ def validate(config: Config) -> None:
         )
 
 
+def _validate_images(data: Data, augment: Augment) -> None:
+    """Raises InputError for options of the images that exclude each other."""
+    low, high = augment.crop_scale
+    if not 0 < low <= high <= 1:
+        raise InputError(
+            f"--augment.crop-scale {low} {high}: it must be two ascending numbers "
+            "above 0 and at most 1"
+        )
+    if augment.random_resized_crop and data.decode == "once":
+        raise InputError(
+            "--data.decode once: --augment.random-resized-crop decodes each image at "
+            "each epoch"
+        )
+
+
+def absolute(config: Config) -> Config:
+    """Returns a configuration that names a folder of images from any other folder.
+
+    Example:
+      >>> absolute(Config(data=Data("folder:/images/../photos"))).data.source
+      'folder:/photos'
+    """
+    kind, _, path = config.data.source.partition(":")
+    if kind != "folder" or not path:
+        return config
+    source = f"folder:{os.path.abspath(os.path.expanduser(path))}"
+    return dataclasses.replace(
+        config, data=dataclasses.replace(config.data, source=source)
+    )
+
+
 def differences(old: Config, new: Config) -> list[str]:
     """Lists the options, with both values, that make the results of two runs differ."""
     before, after = flatten(old), flatten(new)
+    mine, other = flatten(absolute(old)), flatten(absolute(new))
     return [
         f"--{_flag(name)} was {before[name]}, is {after[name]}"
         for name in before
-        if name not in FREE and before[name] != after[name]
+        if name not in FREE and mine[name] != other[name]
     ]
 
 

@@ -13,15 +13,15 @@ from shiftjax.weights import open_pretrained
 from train import config as config_file
 from train.assemble import Setup, set_up
 from train.checkpointing import Checkpoints
-from train.data.image_set import ImageSet
+from train.data.examples import Examples
 from train.data.placement import FED_STEPS, host_share
-from train.data.stream import items, padded_order
+from train.data.stream import Prefetch, items, padded_order
 from train.parallel import Replicas
 from train.tasks import load_split
 from train.workdir import CHECKPOINTS
 
 
-def evaluate(setup: Setup, variables: Any, examples: ImageSet) -> dict[str, float]:
+def evaluate(setup: Setup, variables: Any, examples: Examples) -> dict[str, float]:
     """Evaluates a network on every example of a set, exactly once.
 
     Args:
@@ -39,14 +39,23 @@ def evaluate(setup: Setup, variables: Any, examples: ImageSet) -> dict[str, floa
     length = len(order) if fed is None else FED_STEPS
     totals: dict[str, Any] = {}
     kept: list[dict[str, np.ndarray]] = []
-    for start in range(0, len(order), length):
+
+    def make(start: int) -> Any:
         indices = host_share(order[start : start + length])
-        batch = replicas.split(items(indices, fed, length))
-        count = np.int32(len(indices))
-        sums, rows = jax.device_get(setup.eval_steps(variables, data, batch, count))
-        # Python's floats, because float32 has no exact counts above 2**24.
-        totals = {name: totals.get(name, 0) + float(x) for name, x in sums.items()}
-        kept.append({n: x[:count].reshape(-1, *x.shape[2:]) for n, x in rows.items()})
+        return replicas.split(items(indices, fed, length))
+
+    prefetch = Prefetch(make, range(0, len(order), length))
+    try:
+        for start, batch in prefetch:
+            count = np.int32(min(length, len(order) - start))
+            sums, rows = jax.device_get(setup.eval_steps(variables, data, batch, count))
+            # Python's floats, because float32 has no exact counts above 2**24.
+            totals = {name: totals.get(name, 0) + float(x) for name, x in sums.items()}
+            kept.append(
+                {n: x[:count].reshape(-1, *x.shape[2:]) for n, x in rows.items()}
+            )
+    finally:
+        prefetch.close()
     seen = round(totals["examples"])
     if seen != len(examples):
         raise RuntimeError(f"evaluated {seen} of {len(examples)} examples")
@@ -130,6 +139,7 @@ def evaluate_weights(
             source=source or card.dataset,
             data_dir=data_dir,
             image_size=card.image_size,
+            resize=card.resize,
             mean=_three(card.mean),
             std=_three(card.std),
         ),
@@ -150,6 +160,6 @@ def _three(values: tuple[float, ...]) -> tuple[float, float, float]:
     return red, green, blue
 
 
-def _round_up(examples: ImageSet, replicas: Replicas) -> int:
+def _round_up(examples: Examples, replicas: Replicas) -> int:
     """Returns the smallest batch of all examples that the devices can share."""
     return -(-len(examples) // replicas.count) * replicas.count

@@ -23,7 +23,7 @@ from train import hosts
 from train.assemble import Setup, set_up
 from train.checkpointing import Checkpoints
 from train.config import Config
-from train.data.image_set import ImageSet
+from train.data.examples import Examples
 from train.data.placement import host_share
 from train.data.stream import Prefetch, items
 from train.evaluation import evaluate
@@ -138,9 +138,10 @@ class Loop:
 
         def make(request: tuple[int, int]) -> Any:
             start, count = request
-            indices = [setup.order.indices(start + i) for i in range(count)]
-            share = host_share(np.stack(indices))
-            return setup.replicas.split(items(share, fed, length))
+            steps, order = range(start, start + count), setup.order
+            share = host_share(np.stack([order.indices(step) for step in steps]))
+            epochs = host_share(np.stack([order.epochs(step) for step in steps]))
+            return setup.replicas.split(items(share, fed, length, epochs))
 
         prefetch = Prefetch(make, self._dispatches(step))
 
@@ -237,7 +238,7 @@ class Loop:
             }
             self.checkpoints.save(step, state, metadata, metrics)
 
-    def _show(self, state: TrainState, examples: ImageSet) -> None:
+    def _show(self, state: TrainState, examples: Examples) -> None:
         """Saves a sample of what the network does, if the task draws one."""
         if self.writer is not None:
             image = self.setup.trainer.task.sample(state.variables, examples)
@@ -267,6 +268,7 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
     Raises:
       InputError: if an option or an input is invalid, or the loss is not finite.
     """
+    config = config_file.absolute(config)
     setup = _set_up(config)
     workdir = Path(config.workdir)
     with contextlib.ExitStack() as stack:

@@ -59,6 +59,7 @@ def load_run(workdir: str | Path, step: int | None = None) -> Pretrained:
         options=given | config.model.overrides,
         class_names=classes,
         image_size=config.data.image_size,
+        resize=config.data.resize,
         mean=config.data.mean,
         std=config.data.std,
         dataset=config.data.source,

@@ -35,8 +35,12 @@ OTHER = Config(
         (0.1, 0.2, 0.3),
         (0.4, 0.5, 0.6),
         10**6,
+        72,
+        "each_epoch",
+        3,
+        "skip",
     ),
-    augment=Augment(2, False, 0.2, 1.0),
+    augment=Augment(2, False, 0.2, 1.0, True, (0.25, 0.75)),
     style=Style("painting.jpg", 64, "squeezenet", "weights.npz", 1.0, 2.0),
     optimizer=Optimizer(
         "adam", 0.8, True, 1e-4, "kernels", 1.0, ("stem", "stage1*"), 0.3, 0.1
@@ -61,6 +65,8 @@ RESUMABLE = {
     "workdir",
     "data.data_dir",
     "data.resident_bytes",
+    "data.decode",
+    "data.threads",
     "eval_batch_size",
     "eval_epochs",
     "save_epochs",
@@ -328,6 +334,32 @@ def test_a_difference_is_named_with_both_values_where_it_matters(name):
     else:
         before, after = value_of(old, name), value_of(new, name)
         assert found == [f"{as_flag(name)} was {before}, is {after}"]
+
+
+def test_a_folder_is_the_same_by_a_relative_path(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    one, other = (
+        changed(Config(), "data.source", f"folder:{path}")
+        for path in ("images", tmp_path / "images")
+    )
+    assert config.differences(one, other) == []
+    assert config.absolute(one) == other
+    assert config.absolute(Config()) == Config()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("augment.crop_scale", (0.0, 1.0), "crop-scale 0.0 1.0: it must be"),
+        ("augment.crop_scale", (0.5, 0.25), "crop-scale 0.5 0.25: it must be"),
+        ("augment.crop_scale", (0.5, 1.5), "crop-scale 0.5 1.5: it must be"),
+        ("data.decode", "once", "--data.decode once: --augment.random-resized-crop"),
+    ],
+)
+def test_random_crops_that_cannot_be(name, value, message):
+    run = changed(changed(Config(), "augment.random_resized_crop", True), name, value)
+    with pytest.raises(InputError, match=re.escape(message)):
+        config.validate(run)
 
 
 def test_the_same_run_has_no_differences():

@@ -223,3 +223,14 @@ def test_weights_of_other_classes_get_a_new_head(finished, tmp_path, tiny):
     assert new.params["head"]["bias"].shape == (10,)
     with pytest.raises(InputError, match="is of another network"):
         begin_with(path, state, 7)
+
+
+def test_a_release_resizes_as_its_run(tmp_path, tiny, run):
+    made = tiny(tmp_path / "run", epochs=1.0)
+    resized = dataclasses.replace(made.data, resize=10)
+    outcome, _ = run(dataclasses.replace(made, data=resized))
+    release([made.workdir], "digits", tmp_path / "zoo")
+    assert load_run(made.workdir).card.resize == 10
+    result = evaluate_weights(NAME, str(tmp_path / "zoo"))
+    assert result["loss"] == pytest.approx(outcome.test["loss"], rel=1e-5)
+    assert verify(NAME, tmp_path / "zoo") == ("rings", "temple")

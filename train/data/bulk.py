@@ -7,9 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from shiftjax.errors import InputError
+from train.machine import cores
 
-_THREADS = min(16, os.cpu_count() or 1)
-_CHUNK = 256  # examples per task; reading records one by one takes twice the time
+_CHUNK = 256  # most examples a task; reading records one by one takes twice the time
+
+
+def memory() -> int:
+    """Returns the memory of the machine, in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def allocate(examples: int, image_size: int, channels: int) -> np.ndarray:
@@ -28,27 +33,32 @@ def allocate(examples: int, image_size: int, channels: int) -> np.ndarray:
     """
     shape = (examples, image_size, image_size, channels)
     needed = int(np.prod(shape, dtype=np.int64))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     # Linux allocates more memory than it has, and kills the process that uses it.
-    if needed > memory:
+    if needed > memory():
         raise InputError(
             f"{examples} images of {image_size}x{image_size} need "
-            f"{needed / 1e9:.0f} GB and this machine has {memory / 1e9:.0f} GB of "
-            "memory: choose a smaller image_size or a part of the data"
+            f"{needed / 1e9:.0f} GB and this machine has {memory() / 1e9:.0f} GB of "
+            "memory: choose --data.decode each_epoch or a smaller image_size"
         )
     return np.empty(shape, np.uint8)
 
 
-def for_chunks(examples: int, work: Callable[[range], None]) -> None:
+def for_chunks(
+    examples: int, work: Callable[[range], None], threads: int | None = None
+) -> None:
     """Calls `work` on consecutive ranges that cover all examples, on several threads.
 
     Args:
       examples: the number of examples.
       work: handles one range; its first exception cancels the others and is raised.
+      threads: the number of threads; None for one per core that the process may use.
     """
-    starts = range(0, examples, _CHUNK)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        tasks = [pool.submit(work, range(examples)[s : s + _CHUNK]) for s in starts]
+    threads = threads or len(cores())
+    # Several tasks a thread, so that all threads end at about the same time.
+    size = min(max(examples // (8 * threads), 1), _CHUNK)
+    starts = range(0, examples, size)
+    with ThreadPoolExecutor(threads) as pool:
+        tasks = [pool.submit(work, range(examples)[s : s + size]) for s in starts]
         try:
             for task in tasks:
                 task.result()

@@ -1,42 +1,69 @@
 """Reads images from folders, one folder per class.
 
 `PATH/train/CLASS/*.jpg` with `PATH/test/CLASS/*.jpg` beside it, and also
-`PATH/validation/CLASS/*.jpg` (or `val`, `valid`); or `PATH/CLASS/*.jpg` alone.
-Without a test split, a fifth of the images is held out, stratified by class, by a fixed
-seed. It depends on the files, so adding images changes it; a folder `test` is fixed.
+`PATH/validation/CLASS/*.jpg` (or `val`, `valid`), in any capitals; or
+`PATH/CLASS/*.jpg` alone. Without a test split, a fifth of the images is held out,
+stratified by class, by a fixed seed. It depends on the files, so adding images changes
+it; a folder `test` is fixed.
 """
 
-import warnings
+import dataclasses
+import functools
+import hashlib
+import logging
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from shiftjax import image_files
-from shiftjax.errors import InputError, MissingFileError, unknown_name
-from train.data import bulk, splits
+from shiftjax.errors import InputError, MissingFileError
+from train.data import splits
+from train.data.decoding import Decoding
+from train.data.encoded import Encoded, open_encoded
 from train.data.image_set import ImageSet
 
-ON_CORRUPT = ("error", "skip")
-
+_LOG = logging.getLogger(__name__)
 _NOT_CLASSES = ("__MACOSX", "__pycache__")
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Files:
+    """Image files; see `train.data.records.Records`.
+
+    Attributes:
+      paths: the files.
+      labels: int32 `[files]`.
+      class_names: one name per class.
+    """
+
+    paths: list[Path]
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+
+    upright: bool = True
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def name(self, number: int) -> str:
+        """Returns the path of a file."""
+        return str(self.paths[number])
+
+    def read(self, numbers: Sequence[int]) -> list[tuple[bytes | Path, int]]:
+        """Returns paths and labels."""
+        return [(self.paths[i], int(self.labels[i])) for i in numbers]
+
+
 def open_folder(
-    path: str,
-    image_size: int,
-    channels: int,
-    *,
-    on_corrupt: str = "error",
-    labelled: bool = True,
+    path: str, decoding: Decoding, *, labelled: bool = True
 ) -> splits.OfficialSplits:
     """Opens a folder of images.
 
     Args:
       path: the folder.
-      image_size: the height and width to resize the images to.
-      channels: 1 (gray) or 3 (RGB).
-      on_corrupt: `"error"` stops at a damaged image, `"skip"` leaves it out and
-        warns.
+      decoding: how the images become pixels.
       labelled: True if folders are classes; if False, the images have one class and
         no splits.
 
@@ -45,19 +72,18 @@ def open_folder(
 
     Raises:
       MissingFileError: if the folder does not exist.
-      UnknownNameError: for another value of `on_corrupt`.
       InputError: if there are no images or only one class, or the splits' classes
         differ.
     """
-    if on_corrupt not in ON_CORRUPT:
-        raise unknown_name("value of on_corrupt", on_corrupt, ON_CORRUPT)
     root = Path(path).expanduser()
     if not root.is_dir():
         raise MissingFileError(f"folder:{path}: there is no such folder")
     roots, classes = _labelled(root) if labelled else ({"train": root}, ["."])
+    listed = functools.cache(lambda split: _files(roots[split], classes))
 
-    def read(split: str) -> ImageSet:
-        return _read(roots[split], classes, image_size, channels, on_corrupt)
+    def read(split: str) -> Encoded | ImageSet:
+        examples = sum(len(listed(name)) for name in roots)
+        return open_encoded(listed(split), decoding, examples, _decoded)
 
     return splits.assign(f"folder:{path}", list(roots), read)
 
@@ -65,20 +91,30 @@ def open_folder(
 def _labelled(root: Path) -> tuple[dict[str, Path], list[str]]:
     """Returns the splits' folders, and the names of the classes in them."""
     inside = _folders(root)
-    names = [name for name in inside if name in splits.SPLIT_NAMES]
-    if names and "train" not in names:
+    named = [name for name in inside if name.lower() in splits.SPLIT_NAMES]
+    # A single one beside other folders, with images in it, is a class of this name.
+    if len(named) == 1 < len(inside) and not _folders(root / named[0]):
+        named = []
+    roots = {name.lower(): root / name for name in named}
+    if len(roots) < len(named):
+        raise InputError(f"{root} has one split twice: {', '.join(named)}")
+    if roots and "train" not in roots:
         raise InputError(
-            f"{root} has {names[0]}/ and no train/: put the training images into "
+            f"{root} has {named[0]}/ and no train/: put the training images into "
             f"{root / 'train'}/CLASS/"
         )
-    roots = {name: root / name for name in names} or {"train": root}
+    roots = roots or {"train": root}
     return roots, _classes(roots)
 
 
 def _folders(path: Path) -> list[str]:
     """Returns the names of the folders in a folder, sorted, without hidden ones."""
-    inside = (p.name for p in path.iterdir() if p.is_dir())
-    return sorted(n for n in inside if not n.startswith(".") and n not in _NOT_CLASSES)
+    inside = [p for p in path.iterdir() if not p.name.startswith(".")]
+    for link in inside:
+        if not link.exists() and link.suffix.lower() not in image_files.EXTENSIONS:
+            target = os.readlink(link)
+            raise InputError(f"{link} is a link to {target}, which is not there")
+    return sorted(p.name for p in inside if p.is_dir() and p.name not in _NOT_CLASSES)
 
 
 def _classes(roots: dict[str, Path]) -> list[str]:
@@ -107,7 +143,7 @@ def _classes(roots: dict[str, Path]) -> list[str]:
     return classes
 
 
-def _files(root: Path, classes: list[str]) -> tuple[list[Path], np.ndarray]:
+def _files(root: Path, classes: list[str]) -> Files:
     """Lists the images of a split by class and path, with their labels."""
     files: list[Path] = []
     counts = []
@@ -115,36 +151,36 @@ def _files(root: Path, classes: list[str]) -> tuple[list[Path], np.ndarray]:
         found = image_files.find(root / name)
         files += found
         counts.append(len(found))
-    return files, np.repeat(np.arange(len(classes), dtype=np.int32), counts)
+    labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
+    return Files(files, labels, tuple(classes))
 
 
-def _read(
-    root: Path, classes: list[str], image_size: int, channels: int, on_corrupt: str
-) -> ImageSet:
-    """Decodes the images of a split."""
-    files, labels = _files(root, classes)
-    images = bulk.allocate(len(files), image_size, channels)
-    corrupt: list[tuple[int, InputError]] = []
+def _decoded(examples: Encoded) -> ImageSet:
+    """Decodes images into memory, and warns of one that is in two classes."""
+    files = examples.records
+    assert isinstance(files, Files)  # `open_folder` has made them
+    twins = _twins(files)
+    if twins is not None:
+        _LOG.warning("%s and %s are the same image in two classes", *twins)
+    return examples.decoded()
 
-    def work(chunk: range) -> None:
-        for i in chunk:
-            try:
-                images[i] = image_files.decode(
-                    files[i], image_size, channels, upright=True
-                )
-            except InputError as e:
-                if on_corrupt == "error":
-                    raise
-                corrupt.append((i, e))
 
-    bulk.for_chunks(len(files), work)
-    if corrupt:
-        first = min(corrupt, key=lambda pair: pair[0])[1]
-        warnings.warn(
-            f"{root}: {len(corrupt)} of {len(files)} images are left out, "
-            f"the first is {first}",
-            stacklevel=2,
-        )
-        kept = np.delete(np.arange(len(files)), [i for i, _ in corrupt])
-        images, labels = images[kept], labels[kept]
-    return ImageSet(images, labels, tuple(classes))
+def _twins(files: Files) -> tuple[str, str] | None:
+    """Returns two files of the same bytes in two classes, or None.
+
+    Only files of the same size are read.
+    """
+    by_size: dict[int, list[int]] = {}
+    for i, path in enumerate(files.paths):
+        if path.exists():  # no dangling link
+            by_size.setdefault(path.stat().st_size, []).append(i)
+    for numbers in by_size.values():
+        if len(set(files.labels[numbers])) == 1:
+            continue
+        first: dict[bytes, int] = {}
+        for i in numbers:
+            digest = hashlib.sha1(files.paths[i].read_bytes()).digest()
+            other = first.setdefault(digest, i)
+            if files.labels[other] != files.labels[i]:
+                return files.name(other), files.name(i)
+    return None

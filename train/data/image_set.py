@@ -1,4 +1,4 @@
-"""Labeled images in memory: the result of every source, and the input of training."""
+"""Labeled images in memory, as the examples of a split."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,9 +8,23 @@ import numpy as np
 from shiftjax.errors import InputError
 
 
+def check_labels(labels: np.ndarray, num_classes: int) -> None:
+    """Raises InputError for a label outside the classes.
+
+    Args:
+      labels: int `[examples]`.
+      num_classes: the number of classes.
+    """
+    if labels.size and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise InputError(
+            f"labels must lie in 0..{num_classes - 1} ({num_classes} classes), not in "
+            f"{labels.min()}..{labels.max()}"
+        )
+
+
 @dataclasses.dataclass(frozen=True)
 class ImageSet:
-    """Labeled images in memory.
+    """Labeled images in memory; see `train.data.examples.Examples`.
 
     Attributes:
       images: uint8 `[examples, height, width, channels]`, 1 or 3 channels (gray, RGB).
@@ -53,11 +67,7 @@ class ImageSet:
                 f"labels must be int32 [{len(images)}], one per image, "
                 f"not {labels.dtype} {list(labels.shape)}"
             )
-        if labels.size and not 0 <= labels.min() <= labels.max() < self.num_classes:
-            raise InputError(
-                f"labels must lie in 0..{self.num_classes - 1} ({self.num_classes} "
-                f"classes), not in {labels.min()}..{labels.max()}"
-            )
+        check_labels(labels, self.num_classes)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -66,6 +76,12 @@ class ImageSet:
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.class_names)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape `(height, width, channels)` of an image."""
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
 
     def take(self, indices: np.ndarray | Sequence[int]) -> "ImageSet":
         """Copies the examples at the given positions.
@@ -77,3 +93,19 @@ class ImageSet:
           These examples, with the same classes.
         """
         return ImageSet(self.images[indices], self.labels[indices], self.class_names)
+
+    def joined(self, other: "ImageSet") -> "ImageSet":
+        """Copies these examples and, after them, those of a set of the same classes."""
+        return ImageSet(
+            np.concatenate([self.images, other.images]),
+            np.concatenate([self.labels, other.labels]),
+            self.class_names,
+        )
+
+    def batch(
+        self, positions: np.ndarray, epochs: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Copies images and labels; every epoch has the same."""
+        del epochs
+        kept = np.maximum(positions, 0)
+        return self.images[kept], self.labels[kept]

@@ -1,12 +1,13 @@
 """The placement of examples: resident on the devices, or fed from the host."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax
 import numpy as np
 
 from train.config import Data
+from train.data.examples import Examples
 from train.data.image_set import ImageSet
 from train.data.resident import Resident
 from train.parallel import Replicas
@@ -14,17 +15,20 @@ from train.parallel import Replicas
 FED_STEPS = 4  # few, because a dispatch holds the images of all its steps
 
 
-def is_resident(examples: ImageSet, options: Data) -> bool:
-    """Returns True if a set is small enough to be resident on the devices."""
-    return examples.images.nbytes <= options.resident_bytes
+def is_resident(examples: Examples, options: Data) -> TypeGuard[ImageSet]:
+    """Returns True if a set is in memory, and small enough for that of the devices."""
+    return (
+        isinstance(examples, ImageSet)
+        and examples.images.nbytes <= options.resident_bytes
+    )
 
 
 def on_devices(
-    examples: ImageSet,
+    examples: Examples,
     options: Data,
     data: Callable[[Resident | None], Any],
     replicas: Replicas,
-) -> tuple[Any, ImageSet | None]:
+) -> tuple[Any, Examples | None]:
     """Puts a set, and other arrays that a task needs, on the devices.
 
     Args:
@@ -37,9 +41,9 @@ def on_devices(
     Returns:
       The arrays on the devices; and the set if the host has to feed it, else None.
     """
-    resident = is_resident(examples, options)
-    placed = replicas.replicate(data(Resident.of(examples) if resident else None))
-    return placed, None if resident else examples
+    if is_resident(examples, options):
+        return replicas.replicate(data(Resident.of(examples))), None
+    return replicas.replicate(data(None)), examples
 
 
 def host_share(indices: np.ndarray) -> np.ndarray:

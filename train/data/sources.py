@@ -6,6 +6,8 @@ A source is a file with a function that opens it, and a row of `SOURCES`.
 `tfds:NAME`: a data set of TensorFlow Datasets on the disk, e.g. `tfds:cifar10`; also
 `tfds:NAME/CONFIG`, `tfds:NAME:VERSION` and `tfds:NAME/CONFIG:VERSION`.
 `folder:PATH`: images in `PATH/train/CLASS/` and `PATH/test/CLASS/`, or `PATH/CLASS/`.
+`fake:COUNT`: random images, to measure training; `fake:COUNTxCLASSES` for other than
+1000 classes.
 """
 
 import dataclasses
@@ -13,32 +15,28 @@ from collections.abc import Callable
 
 from shiftjax import image_files
 from shiftjax.errors import InputError, unknown_name
-from train.data import digits, folder, splits, tfds
+from train.data import digits, fake, folder, splits, tfds
+from train.data.decoding import ON_CORRUPT, Decode, Decoding, OnCorrupt
+from train.data.examples import Examples
 from train.data.image_set import ImageSet
 
 __all__ = ["ImageSet", "load"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """The options of opening a source.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request(Decoding):
+    """The options of opening a source, and of decoding its images.
 
     Attributes:
       name: the name after the colon; "" for a source without one.
-      image_size: height and width of the images.
-      channels: 3 (RGB) or 1 (gray).
       data_dir: directory of all TFDS data sets; None for TFDS's default.
       use_cache: if True, decoded images are cached on disk.
-      on_corrupt: "error" or "skip", for a damaged file.
       labelled: True if the labels are needed.
     """
 
-    name: str
-    image_size: int
-    channels: int
+    name: str = ""
     data_dir: str | None = None
     use_cache: bool = True
-    on_corrupt: str = "error"
     labelled: bool = True
 
 
@@ -63,29 +61,22 @@ class Source:
 
 SOURCES: dict[str, Source] = {
     "digits": Source(
-        lambda given: digits.open_digits(given.image_size, given.channels),
+        lambda given: digits.open_digits(
+            given.image_size, given.channels, given.resize
+        ),
         ("digits",),
     ),
     "tfds": Source(
         lambda given: tfds.open_tfds(
-            given.name,
-            given.data_dir,
-            given.image_size,
-            given.channels,
-            use_cache=given.use_cache,
+            given.name, given.data_dir, given, use_cache=given.use_cache
         ),
         ("tfds:cifar10", "tfds:cifar100", "tfds:NAME"),
     ),
     "folder": Source(
-        lambda given: folder.open_folder(
-            given.name,
-            given.image_size,
-            given.channels,
-            on_corrupt=given.on_corrupt,
-            labelled=given.labelled,
-        ),
+        lambda given: folder.open_folder(given.name, given, labelled=given.labelled),
         ("folder:PATH",),
     ),
+    "fake": Source(lambda given: fake.open_fake(given.name, given), fake.FORMS),
 }
 
 
@@ -98,16 +89,21 @@ def load(
     validation_examples: int | None = None,
     channels: int = 3,
     use_cache: bool = True,
-    on_corrupt: str = "error",
+    on_corrupt: OnCorrupt = "stop",
     labelled: bool = True,
-) -> ImageSet:
-    """Loads a split of a source into memory.
+    resize: int | None = None,
+    crop_scale: tuple[float, float] | None = None,
+    seed: int = 0,
+    decode: Decode | None = None,
+    threads: int | None = None,
+) -> Examples:
+    """Opens a split of a source, in memory if it fits.
 
     The order is that of the source, and the same at every call.
 
     Args:
-      source: `"digits"`, `"tfds:NAME"` (`NAME/CONFIG`, `NAME:VERSION`) or
-        `"folder:PATH"`.
+      source: `"digits"`, `"tfds:NAME"` (`NAME/CONFIG`, `NAME:VERSION`),
+        `"folder:PATH"` or `"fake:COUNT"`.
       split: `"train"`, `"validation"`, `"train+validation"` (all official training
         examples) or `"test"`. Without a test split, the source's validation split is
         the test split, or else a fifth of its examples.
@@ -120,10 +116,20 @@ def load(
       channels: 3 (RGB; gray images are repeated) or 1 (gray).
       use_cache: for `tfds:`, keep decoded images in `$SHIFTJAX_CACHE` or
         `~/.cache/shiftjax`.
-      on_corrupt: for `folder:`, `"error"` stops at a damaged image, `"skip"` leaves
-        it out and warns.
+      on_corrupt: `"stop"` stops at a damaged image. `"skip"` leaves it out of a set
+        that is decoded once; where images are decoded at each epoch, the next image of
+        the set takes its place. Both are logged.
       labelled: for `folder:`, True if its folders are classes; if False, all images
         in it, at any depth, have one class.
+      resize: the short side before the center is cropped; `None` for `image_size`.
+      crop_scale: the smallest and the largest area of a random-resized crop, as shares
+        of the image; `None` for the center. It applies to training, and the images are
+        decoded at each epoch.
+      seed: the seed of the random crops.
+      decode: `"once"`, into memory, or `"each_epoch"`; `None` for once, unless there
+        are random crops or the source would take more than half of the memory.
+      threads: the number of threads that decode; `None` for one per core that the
+        process may use.
 
     Returns:
       The images with their labels.
@@ -135,17 +141,35 @@ def load(
 
     Example:
       >>> digits = load("digits", "train", image_size=16, validation_examples=137)
-      >>> digits.images.shape, digits.num_classes
-      ((1300, 16, 16, 3), 10)
+      >>> len(digits), digits.image_shape, digits.num_classes
+      (1300, (16, 16, 3), 10)
     """
-    image_files.check_shape(image_size, channels)
+    image_files.check_shape(image_size, channels, resize)
     if split not in splits.SPLITS:
         raise unknown_name("split", split, splits.SPLITS)
+    if on_corrupt not in ON_CORRUPT:
+        raise unknown_name("value of on_corrupt", on_corrupt, ON_CORRUPT)
     request = Request(
-        "", image_size, channels, data_dir, use_cache, on_corrupt, labelled
+        data_dir=data_dir,
+        use_cache=use_cache,
+        labelled=labelled,
+        image_size=image_size,
+        channels=channels,
+        resize=resize,
+        crop_scale=crop_scale,
+        seed=seed,
+        decode=decode,
+        on_corrupt=on_corrupt,
+        threads=threads,
     )
     official = _open(source, request)
-    return splits.select(official, split, validation_examples)
+    examples = splits.select(official, split, validation_examples)
+    if crop_scale is not None and isinstance(examples, ImageSet):
+        raise InputError(
+            f"--augment.random-resized-crop needs images of their own size, which are "
+            f"decoded at each epoch; those of {source} are in memory"
+        )
+    return examples
 
 
 def _open(source: str, request: Request) -> splits.OfficialSplits:

@@ -7,15 +7,18 @@ frozen, `Generator` may change).
 """
 
 import dataclasses
+import functools
+import logging
 from collections.abc import Callable, Collection
 
 import numpy as np
 
 from shiftjax.errors import InputError, unknown_name
-from train.data.image_set import ImageSet
+from train.data.examples import Examples
 
 SPLITS = ("train", "validation", "train+validation", "test")
 
+_LOG = logging.getLogger(__name__)
 _VALIDATION_SEED = 20180618
 _TEST_SEED = 20180619
 _VALIDATION_NAMES = ("validation", "val", "valid")
@@ -34,13 +37,13 @@ class OfficialSplits:
     """
 
     source: str
-    train: Callable[[], ImageSet] | None
-    validation: Callable[[], ImageSet] | None
-    test: Callable[[], ImageSet] | None
+    train: Callable[[], Examples] | None
+    validation: Callable[[], Examples] | None
+    test: Callable[[], Examples] | None
 
 
 def assign(
-    source: str, names: Collection[str], read: Callable[[str], ImageSet]
+    source: str, names: Collection[str], read: Callable[[str], Examples]
 ) -> OfficialSplits:
     """Assigns the splits of a source to training, validation and test.
 
@@ -63,19 +66,32 @@ def assign(
       validation
     """
 
-    def reader(name: str | None) -> Callable[[], ImageSet] | None:
+    def reader(name: str | None) -> Callable[[], Examples] | None:
         return None if name is None else lambda: read(name)
 
     validation = next((name for name in _VALIDATION_NAMES if name in names), None)
     train = "train" if "train" in names else None
     if "test" in names:
         return OfficialSplits(source, reader(train), reader(validation), reader("test"))
+    if train and validation:
+        _note(source, validation)
     return OfficialSplits(source, reader(train), None, reader(validation))
+
+
+@functools.cache  # once for each source
+def _note(source: str, validation: str) -> None:
+    """Logs that a validation split is used as the test split."""
+    _LOG.warning(
+        "%s has no test split: its split %s is the test split, and a validation split "
+        "is held out of the training examples",
+        source,
+        validation,
+    )
 
 
 def select(
     official: OfficialSplits, split: str, validation_examples: int | None = None
-) -> ImageSet:
+) -> Examples:
     """Reads one of the four splits, which is cut if the source does not have it.
 
     A missing test split is a fifth of the training examples, stratified by class. A
@@ -114,24 +130,20 @@ def select(
 
 
 def _own_validation(
-    training: ImageSet, validation: Callable[[], ImageSet], split: str
-) -> ImageSet:
+    training: Examples, validation: Callable[[], Examples], split: str
+) -> Examples:
     """Selects a split of a source that has a validation split."""
     if split == "train":
         return training
     own = validation()
     if split == "validation":
         return own
-    return ImageSet(
-        np.concatenate([training.images, own.images]),
-        np.concatenate([training.labels, own.labels]),
-        training.class_names,
-    )
+    return training.joined(own)
 
 
 def _cut_validation(
-    source: str, training: ImageSet, split: str, validation_examples: int | None
-) -> ImageSet:
+    source: str, training: Examples, split: str, validation_examples: int | None
+) -> Examples:
     """Selects a split of a source whose validation split has to be cut."""
     if validation_examples is None:
         validation_examples = len(training) // 10

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from train.data.image_set import ImageSet
+from train.data.examples import Examples
 
 PREFETCH = 2
 
@@ -56,6 +56,11 @@ class Order:
         ]
         return np.concatenate(parts)
 
+    def epochs(self, step: int) -> np.ndarray:
+        """Returns the epoch of each example of a step, int32 `[batch_size]`."""
+        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        return (positions // self.examples).astype(np.int32)
+
     def _shuffled(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng((self.seed, epoch))
         return rng.permutation(self.examples).astype(np.int32)
@@ -74,23 +79,40 @@ def padded_order(examples: int, batch_size: int) -> np.ndarray:
     return order.reshape(steps, batch_size)
 
 
-def items(indices: np.ndarray, fed: ImageSet | None, length: int) -> dict[str, Any]:
+def items(
+    indices: np.ndarray,
+    fed: Examples | None,
+    length: int,
+    epochs: np.ndarray | None = None,
+) -> dict[str, Any]:
     """Builds the input of several steps.
 
     Args:
       indices: `[steps, batch]`, the positions of examples; -1 for no example.
       fed: the data set, if it is fed from the host; None if it is on the device.
       length: the number of steps to pad to, so that every dispatch has one shape.
+      epochs: `[steps, batch]`, the epoch of each example; None for evaluation.
 
     Returns:
       "index" `[length, batch]`, and for a fed data set their "images" and "labels".
     """
-    index = np.full((length, indices.shape[1]), -1, np.int32)
-    index[: len(indices)] = indices
+    index = _padded(indices, length)
     if fed is None:
         return {"index": index}
-    kept = np.maximum(index, 0)
-    return {"index": index, "images": fed.images[kept], "labels": fed.labels[kept]}
+    flat = None if epochs is None else _padded(epochs, length).ravel()
+    images, labels = fed.batch(index.ravel(), flat)
+    return {
+        "index": index,
+        "images": images.reshape(*index.shape, *images.shape[1:]),
+        "labels": labels.reshape(index.shape),
+    }
+
+
+def _padded(values: np.ndarray, length: int) -> np.ndarray:
+    """Returns `[steps, batch]` as int32 `[length, batch]`, with -1 at the end."""
+    padded = np.full((length, values.shape[1]), -1, np.int32)
+    padded[: len(values)] = values
+    return padded
 
 
 class Prefetch:

@@ -1,18 +1,23 @@
 """Reads any image classification data set of TensorFlow Datasets, without TensorFlow.
 
 The records are array_record files, which have random access. Pillow decodes the images
-on several threads; they are kept in memory, and cached on disk for the next run.
+on several threads. A set that fits is kept in memory, and cached on disk for the next
+run; a larger one is decoded at each epoch.
 """
 
+import dataclasses
+import functools
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shiftjax import image_files
 from shiftjax.errors import InputError
-from train.data import bulk, cache, splits, tfds_directory
+from train.data import cache, splits, tfds_directory
+from train.data.decoding import Decoding
+from train.data.encoded import Encoded
 from train.data.image_set import ImageSet
 from train.data.tfds_directory import TfdsDirectory
 
@@ -20,22 +25,22 @@ if TYPE_CHECKING:
     from tensorflow_datasets.core.features import FeatureConnector
 
 _LOG = logging.getLogger(__name__)
+_LABELS = 1024  # records that are read at once for their labels
 
 # Data sets whose test split was published without labels (all are -1).
 _UNLABELLED_TEST = ("imagenet2012", "places365_small")
 
 
 def open_tfds(
-    name: str, data_dir: str | None, image_size: int, channels: int, *, use_cache: bool
+    name: str, data_dir: str | None, decoding: Decoding, *, use_cache: bool
 ) -> splits.OfficialSplits:
     """Opens a data set that TFDS has written to disk as array_record.
 
     Args:
       name: `NAME`, `NAME/CONFIG`, `NAME:VERSION` or `NAME/CONFIG:VERSION`.
       data_dir: directory of all TFDS data sets; None for TFDS's default.
-      image_size: height and width of the images.
-      channels: 1 (gray) or 3 (RGB).
-      use_cache: if True, cache decoded images on disk.
+      decoding: how the images become pixels.
+      use_cache: if True, cache images that are decoded once on disk.
 
     Returns:
       The splits.
@@ -46,16 +51,20 @@ def open_tfds(
     """
     directory = tfds_directory.find(name, data_dir)
 
-    def read(split: str) -> ImageSet:
+    def read(split: str) -> Encoded | ImageSet:
+        def encoded() -> Encoded:
+            return Encoded.of(TfdsRecords(directory, split), decoding)
+
+        if decoding.at_each_epoch(sum(directory.splits.values())):
+            return encoded()
         if not use_cache:
-            return _decode(directory, split, image_size, channels)
+            return encoded().decoded()
         identity = {
-            "name": f"{directory.full_name}-{split}-{image_size}x{channels}",
+            "name": f"{directory.full_name}-{split}-{_pixels(decoding)}",
             "files": directory.fingerprint(),
         }
-        return cache.cached(
-            identity, lambda: _decode(directory, split, image_size, channels)
-        )
+        # Without TFDS, whose import takes half a second.
+        return cache.cached(identity, lambda: encoded().decoded())
 
     names = set(directory.splits)
     if directory.full_name.partition("/")[0] in _UNLABELLED_TEST:
@@ -63,47 +72,102 @@ def open_tfds(
     return splits.assign(f"tfds:{name}", names, read)
 
 
-def _decode(
-    directory: TfdsDirectory, split: str, image_size: int, channels: int
-) -> ImageSet:
-    """Reads and decodes a split, in the order of the records."""
-    import tensorflow_datasets as tfds  # takes half a second, saved by the cache
+def _pixels(decoding: Decoding) -> str:
+    """Returns the options that the decoded images depend on."""
+    resized = f"-resize{decoding.resize}" if decoding.resize is not None else ""
+    skipped = "-skip" if decoding.on_corrupt == "skip" else ""
+    return f"{decoding.image_size}x{decoding.channels}{resized}{skipped}"
 
-    try:
-        # TFDS's decorators hide its signatures from type checkers.
-        builder: Any = tfds.builder_from_directory(directory.path)
-    except (OSError, ValueError) as e:
-        raise InputError(f"{directory.path} is not a whole TFDS data set: {e}") from e
-    features = dict(builder.info.features.items())
-    image_key, label_key = _keys(directory, features, builder.info.supervised_keys)
-    # TFDS decodes no images: this function decodes those that are needed.
-    skipped = {
-        key: tfds.decode.SkipDecoding()
-        for key, feature in features.items()
-        if isinstance(feature, tfds.features.Image)
-    }
-    records = builder.as_data_source(split=split, decoders=skipped)
-    _LOG.info("decoding %d images of %s", len(records), directory.full_name)
-    images = bulk.allocate(len(records), image_size, channels)
-    labels = np.empty(len(records), np.int32)
 
-    def work(chunk: range) -> None:
+@dataclasses.dataclass(frozen=True)
+class TfdsRecords:
+    """The records of a split; see `train.data.records.Records`.
+
+    Attributes:
+      directory: the data set.
+      split: the name of the split.
+    """
+
+    directory: TfdsDirectory
+    split: str
+
+    upright: bool = False
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One name per class."""
+        return tuple(self._builder.info.features[self._keys[1]].names)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The labels of all records, which have to be read for them."""
+        _LOG.info("reading the labels of %s", self.directory.full_name)
+        labels = np.empty(len(self), np.int32)
+        for start in range(0, len(self), _LABELS):
+            numbers = range(len(self))[start : start + _LABELS]
+            labels[numbers.start : numbers.stop] = [x for _, x in self.read(numbers)]
+        return labels
+
+    def name(self, number: int) -> str:
+        """Returns the data set, the split and the number."""
+        return f"{self.directory.path}: {self.split} example {number}"
+
+    def read(self, numbers: Sequence[int]) -> list[tuple[bytes | Path, int]]:
+        """Reads records, without decoding their images."""
+        image, label = self._keys
         try:
-            examples = records.__getitems__(list(chunk))
+            found = self._source.__getitems__(list(numbers))
         except Exception as e:  # each layer below has its own exceptions
             raise InputError(
-                f"{directory.path}: split {split!r} cannot be read ({e}): remove the "
-                "data set and prepare it again"
+                f"{self._damaged(numbers)} cannot be read ({e}): remove the data set "
+                f"{self.directory.path} and prepare it again"
             ) from e
-        for i, example in zip(chunk, examples, strict=True):
-            try:
-                images[i] = image_files.decode(example[image_key], image_size, channels)
-            except InputError as e:
-                raise InputError(f"{directory.path}: {split} example {i}: {e}") from e
-            labels[i] = example[label_key]
+        return [(example[image], int(example[label])) for example in found]
 
-    bulk.for_chunks(len(records), work)
-    return ImageSet(images, labels, tuple(features[label_key].names))
+    def _damaged(self, numbers: Sequence[int]) -> str:
+        """Returns the file of the first record that cannot be read."""
+        info = self._builder.info.splits[self.split]
+        ends = np.cumsum(info.shard_lengths)
+        for number in numbers:
+            try:
+                self._source[number]
+            except Exception:  # as in `read`
+                return str(info.filepaths[int(np.searchsorted(ends, number, "right"))])
+        return f"{self.directory.path}: split {self.split!r}"
+
+    @functools.cached_property
+    def _builder(self) -> Any:
+        import tensorflow_datasets as tfds  # takes half a second, saved by the cache
+
+        try:
+            # TFDS's decorators hide its signatures from type checkers.
+            return tfds.builder_from_directory(self.directory.path)
+        except (OSError, ValueError) as e:
+            raise InputError(
+                f"{self.directory.path} is not a whole TFDS data set: {e}"
+            ) from e
+
+    @functools.cached_property
+    def _source(self) -> Any:
+        import tensorflow_datasets as tfds
+
+        # TFDS decodes no images.
+        skipped = {
+            key: tfds.decode.SkipDecoding()
+            for key, feature in self._builder.info.features.items()
+            if isinstance(feature, tfds.features.Image)
+        }
+        source = self._builder.as_data_source(split=self.split, decoders=skipped)
+        _LOG.info("reading %d images of %s", len(source), self.directory.full_name)
+        return source
+
+    @functools.cached_property
+    def _keys(self) -> tuple[str, str]:
+        info = self._builder.info
+        return _keys(self.directory, dict(info.features.items()), info.supervised_keys)
 
 
 def _keys(

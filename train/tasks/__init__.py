@@ -3,7 +3,7 @@
 from shiftjax.errors import unknown_name
 from train.config import Config
 from train.data import sources
-from train.data.image_set import ImageSet
+from train.data.examples import Examples
 from train.tasks.classification import Classification
 from train.tasks.style import StyleTransfer
 from train.tasks.task import Task
@@ -29,7 +29,7 @@ def find(name: str) -> type[Task]:
     return TASKS[name]
 
 
-def load_split(config: Config, split: str) -> ImageSet:
+def load_split(config: Config, split: str) -> Examples:
     """Loads a split of the data of a run, with labels if the task needs them.
 
     Args:
@@ -39,6 +39,7 @@ def load_split(config: Config, split: str) -> ImageSet:
     Raises:
       InputError: if the data or the task do not exist.
     """
+    augment = config.augment
     return sources.load(
         config.data.source,
         split,
@@ -46,4 +47,10 @@ def load_split(config: Config, split: str) -> ImageSet:
         data_dir=config.data.data_dir,
         validation_examples=config.data.validation_examples,
         labelled=find(config.task).labelled,
+        resize=config.data.resize,
+        crop_scale=augment.crop_scale if augment.random_resized_crop else None,
+        seed=config.seed,
+        decode=config.data.decode,
+        on_corrupt=config.data.on_corrupt,
+        threads=config.data.threads,
     )

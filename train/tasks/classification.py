@@ -11,7 +11,7 @@ from jax import lax
 
 from train.config import Augment, Config
 from train.data.augment import crop_and_flip, mix, normalize
-from train.data.image_set import ImageSet
+from train.data.examples import Examples
 from train.data.resident import Resident, lookup
 from train.parallel import AXIS
 from train.tasks.models import make_model
@@ -45,7 +45,7 @@ class Classification:
     labelled: ClassVar[bool] = True
 
     @classmethod
-    def make(cls, config: Config, examples: ImageSet) -> "Classification":
+    def make(cls, config: Config, examples: Examples) -> "Classification":
         """Makes the task of a configuration.
 
         Raises:
@@ -67,7 +67,7 @@ class Classification:
         )
 
     @staticmethod
-    def class_names(examples: ImageSet) -> tuple[str, ...]:
+    def class_names(examples: Examples) -> tuple[str, ...]:
         """Returns the classes of the data."""
         return examples.class_names
 
@@ -112,12 +112,12 @@ class Classification:
         return total({"loss": losses, "top1": rank < 1, "top5": rank < 5}, item), {}
 
     def metrics(
-        self, sums: dict[str, Any], rows: dict[str, Any], examples: ImageSet
+        self, sums: dict[str, Any], rows: dict[str, Any], examples: Examples
     ) -> dict[str, float]:
         """Returns means over the examples, with "top5" for more than ten classes."""
         del rows
         names = ["loss", "top1", *(["top5"] if examples.num_classes > 10 else [])]
         return {name: float(sums[name]) / len(examples) for name in names}
 
-    def sample(self, variables: Collections, examples: ImageSet) -> None:
+    def sample(self, variables: Collections, examples: Examples) -> None:
         """Draws nothing."""

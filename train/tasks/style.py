@@ -22,7 +22,7 @@ from shiftjax.models import stylizer
 from shiftjax.models.stylizer import StyleNet
 from train.config import Augment, Config
 from train.data.augment import crop_and_flip, normalize
-from train.data.image_set import ImageSet
+from train.data.examples import Examples
 from train.data.resident import Resident, lookup
 from train.style import features
 from train.style.losses import Perceptual
@@ -58,7 +58,7 @@ class StyleTransfer:
     labelled: ClassVar[bool] = False
 
     @classmethod
-    def make(cls, config: Config, examples: ImageSet) -> "StyleTransfer":
+    def make(cls, config: Config, examples: Examples) -> "StyleTransfer":
         """Makes the task of a configuration.
 
         Raises:
@@ -92,7 +92,7 @@ class StyleTransfer:
         )
 
     @staticmethod
-    def class_names(examples: ImageSet) -> tuple[str, ...]:
+    def class_names(examples: Examples) -> tuple[str, ...]:
         """Returns no names, because the outputs are images."""
         del examples
         return ()
@@ -133,15 +133,15 @@ class StyleTransfer:
         return total(jax.vmap(one)(painted, images), item), {}
 
     def metrics(
-        self, sums: dict[str, Any], rows: dict[str, Any], examples: ImageSet
+        self, sums: dict[str, Any], rows: dict[str, Any], examples: Examples
     ) -> dict[str, float]:
         """Returns means over the images."""
         del rows
         return {name: float(sums[name]) / len(examples) for name in PARTS}
 
-    def sample(self, variables: Collections, examples: ImageSet) -> Image.Image:
+    def sample(self, variables: Collections, examples: Examples) -> Image.Image:
         """Draws the painting, the first images and, below them, the restyled images."""
-        images = examples.images[:SHOWN]
+        images, _ = examples.batch(np.arange(min(SHOWN, len(examples))))
         painted = np.asarray(self._painter(variables, images))
         painted = np.round(255 * painted.clip(0, 1)).astype(np.uint8)
         painting = image_files.fit(Image.fromarray(self.painting), images.shape[1], 3)

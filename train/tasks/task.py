@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from PIL import Image
 
 from train.config import Config
-from train.data.image_set import ImageSet
+from train.data.examples import Examples
 from train.data.resident import Resident
 
 Sums = dict[str, jax.Array]
@@ -63,7 +63,7 @@ class Task(Protocol):
     labelled: ClassVar[bool]
 
     @classmethod
-    def make(cls, config: Config, examples: ImageSet) -> "Task":
+    def make(cls, config: Config, examples: Examples) -> "Task":
         """Makes the task of a run.
 
         Args:
@@ -76,7 +76,7 @@ class Task(Protocol):
         ...
 
     @staticmethod
-    def class_names(examples: ImageSet) -> tuple[str, ...]:
+    def class_names(examples: Examples) -> tuple[str, ...]:
         """Returns the classes of the network, in the order of its logits.
 
         A release's card names them, and `--init` replaces a head of other classes.
@@ -141,7 +141,7 @@ class Task(Protocol):
         ...
 
     def metrics(
-        self, sums: dict[str, Any], rows: dict[str, Any], examples: ImageSet
+        self, sums: dict[str, Any], rows: dict[str, Any], examples: Examples
     ) -> dict[str, float]:
         """Computes the metrics from accumulated sums and per-example outputs.
 
@@ -155,7 +155,7 @@ class Task(Protocol):
         """
         ...
 
-    def sample(self, variables: Collections, examples: ImageSet) -> Image.Image | None:
+    def sample(self, variables: Collections, examples: Examples) -> Image.Image | None:
         """Draws the outputs of the network for a few examples.
 
         Args:

@@ -109,6 +109,82 @@ def test_corrupt_pictures_are_left_out_with_a_warning(corrupt):
     assert train.labels.tolist() == [0, 0, 0, 0, 1, 1]
 
 
+@pytest.mark.parametrize(("kind", "names"), [("Train", "Test"), ("TRAIN", "VAL")])
+def test_splits_are_recognized_in_any_capitals(tmp_path, kind, names):
+    fill(tmp_path / kind, ["cat", "dog"])
+    fill(tmp_path / names, ["cat", "dog"], count=1, start=9)
+    assert read(tmp_path, "train").class_names == ("cat", "dog")
+    assert values(read(tmp_path, "test")) == [9, 9]
+
+
+def test_a_split_that_is_there_twice_is_named(tmp_path):
+    for name in ("Train", "train"):
+        fill(tmp_path / name, ["cat", "dog"])
+    with pytest.raises(InputError, match="one split twice: Train, train"):
+        read(tmp_path, "train")
+
+
+def test_a_class_may_have_the_name_of_a_split(tmp_path):
+    fill(tmp_path / "train", ["bus", "train"], count=10)
+    assert read(tmp_path / "train", "train").class_names == ("bus", "train")
+    fill(tmp_path / "test", ["bus", "train"], count=2, start=30)
+    assert read(tmp_path, "train").class_names == ("bus", "train")
+    assert values(read(tmp_path, "test")) == [30, 31, 30, 31]
+
+
+def test_images_without_classes_are_not_taken_for_classes(tmp_path):
+    fill(tmp_path, ["train", "test"])
+    with pytest.raises(InputError, match="train has no folders of classes"):
+        read(tmp_path, "train")
+
+
+def test_a_validation_split_for_testing_is_said_once(tmp_path, caplog):
+    fill(tmp_path / "train", ["cat", "dog"], count=10)
+    fill(tmp_path / "val", ["cat", "dog"])
+    for split in ("train", "validation", "test"):
+        read(tmp_path, split)
+    (message,) = [text for text in caplog.messages if "test split" in text]
+    assert message.startswith(f"folder:{tmp_path} has no test split: its split val is")
+
+
+def test_a_dangling_link_is_reported_or_skipped(tmp_path):
+    fill(tmp_path, ["cat", "dog"], count=6)
+    (tmp_path / "cat" / "000.png").unlink()
+    (tmp_path / "cat" / "000.png").symlink_to(tmp_path / "gone.png")
+    with pytest.raises(InputError, match=r"cat/000\.png: cannot be read") as error:
+        read(tmp_path, "train")
+    assert "\n" not in str(error.value)
+    with pytest.warns(UserWarning, match=r"1 of 12 images are left out.*No such file"):
+        parts = [
+            read(tmp_path, s, on_corrupt="skip") for s in ("train+validation", "test")
+        ]
+    assert sum(map(len, parts)) == 11
+
+
+def test_a_dangling_link_of_a_class_is_reported(tmp_path):
+    fill(tmp_path, ["cat", "dog"])
+    (tmp_path / "eel").symlink_to(tmp_path / "gone")
+    with pytest.raises(
+        InputError, match=r"eel is a link to .*gone, which is not there"
+    ):
+        read(tmp_path, "train")
+
+
+def test_the_same_image_in_two_classes_is_a_warning(tmp_path, caplog):
+    fill(tmp_path / "train", ["cat", "dog"], count=10)
+    fill(tmp_path / "test", ["cat", "dog"])
+    (tmp_path / "train" / "dog" / "003.png").write_bytes(
+        (tmp_path / "train" / "cat" / "007.png").read_bytes()
+    )
+    for number in set(range(10)) - {3}:
+        image = Image.new("RGB", (12, 10), (number, 50, 0))
+        image.save(tmp_path / "train" / "dog" / f"{number:03d}.png")
+    assert len(read(tmp_path, "train+validation")) == 20
+    (message,) = caplog.messages
+    assert "cat/007.png" in message
+    assert "dog/003.png are the same image in two classes" in message
+
+
 def test_an_unknown_way_with_corrupt_pictures(tmp_path):
     with pytest.raises(UnknownNameError, match="'skp': did you mean 'skip'"):
         read(tmp_path, "train", on_corrupt="skp")

@@ -7,6 +7,7 @@ import pytest
 from train.config import Data
 from train.data.image_set import ImageSet
 from train.data.placement import host_share, is_resident
+from train.data.sources import load
 
 
 @pytest.fixture
@@ -41,3 +42,7 @@ def test_a_set_is_resident_up_to_its_bytes():
     examples = ImageSet(images, np.zeros(41, np.int32), ("a", "b"))
     assert is_resident(examples, Data(resident_bytes=size))
     assert not is_resident(examples, Data(resident_bytes=size - 1))
+
+
+def test_encoded_examples_are_never_resident():
+    assert not is_resident(load("fake:2", "train"), Data())

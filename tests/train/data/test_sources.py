@@ -40,6 +40,7 @@ def test_an_unknown_split_is_named_before_anything_is_read():
     [
         ({"image_size": 0}, "image_size=0"),
         ({"channels": 4}, r"channels=4: .* 3 \(RGB\)"),
+        ({"image_size": 32, "resize": 31}, "resize=31: it must be at least image_size"),
     ],
 )
 def test_sizes_that_no_picture_can_have(options, message):

@@ -47,6 +47,14 @@ def test_the_batch_size_only_cuts_the_sequence():
     np.testing.assert_array_equal(sequence(small, 50), sequence(large, 10))
 
 
+@pytest.mark.parametrize(("examples", "batch_size"), [(10, 5), (7, 4), (3, 8)])
+def test_the_epoch_of_each_example(examples, batch_size):
+    order = Order(examples, batch_size, seed=0)
+    seen = np.concatenate([order.epochs(step) for step in range(6)])
+    assert seen.tolist() == [i // examples for i in range(6 * batch_size)]
+    assert seen.dtype == np.int32
+
+
 def test_epochs_and_seeds_differ():
     orders = [Order(100, 100, seed).indices(e) for seed in (0, 1) for e in (0, 1, 2)]
     same = [(a == b).sum() for i, a in enumerate(orders) for b in orders[:i]]
@@ -100,6 +108,21 @@ def test_items_without_padding(examples):
     batch = items(np.array([[2, 4, 6]]), examples, 1)
     assert batch["index"].tolist() == [[2, 4, 6]]
     np.testing.assert_array_equal(batch["images"][0], examples.images[[2, 4, 6]])
+
+
+def test_the_epochs_of_a_fed_set_go_with_its_examples():
+    class Asked:
+        def batch(self, positions, epochs=None):
+            asked.append((positions.tolist(), epochs if epochs is None else [*epochs]))
+            return np.zeros((len(positions), 2, 2, 3), np.uint8), positions * 0
+
+    asked: list = []
+    index = np.array([[3, 1], [8, 2]])
+    items(index, Asked(), 3)
+    items(index, Asked(), 3, np.array([[0, 0], [0, 1]]))
+    assert [positions for positions, _ in asked] == [[3, 1, 8, 2, -1, -1]] * 2
+    assert asked[0][1] is None
+    assert asked[1][1][:4] == [0, 0, 0, 1]
 
 
 # --- the thread ---------------------------------------------------------------------

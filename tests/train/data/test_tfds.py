@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from PIL import Image
 
 from shiftjax.errors import InputError, MissingFileError, UnknownNameError
 from train.data import cache
-from train.data import tfds as tfds_source
+from train.data.encoded import Encoded
 from train.data.sources import load
 
 ROOT = Path(__file__).parents[3]
@@ -50,7 +51,7 @@ def test_200_pictures_come_back_in_the_order_of_tfds(noise, write_tfds):
 def test_the_second_loading_comes_from_the_cache(noise, write_tfds, monkeypatch):
     data_dir = write_tfds({"train": examples(noise, 20, 32, 32, 3)})
     first = load("tfds:tiny", "train", data_dir=data_dir)
-    monkeypatch.setattr(tfds_source, "_decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(Encoded, "decoded", lambda _: pytest.fail("decoded again"))
     second = load("tfds:tiny", "train", data_dir=data_dir)
     assert np.array_equal(first.images, second.images)
     assert np.array_equal(first.labels, second.labels)
@@ -203,11 +204,60 @@ def test_missing_and_damaged_records_are_named(directory):
     data = bytearray(records.read_bytes())
     data[len(data) // 2] ^= 1
     records.write_bytes(data)
-    with pytest.raises(InputError, match=r"1\.0\.0: split 'train' cannot be read"):
+    message = rf"{re.escape(str(records))} cannot be read \(.*prepare it again"
+    with pytest.raises(InputError, match=message):
         read(directory)
     records.unlink()
-    with pytest.raises(InputError, match=r"1\.0\.0: split 'train' cannot be read"):
+    with pytest.raises(InputError, match=message):
         read(directory)
+
+
+@pytest.mark.parametrize("decode", ["once", "each_epoch"])
+@pytest.mark.parametrize("share", [0, 0.3, 0.99])
+def test_a_cut_file_is_named_in_one_line(directory, share, decode):
+    (records,) = directory.glob("*.array_record*")
+    os.truncate(records, int(share * records.stat().st_size))
+    with pytest.raises(InputError) as error:
+        load(
+            "tfds:tiny",
+            "train",
+            data_dir=str(directory.parents[1]),
+            image_size=8,
+            decode=decode,
+        ).batch(np.arange(3))
+    message = str(error.value)
+    assert message.startswith(f"{records} cannot be read")
+    assert "\n" not in message
+
+
+def test_a_set_can_be_decoded_at_each_epoch(noise, write_tfds):
+    counts = {"train": 40, "test": 5}
+    written = {k: examples(noise, n, 30, 40, 3) for k, n in counts.items()}
+    options = {"data_dir": write_tfds(written), "image_size": 8}
+    for split in ("train", "validation", "train+validation", "test"):
+        memory = load("tfds:tiny", split, **options)
+        encoded = load("tfds:tiny", split, decode="each_epoch", **options)
+        assert isinstance(encoded, Encoded)
+        images, labels = encoded.batch(np.arange(len(memory))[::-1])
+        np.testing.assert_array_equal(images, memory.images[::-1])
+        np.testing.assert_array_equal(labels, memory.labels[::-1])
+        np.testing.assert_array_equal(encoded.labels, memory.labels)
+
+
+def test_a_test_split_is_cut_without_decoding_an_image(noise, write_tfds, monkeypatch):
+    data_dir = write_tfds({"train": examples(noise, 30, 9, 9, 3)})
+    monkeypatch.setattr("train.data.decoding.image_files.decode", pytest.fail)
+    options = {"data_dir": data_dir, "decode": "each_epoch"}
+    test = load("tfds:tiny", "test", **options)
+    assert np.bincount(test.labels).tolist() == [2, 2, 2]
+
+
+def test_unlabelled_examples_are_refused_in_a_batch(noise, write_tfds):
+    written = {"train": examples(noise, 3, 8, 8, 3), "test": [(noise(8, 8, 3), -1)]}
+    options = {"data_dir": write_tfds(written), "image_size": 8}
+    test = load("tfds:tiny", "test", decode="each_epoch", **options)
+    with pytest.raises(InputError, match=r"0\.\.2 \(3 classes\), not in -1\.\.-1"):
+        test.batch(np.array([0]))
 
 
 def test_a_damaged_picture_is_named(noise, write_tfds):

@@ -1,0 +1,116 @@
+"""Runs whose images are decoded at each epoch: to the end, and resumed."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from shiftjax.errors import InputError
+from train import config as config_file
+from train.__main__ import parse
+from train.assemble import set_up
+from train.config import Augment
+from train.evaluation import evaluate_run
+
+FAKE = "fake:40x3"
+CROPS = Augment(crop_padding=0, random_resized_crop=True, crop_scale=(0.3, 1.0))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """JPEG images of two classes, one bright and one dark."""
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 20), ("val", 5)):
+        for name, level in (("bright", 128), ("dark", 0)):
+            inside = tmp_path / "images" / split / name
+            inside.mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 128, (20, 14 + i, 3)) + level
+                image = Image.fromarray(pixels.astype(np.uint8))
+                image.save(inside / f"{i}.jpg")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def config(tiny, tmp_path):
+    """Returns a function that configures a run of ten steps on a source."""
+
+    def config(source, **data):
+        made = tiny(tmp_path / "run", epochs=4.0, augment=CROPS)
+        options = {"source": source, "validation_examples": 4, **data}
+        return dataclasses.replace(made, data=dataclasses.replace(made.data, **options))
+
+    return config
+
+
+def test_random_images_are_trained_by_the_command_line(run, tmp_path):
+    words = "digits --model.overrides depth 8 expansion 1 --data.image-size 8"
+    words += f" --data.source {FAKE} --augment.random-resized-crop --epochs 2"
+    words += " --augment.crop-scale 0.5 1 --data.threads 2 --data.validation-examples 4"
+    words += f" --batch-size 12 --no-tensorboard --workdir {tmp_path / 'run'}"
+    outcome, text = run(parse(words.split()))
+    assert outcome.finished
+    assert outcome.steps == 6
+    assert outcome.test["examples"] == 4
+    assert f"36 examples of {FAKE}" in text
+
+
+def test_a_folder_is_learned_and_evaluated_from_elsewhere(
+    folder, config, run, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(folder.parent)
+    made = config("folder:images", resize=10)
+    outcome, _ = run(dataclasses.replace(made, epochs=8.0))
+    assert outcome.finished
+    assert outcome.test["top1"] == 1  # bright and dark differ at any place
+    assert outcome.test["examples"] == 10
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert config_file.load(tmp_path / "run").data.source == f"folder:{folder}"
+    assert evaluate_run(made.workdir)["loss"] == outcome.test["loss"]
+
+
+def test_a_resumed_run_has_the_same_bits(config, run):
+    """Also with other threads: the images depend on step and example alone."""
+    whole, _ = run(config(FAKE, threads=1))
+    halves = config(FAKE, threads=3)
+    halves = dataclasses.replace(halves, workdir=f"{halves.workdir}_halves")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.stopping.StopRequest.reached", lambda _: True)
+        stopped, _ = run(halves)
+    assert not stopped.finished
+    resumed, _ = run(dataclasses.replace(halves, data=config(FAKE).data))
+    assert resumed.finished
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        jax.device_get(resumed.state),
+        jax.device_get(whole.state),
+    )
+    assert resumed.test == whole.test
+
+
+def test_only_the_share_of_a_host_is_decoded(config, monkeypatch):
+    """Two hosts: each reads its half of the columns, and the two make the batch."""
+    setup = set_up(config(FAKE))
+    whole = setup.train_set.batch(setup.order.indices(3), setup.order.epochs(3))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    from train.data.placement import host_share
+    from train.data.stream import items
+
+    parts = []
+    for host in (0, 1):
+        monkeypatch.setattr(jax, "process_index", lambda host=host: host)
+        index = host_share(setup.order.indices(3)[None])
+        epochs = host_share(setup.order.epochs(3)[None])
+        parts.append(items(index, setup.train_set, 1, epochs)["images"][0])
+        assert len(parts[-1]) == 8
+    np.testing.assert_array_equal(np.concatenate(parts), whole[0])
+
+
+def test_a_batch_larger_than_the_set_is_refused_before_training(config):
+    made = dataclasses.replace(config(FAKE), batch_size=40)
+    message = f"--batch-size 40: {FAKE} has only 36 training examples"
+    with pytest.raises(InputError, match=message):
+        set_up(made)

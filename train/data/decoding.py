@@ -1,0 +1,84 @@
+"""The decoding of images: its options, and the pixels of one image."""
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from shiftjax import image_files
+from train.data import bulk
+from train.data.random_crop import random_box, uniforms
+
+Decode = Literal["once", "each_epoch"]
+OnCorrupt = Literal["stop", "skip"]
+ON_CORRUPT: tuple[str, ...] = get_args(OnCorrupt)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How encoded images become pixels.
+
+    Attributes:
+      image_size: height and width of the images.
+      channels: 3 (RGB) or 1 (gray).
+      resize: the short side before the center is cropped; None for `image_size`.
+      crop_scale: the smallest and the largest area of a random-resized crop of training
+        images, as shares of the image; None for the center.
+      seed: the seed of the random crops.
+      decode: "once", into memory, or "each_epoch"; None for once if they fit.
+      on_corrupt: "stop" at a damaged image, or "skip" it.
+      threads: number of threads; None for one per core that the process may use.
+    """
+
+    image_size: int
+    channels: int = 3
+    resize: int | None = None
+    crop_scale: tuple[float, float] | None = None
+    seed: int = 0
+    decode: Decode | None = None
+    on_corrupt: OnCorrupt = "stop"
+    threads: int | None = None
+
+    def at_each_epoch(self, examples: int) -> bool:
+        """Returns True if the images of a source are decoded at each epoch.
+
+        Args:
+          examples: number of examples of all splits of the source.
+
+        Example:
+          >>> Decoding(image_size=224).at_each_epoch(10**9)
+          True
+        """
+        if self.decode is not None:
+            return self.decode == "each_epoch"
+        size = examples * self.image_size**2 * self.channels
+        return self.crop_scale is not None or size > bulk.memory() / 2
+
+    def pixels(
+        self, image: bytes | Path, number: int, epoch: int | None, upright: bool
+    ) -> np.ndarray:
+        """Decodes an image, to uint8 `[image_size, image_size, channels]`.
+
+        Args:
+          image: the encoded bytes, or the path of a file.
+          number: the number of the example, for the random crop.
+          epoch: the epoch, for the random crop; None for the center.
+          upright: True to turn the image upright by its EXIF orientation.
+
+        Raises:
+          InputError: if it is not an image, or is damaged.
+        """
+        box = None
+        if epoch is not None and self.crop_scale is not None:
+            draws = uniforms(self.seed, epoch, number)
+            box = functools.partial(random_box, draws=draws, scale=self.crop_scale)
+        return image_files.decode(
+            image,
+            self.image_size,
+            self.channels,
+            upright=upright,
+            resize=self.resize,
+            box=box,
+        )
