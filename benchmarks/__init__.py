@@ -4,6 +4,7 @@ cases.py     the tables of cases to measure, as data, and the options
 shift.py     the tables of the operation
 block.py     the tables of the block around it
 nets.py      the tables of networks: training, inference, memory
+images.py    the tables of input from JPEG files, and their cases
 jax_*.py     builds the cases of JAX
 torch_*.py   builds the cases of PyTorch
 worker.py    a process that builds cases and times them

@@ -6,6 +6,7 @@ without its shift, and with a depthwise or a dense convolution in its place.
 training, inference: whole networks, compared with PyTorch and with the networks that
 they replace.
 memory: training steps of ShiftResNet-110.
+input: decoding of JPEG files to random-resized crops, compared with PyTorch.
 report: writes the results into README.md, docs/speed.md and docs/speed.png.
 
 The benchmarks run on the platform of JAX. They include PyTorch if it is installed and
@@ -30,7 +31,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from benchmarks import RESULTS, ROOT, block, nets, shift
+from benchmarks import RESULTS, ROOT, block, images, nets, shift
 from benchmarks.cases import Options, Table
 from benchmarks.console import show
 from benchmarks.report import Report, Result, cells, speed_page, speed_summary, update
@@ -44,6 +45,7 @@ BENCHMARKS: dict[str, Callable[[Options, dict[str, Any]], list[Table]]] = {
     "training": nets.training,
     "inference": nets.inference,
     "memory": nets.memory,
+    "input": images.tables,
 }
 QUICK = ROOT / "runs" / "quick"
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import tyro
 
-Name = Literal["shift", "block", "training", "inference", "memory", "report"]
+Name = Literal["shift", "block", "training", "inference", "memory", "input", "report"]
 Dtype = Literal["float32", "bfloat16"]
 
 

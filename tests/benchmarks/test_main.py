@@ -40,7 +40,10 @@ def test_a_benchmark_is_run_shown_and_written(monkeypatch, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name a benchmark: shift, block, training, inference, memory, report"),
+        (
+            [],
+            "name a benchmark: shift, block, training, inference, memory, input, rep",
+        ),
         (["shift", "--rounds", "0"], "--rounds 0: it must be at least 1"),
     ],
 )

@@ -1,0 +1,133 @@
+"""The input of ImageNet: random-resized crops of JPEG files, compared with PyTorch.
+
+The images are sections of scikit-learn's two photographs, 500 x 375 pixels in JPEG
+files of about 110 kB, like those of ImageNet. Each is read, decoded, cropped and
+resized to 224 x 224. A time is that of one image on one core, so that 1000 over the
+milliseconds are images per second and core.
+"""
+
+import dataclasses
+import importlib.util
+import io
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.cases import Case, Options, Program, Table
+from train.data.decoding import Decoding
+from train.data.encoded import Encoded
+from train.data.folder import Files
+from train.data.random_crop import random_box
+
+IMAGES = 512  # in a call
+SIZE = (500, 375)
+BYTES = 110_000
+IMAGE_SIZE = 224
+SCALE = (0.08, 1.0)
+
+
+def tables(options: Options, machine: dict[str, Any]) -> list[Table]:
+    """Returns a table for one core and one for all cores."""
+    images = options.batch_size or (8 if options.quick else IMAGES)
+    other = "torchvision" if importlib.util.find_spec("torchvision") else "Pillow"
+    found = []
+    for cores in sorted({1, machine["cores"]}):
+        own = {"images": images, "cores": cores}
+        cases = [Case("shiftjax", "jax", "benchmarks.images:shiftjax", own)]
+        if machine.get("torch"):
+            name = f"PyTorch's DataLoader with {other}"
+            cases.append(Case(name, "torch", "benchmarks.images:data_loader", own))
+        title = f"random-resized crop of a JPEG file, on each of {cores} core(s)"
+        found.append(Table(title, "shiftjax", tuple(cases), own))
+    return found
+
+
+def shiftjax(images: int, cores: int) -> Program:
+    """Makes batches as in the trainer, with a thread per core."""
+    folder = tempfile.TemporaryDirectory()
+    paths = draw(Path(folder.name), images)
+    files = Files(paths, np.zeros(images, np.int32), ("photograph",))
+    decoding = Decoding(image_size=IMAGE_SIZE, crop_scale=SCALE, threads=cores)
+    examples, epoch = Encoded.of(files, decoding), 0
+
+    def call() -> Any:
+        nonlocal epoch
+        epoch += 1
+        result = examples.batch(np.arange(images), np.full(images, epoch))
+        return result, folder  # which exists as long as the program
+
+    return Program(call, lambda _: None, steps=max(images // cores, 1))
+
+
+def data_loader(images: int, cores: int) -> Program:
+    """Makes batches in PyTorch, with a process per core."""
+    from torch.utils.data import DataLoader  # pyright: ignore[reportMissingImports]
+
+    folder = tempfile.TemporaryDirectory()
+    several = {"multiprocessing_context": "forkserver", "persistent_workers": True}
+    loader = DataLoader(
+        Photographs(draw(Path(folder.name), images)),  # pyright: ignore
+        batch_size=min(64, max(images // cores, 1)),
+        num_workers=cores if cores > 1 else 0,
+        **(several if cores > 1 else {}),
+    )
+
+    def call() -> Any:
+        return list(loader), folder
+
+    return Program(call, lambda _: None, steps=max(images // cores, 1))
+
+
+@dataclasses.dataclass
+class Photographs:
+    """A data set of PyTorch: files, cropped by torchvision or, without it, by Pillow.
+
+    Attributes:
+      paths: the files.
+    """
+
+    paths: list[Path]
+
+    def __post_init__(self) -> None:
+        self._crop = self._pillow
+        if importlib.util.find_spec("torchvision"):
+            from torchvision import transforms  # pyright: ignore[reportMissingImports]
+
+            self._crop = transforms.RandomResizedCrop(IMAGE_SIZE, SCALE)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        with Image.open(self.paths[index]) as file:
+            return np.asarray(self._crop(file.convert("RGB")))
+
+    def _pillow(self, image: Image.Image) -> Image.Image:
+        box = random_box(*image.size, np.random.random((10, 4)), SCALE)
+        size = (IMAGE_SIZE, IMAGE_SIZE)
+        return image.crop(box).resize(size, Image.Resampling.BILINEAR)
+
+
+def draw(folder: Path, images: int) -> list[Path]:
+    """Writes sections of two photographs as JPEG files of about `BYTES`."""
+    from sklearn.datasets import load_sample_image
+
+    photographs = [load_sample_image(name) for name in ("china.jpg", "flower.jpg")]
+    rng = np.random.default_rng(0)
+    paths = []
+    for i in range(images):
+        height, width, _ = photographs[i % 2].shape
+        left, top = rng.integers(0, width - SIZE[0]), rng.integers(0, height - SIZE[1])
+        section = photographs[i % 2][top : top + SIZE[1], left : left + SIZE[0]]
+        encoded = io.BytesIO()
+        for quality in range(75, 100, 2):
+            encoded = io.BytesIO()
+            Image.fromarray(section).save(encoded, "JPEG", quality=quality)
+            if encoded.tell() >= BYTES:
+                break
+        paths.append(folder / f"{i}.jpg")
+        paths[-1].write_bytes(encoded.getvalue())
+    return paths
