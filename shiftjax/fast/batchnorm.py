@@ -79,27 +79,45 @@ def affine(norm: Norm, stats: Norm, epsilon: float) -> tuple[jax.Array, jax.Arra
     return gain, norm["bias"] - stats["mean"] * gain
 
 
-def fold(
-    kernel: jax.Array, norm: Norm, narrow: Pair, epsilon: float
-) -> tuple[jax.Array, jax.Array, Norm]:
-    """Returns BatchNorm(x @ kernel) as a kernel and a bias, from statistics of x.
+def kernels_and_norms(
+    params: Params,
+) -> tuple[dict[str, jax.Array], dict[str, Norm]]:
+    """Returns the kernel and the norm of each unit of a block, by its name."""
+    kernels = {name: unit["conv"]["kernel"] for name, unit in params.items()}
+    return kernels, {name: unit["norm"] for name, unit in params.items()}
+
+
+def product_statistics(kernel: jax.Array, narrow: Pair) -> Norm:
+    """Returns the statistics of x @ kernel, from statistics of x.
 
     The mean of W x is W mean(x), and its variance diag(W cov(x) W'). This is exact, and
-    the wide tensor is written once, already normalized, without a pass for statistics.
+    they are known before the wide tensor x @ kernel is.
 
     Args:
       kernel: `[in, out]`.
-      norm: scale and bias `[out]`.
       narrow: mean `[in]` and covariance `[in, in]` of x.
+
+    Returns:
+      Mean and variance `[out]`.
+    """
+    mean, cov = narrow
+    var = ((cov @ kernel) * kernel).sum(0)
+    return {"mean": mean @ kernel, "var": jnp.maximum(var, 0)}  # despite rounding
+
+
+def fold(
+    kernel: jax.Array, norm: Norm, stats: Norm, epsilon: float
+) -> tuple[jax.Array, jax.Array]:
+    """Folds BatchNorm into the convolution before it.
+
+    Args:
+      kernel: `[..., out]`.
+      norm: scale and bias `[out]`.
+      stats: mean and variance `[out]` of the convolution's output.
       epsilon: added to the variance.
 
     Returns:
-      Kernel `[in, out]`, bias `[out]`, and the statistics of x @ kernel.
+      The kernel and the bias `[out]` of the convolution with BatchNorm.
     """
-    mean, cov = narrow
-    stats = {
-        "mean": mean @ kernel,
-        "var": jnp.maximum(((cov @ kernel) * kernel).sum(0), 0),  # despite rounding
-    }
     gain, bias = affine(norm, stats, epsilon)
-    return kernel * gain[None], bias, stats
+    return kernel * gain.reshape((1,) * (kernel.ndim - 1) + (-1,)), bias

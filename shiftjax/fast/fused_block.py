@@ -26,6 +26,8 @@ from shiftjax.fast.batchnorm import (
     Stats,
     affine,
     fold,
+    kernels_and_norms,
+    product_statistics,
     whole_batch,
 )
 from shiftjax.shift import Size, Table, displace_p
@@ -289,8 +291,7 @@ def shift_block(
       `[batch, ceil(height / strides), ceil(width / strides), features]`, and the
       statistics of the batch (empty if `stats` is given).
     """
-    kernels = {name: unit["conv"]["kernel"] for name, unit in params.items()}
-    norms = {name: unit["norm"] for name, unit in params.items()}
+    kernels, norms = kernels_and_norms(params)
     used: Stats = {name: stats and stats[name]["norm"] for name in params}
     inputs = x.astype(dtype or jnp.promote_types(x.dtype, kernels["expand"].dtype))
 
@@ -301,15 +302,10 @@ def shift_block(
         return y
 
     if stats is None:
-        expand, bias, used["expand"] = fold(
-            kernels["expand"],
-            norms["expand"],
-            whole_batch(covariance, inputs, axis_name),
-            epsilon,
+        used["expand"] = product_statistics(
+            kernels["expand"], whole_batch(covariance, inputs, axis_name)
         )
-    else:
-        gain, bias = affine(norms["expand"], used["expand"], epsilon)
-        expand = kernels["expand"] * gain[None]
+    expand, bias = fold(kernels["expand"], norms["expand"], used["expand"], epsilon)
     y = middle(
         inputs,
         expand,

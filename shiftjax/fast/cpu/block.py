@@ -21,7 +21,9 @@ from shiftjax.fast.batchnorm import (
     Stats,
     affine,
     fold,
+    kernels_and_norms,
     merge,
+    product_statistics,
     whole_batch,
 )
 from shiftjax.fast.cpu.chunks import Function, Moment, group_count, map_chunks
@@ -201,25 +203,19 @@ def shift_block(
     Returns:
       The output, and the statistics of the batch (empty if `stats` is given).
     """
-    kernels = {name: unit["conv"]["kernel"] for name, unit in params.items()}
-    norms = {name: unit["norm"] for name, unit in params.items()}
+    kernels, norms = kernels_and_norms(params)
     promoted = jnp.promote_types(x.array.dtype, kernels["expand"].dtype)
     middle = Middle(
         ShiftOptions(kernel_size, dilation, strides), jnp.dtype(dtype or promoted)
     )
     batch: Stats = {}
-    if stats is not None:
-        for name in params:
-            gain, kernels[f"{name}_bias"] = affine(
-                norms[name], stats[name]["norm"], epsilon
-            )
-            kernels[name] *= gain[None]
-    else:
+    if stats is None:
         narrow = input_statistics(x, axis_name)
-        kernels["expand"], kernels["expand_bias"], own = fold(
-            kernels["expand"], norms["expand"], narrow, epsilon
+        batch["expand"] = {"norm": product_statistics(kernels["expand"], narrow)}
+    for name, known in (batch if stats is None else stats).items():
+        kernels[name], kernels[f"{name}_bias"] = fold(
+            kernels[name], norms[name], known["norm"], epsilon
         )
-        batch["expand"] = {"norm": own}
     weights = middle.prepare(kernels, x.array)
     groups, scratch = middle.memory(weights, x.array)
 

@@ -13,6 +13,7 @@ from shiftjax.fast.batchnorm import (
     affine,
     differentiable,
     fold,
+    product_statistics,
     whole_batch,
 )
 from shiftjax.fast.cpu.chunks import Moment
@@ -102,13 +103,13 @@ def conv_norm(
         array = array[:, :, ::strides, ::strides]
         strides = 1
     if stats is not None:
-        gain, offset = affine(norm, stats["norm"], epsilon)
-        kernel = kernel * gain.reshape((1,) * (kernel.ndim - 1) + (-1,))
+        kernel, offset = fold(kernel, norm, stats["norm"], epsilon)
     elif kernel.ndim == 2 and kernel.shape[0] < kernel.shape[1]:
         narrow = array.astype(jnp.promote_types(array.dtype, jnp.float32))
-        kernel, offset, batch_stats["norm"] = fold(
-            kernel, norm, whole_batch(covariance, narrow, axis_name), epsilon
+        batch_stats["norm"] = product_statistics(
+            kernel, whole_batch(covariance, narrow, axis_name)
         )
+        kernel, offset = fold(kernel, norm, batch_stats["norm"], epsilon)
     dtype = dtype or jnp.promote_types(array.dtype, kernel.dtype)
     convolve = depthwise_conv if depthwise else conv
     y = convolve(kernel, array.astype(dtype), strides=strides)
