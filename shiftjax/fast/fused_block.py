@@ -10,11 +10,12 @@ statistics.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from shiftjax.errors import InputError
@@ -30,7 +31,7 @@ from shiftjax.fast.batchnorm import (
     product_statistics,
     whole_batch,
 )
-from shiftjax.shift import Size, Table, displace_p
+from shiftjax.shift import Size, Table, displace_p, displacements
 
 PIXELS = (0, 1, 2)  # the axes of an NHWC array that statistics reduce
 Middle = Callable[..., jax.Array]
@@ -186,6 +187,17 @@ def check_shapes(
             f"x, expand, bias and project have shapes {', '.join(map(str, shapes))}; "
             f"they need [batch, height, width, C], [C, E], [E] and [E, features]"
         )
+
+
+def reachable_moves(
+    channels: int, kernel_size: int, dilation: int, size: Sequence[int]
+) -> Table:
+    """Returns `shiftjax.displacements` as a key of JAX's caches.
+
+    Displacements are clipped to the size of the image: all beyond it read zeros.
+    """
+    table = displacements(channels, kernel_size, dilation=dilation)
+    return tuple(map(tuple, np.clip(table, np.negative(size), size).tolist()))
 
 
 def inner(a: jax.Array, b: jax.Array) -> jax.Array:

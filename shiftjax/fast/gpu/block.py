@@ -34,9 +34,7 @@ def supports(shape: Sequence[int], block: BlockOptions) -> bool:
     """
     if max(shape[-1], block.features) > SUMMED_CHANNELS:
         return False
-    kernels = (shape[-1], block.wide), block.features
-    options = block.kernel_size, block.dilation, block.dtype
-    return is_supported(tuple(shape), *kernels, *options)
+    return is_supported(shape, block)
 
 
 shift_block = functools.partial(

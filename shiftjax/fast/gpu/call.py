@@ -2,19 +2,21 @@
 
 import dataclasses
 import functools
+import math
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from shiftjax.errors import InputError
 from shiftjax.fast import fused_block
+from shiftjax.fast.dispatch import BlockOptions
 from shiftjax.fast.gpu.kernel import backward_kernel, forward_kernel
 from shiftjax.fast.gpu.plan import GPUPlan, Sizes
-from shiftjax.shift import Table, displacements
+from shiftjax.shift import Table
 
 Gradients = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 DTYPES = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32))
@@ -201,9 +203,8 @@ def shift_project(
     """
     fused_block.check_shapes(x, expand, bias, project)
     wide, features = project.shape
-    if not is_supported(
-        x.shape, expand.shape, features, kernel_size, dilation, x.dtype
-    ):
+    options = BlockOptions(wide, features, x.dtype, kernel_size, strides, dilation)
+    if not is_supported(x.shape, options):
         raise InputError(
             f"x {x.dtype.name} {list(x.shape)}, {features} features and "
             f"kernel_size={kernel_size}: the kernel takes images of bfloat16 or "
@@ -211,53 +212,32 @@ def shift_project(
             f"{REGISTER_CHANNELS} channels and features, and {MOST_DISPLACEMENTS} "
             f"displacements"
         )
-    table = moves(wide, kernel_size, dilation, max(x.shape[1:3]))
+    table = fused_block.reachable_moves(wide, kernel_size, dilation, x.shape[1:3])
     kernel = GPUKernel(sizes or Sizes(), interpret)
     return fused_block.shift_project(x, expand, bias, project, kernel, table, strides)
 
 
-def moves(channels: int, kernel_size: int, dilation: int, farthest: int) -> Table:
-    """Returns `shiftjax.displacements` as a key of JAX's caches.
-
-    Displacements are clipped to `farthest`, the longest side of the image: all beyond
-    it read zeros.
-    """
-    table = displacements(channels, kernel_size, dilation=dilation)
-    return tuple(map(tuple, np.clip(table, -farthest, farthest).tolist()))
-
-
-def is_supported(
-    shape: tuple[int, ...],
-    expand_shape: tuple[int, ...],
-    out_channels: int,
-    kernel_size: int,
-    dilation: int,
-    dtype: Any,
-) -> bool:
-    """Returns True if `shift_project` supports the shapes, with any strides.
+def is_supported(shape: Sequence[int], block: BlockOptions) -> bool:
+    """Returns True if `shift_project` supports the sizes.
 
     Args:
       shape: shape of x on one device, `[batch, height, width, channels]`.
-      expand_shape: shape of the expanding kernel, `[channels, expanded]`.
-      out_channels: features of the output.
-      kernel_size: side K of the window of displacements.
-      dilation: distance between neighboring displacements, in pixels.
-      dtype: dtype of x.
+      block: options of the block, with any strides.
 
     Returns:
       False if the narrow tensors have too many channels for the registers of a program,
       an array is too large to be addressed, or the dtype has no kernel.
 
     Example:
-      >>> is_supported((100, 31, 31, 16), (16, 48), 16, 3, 1, jnp.bfloat16)
+      >>> block = BlockOptions(wide=48, features=16, dtype=jnp.bfloat16)
+      >>> is_supported((100, 31, 31, 16), block)
       True
-      >>> is_supported((100, 31, 31, 512), (512, 512), 512, 3, 1, jnp.bfloat16)
+      >>> is_supported((100, 31, 31, 512), block)
       False
     """
-    del dilation
-    if jnp.dtype(dtype) not in DTYPES or len(shape) != 4 or 0 in shape:
+    if jnp.dtype(block.dtype) not in DTYPES or len(shape) != 4 or 0 in shape:
         return False
-    channels = max(shape[-1], out_channels)
-    if channels > REGISTER_CHANNELS or kernel_size**2 > MOST_DISPLACEMENTS:
+    channels = max(shape[-1], block.features)
+    if channels > REGISTER_CHANNELS or block.kernel_size**2 > MOST_DISPLACEMENTS:
         return False
-    return int(np.prod(shape[:3])) * channels <= MOST_NUMBERS and min(expand_shape) > 0
+    return math.prod(shape[:3]) * channels <= MOST_NUMBERS and block.wide > 0

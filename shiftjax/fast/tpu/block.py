@@ -43,9 +43,7 @@ def supports(shape: Sequence[int], block: BlockOptions) -> bool:
         return True
     if shape[-1] > MEMORY_BOUND:
         return False
-    kernels = (shape[-1], block.wide), block.features
-    options = block.kernel_size, block.dilation, block.dtype
-    return is_supported(tuple(shape), *kernels, *options)
+    return is_supported(shape, block)
 
 
 def _moments(x: jax.Array) -> Pair:

@@ -16,9 +16,10 @@ import jax
 
 from shiftjax.errors import InputError
 from shiftjax.fast import fused_block
+from shiftjax.fast.dispatch import BlockOptions
 from shiftjax.fast.tpu.backward import Gradients, backward
 from shiftjax.fast.tpu.forward import forward
-from shiftjax.fast.tpu.plan import LANES, VMEM_LIMIT, TPUPlan, is_supported, moves
+from shiftjax.fast.tpu.plan import LANES, VMEM_LIMIT, TPUPlan, is_supported
 from shiftjax.shift import Table
 
 
@@ -102,15 +103,14 @@ def shift_project(
     """
     fused_block.check_shapes(x, expand, bias, project)
     wide, features = project.shape
-    if not is_supported(
-        x.shape, expand.shape, features, kernel_size, dilation, x.dtype
-    ):
+    options = BlockOptions(wide, features, x.dtype, kernel_size, dilation=dilation)
+    if not is_supported(x.shape, options):
         raise InputError(
             f"x {x.dtype.name} {list(x.shape)}, {wide} expanded channels and "
             f"{features} features: the kernel takes bfloat16 with channels in "
             f"multiples of 16, or float32 in multiples of 8, batches in multiples of "
             f"{LANES}, and rows that fit into {VMEM_LIMIT >> 20} MiB"
         )
-    table = moves(wide, kernel_size, dilation)
+    table = fused_block.reachable_moves(wide, kernel_size, dilation, x.shape[1:3])
     kernel = TPUKernel(interpret)
     return fused_block.shift_project(x, expand, bias, project, kernel, table, 1)

@@ -1,13 +1,16 @@
 """The static plan of a kernel: shapes, displacements and memory."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shiftjax.shift import Table, displacements
+from shiftjax.fast.dispatch import BlockOptions
+from shiftjax.fast.fused_block import reachable_moves
+from shiftjax.shift import Table
 
 LANES = 128  # images in a step of the grid, and the depth of the matrix unit
 WORDS = 8  # rows of a register
@@ -48,9 +51,7 @@ class TPUPlan:
     ) -> "TPUPlan":
         """Makes the plan of x `[height, width, channels, batch]` and a table."""
         height, width, channels, batch = x.shape
-        moves = np.clip(
-            np.asarray(table), (-height, -width), (height, width)
-        )  # farther ones read zeros too
+        moves = np.asarray(table)
         changes = np.flatnonzero((moves[1:] != moves[:-1]).any(1)) + 1
         starts = [0, *changes.tolist()]
         stops = [*changes.tolist(), len(moves)]
@@ -128,46 +129,31 @@ class TPUPlan:
         return int(rows + weights + temporaries)
 
 
-def moves(channels: int, kernel_size: int, dilation: int) -> Table:
-    """Returns `shiftjax.displacements` as a key of JAX's caches."""
-    table = displacements(channels, kernel_size, dilation=dilation)
-    return tuple(map(tuple, table.tolist()))
-
-
-def is_supported(
-    shape: tuple[int, ...],
-    expand_shape: tuple[int, ...],
-    out_channels: int,
-    kernel_size: int,
-    dilation: int,
-    dtype: Any,
-) -> bool:
-    """Returns True if `shift_project` supports the shapes.
+def is_supported(shape: Sequence[int], block: BlockOptions) -> bool:
+    """Returns True if `shift_project` supports the sizes.
 
     Args:
       shape: shape of x on one device, `[batch, height, width, channels]`.
-      expand_shape: shape of the expanding kernel, `[channels, expanded]`.
-      out_channels: features of the output.
-      kernel_size: side K of the window of displacements.
-      dilation: distance between neighboring displacements, in pixels.
-      dtype: dtype of x.
+      block: options of the block, whose strides are 1.
 
     Returns:
       False if the batch does not fill the lanes, channels do not fill registers, the
       dtype has no kernel or the rows do not fit into the vector memory.
 
     Example:
-      >>> is_supported((256, 32, 32, 16), (16, 48), 16, 3, 1, jnp.bfloat16)
+      >>> block = BlockOptions(wide=48, features=16, dtype=jnp.bfloat16)
+      >>> is_supported((256, 32, 32, 16), block)
       True
-      >>> is_supported((100, 32, 32, 16), (16, 48), 16, 3, 1, jnp.bfloat16)
+      >>> is_supported((100, 32, 32, 16), block)
       False
     """
-    dtype = jnp.dtype(dtype)
+    dtype = jnp.dtype(block.dtype)
     if dtype not in DTYPES or len(shape) != 4 or 0 in shape or shape[0] % LANES:
         return False
     tile = WORDS * 4 // dtype.itemsize
-    if any(n < tile or n % tile for n in (*expand_shape, out_channels)):
+    if any(n < tile or n % tile for n in (shape[-1], block.wide, block.features)):
         return False
-    table = moves(expand_shape[1], kernel_size, dilation)
+    window = block.kernel_size, block.dilation
+    table = reachable_moves(block.wide, *window, shape[1:3])
     x = jax.ShapeDtypeStruct((*shape[1:], shape[0]), dtype)
-    return TPUPlan.make(x, out_channels, table).memory() <= VMEM_LIMIT
+    return TPUPlan.make(x, block.features, table).memory() <= VMEM_LIMIT
