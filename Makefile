@@ -16,8 +16,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 NEWEST := .venv-newest
-# JAX's newest versions need a newer Python than 3.11: the first of these that runs.
-NEWEST_PYTHON ?= $(shell for python in python3.13 python3.12 $(PYTHON); do \
+# JAX's newest versions need a newer Python than 3.11: the first of these that runs, also
+# one of pyenv that is not on the PATH. With 3.11 pip installs the newest for 3.11.
+PYENV_ROOT ?= $(HOME)/.pyenv
+pyenv = $(wildcard $(PYENV_ROOT)/versions/$(1).*/bin/python)
+NEWEST_PYTHON ?= $(shell for python in python3.13 $(call pyenv,3.13) \
+  python3.12 $(call pyenv,3.12) $(PYTHON); do \
   $$python -c '' 2>/dev/null && echo $$python && break; done)
 # The operation, the modules, a network, and a run of the trainer with its checkpoints.
 NEWEST_FILES := \
@@ -31,6 +35,9 @@ NEWEST_TESTS := every_lowering_has_the_same_gradient or pmap or shard_map or \
 EXPERIMENT ?= digits
 ARGS ?=
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
+# Follows a command that installs packages.
+OR_SAY = || { echo "make: $@ failed; it installs packages, from the network or from\
+  PIP_INDEX_URL" >&2; exit 1; }
 
 .PHONY: train test lint types unit wheel docs newest check format clean
 
@@ -51,16 +58,16 @@ unit: $(VENV)/.dev
 
 wheel: $(VENV)/.build
 	rm -rf dist
-	$(BIN)/python -m build --outdir dist
+	@$(BIN)/python -m build --outdir dist $(OR_SAY)
 	$(BIN)/python tests/package/check_wheel.py dist/*.whl
 
 docs: $(VENV)/.docs
 	$(BIN)/sphinx-build --fail-on-warning --keep-going docs docs/_build/html
 
 newest: $(NEWEST)/bin/python
-	@echo "installing the newest versions into $(NEWEST)"
-	$(NEWEST)/bin/python -m pip install --quiet --upgrade \
-	  --upgrade-strategy eager --editable ".[test]"
+	@echo "installing the newest versions into $(NEWEST), of $$($(NEWEST)/bin/python -V)"
+	@$(NEWEST)/bin/python -m pip install --quiet --upgrade \
+	  --upgrade-strategy eager --editable ".[test]" $(OR_SAY)
 	$(NEWEST)/bin/python -c \
 	  'import flax, jax; print("jax", jax.__version__, "flax", flax.__version__)'
 	$(NEWEST)/bin/python -m pytest -k "$(NEWEST_TESTS)" $(NEWEST_FILES)
@@ -89,20 +96,20 @@ $(NEWEST)/bin/python:
 	$(NEWEST_PYTHON) -m venv $(NEWEST)
 
 $(VENV)/.build: $(BIN)/python
-	$(BIN)/python -m pip install --quiet build
+	@$(BIN)/python -m pip install --quiet build $(OR_SAY)
 	@touch $@
 
 $(VENV)/.train: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (once)"
-	$(INSTALL) ".[train]"
+	@$(INSTALL) ".[train]" $(OR_SAY)
 	@touch $@
 
 $(VENV)/.docs: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (once)"
-	$(INSTALL) ".[docs]"
+	@$(INSTALL) ".[docs]" $(OR_SAY)
 	@touch $@
 
 $(VENV)/.dev: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (once)"
-	$(INSTALL) ".[dev]"
+	@$(INSTALL) ".[dev]" $(OR_SAY)
 	@touch $@

@@ -25,6 +25,8 @@ STROKE = bytes(
     255 if 4 <= y < 28 and 14 <= x < 19 else 0 for y in range(SIDE) for x in range(SIDE)
 )
 
+NEEDS_INDEX = "pip installs packages from the network or from PIP_INDEX_URL"
+
 LOAD = f"""
 import jax.numpy as jnp
 import shiftjax
@@ -35,12 +37,13 @@ assert model.apply(variables, jnp.zeros((2, {SIDE}, {SIDE}, 3))).shape == (2, {C
 """
 
 
-def run(*command: str | Path, cwd: Path) -> str:
+def run(*command: str | Path, cwd: Path, hint: str = "") -> str:
     """Runs a command that has to succeed, and returns what it prints.
 
     Args:
       command: the program and its arguments.
       cwd: the folder in which it runs.
+      hint: printed last if it fails.
 
     Raises:
       SystemExit: if it fails; with what it printed.
@@ -53,7 +56,7 @@ def run(*command: str | Path, cwd: Path) -> str:
         command, cwd=cwd, env=environment, capture_output=True, text=True
     )
     if done.returncode:
-        sys.exit(f"exit status {done.returncode}\n{done.stdout}{done.stderr}")
+        sys.exit(f"exit status {done.returncode}\n{done.stdout}{done.stderr}{hint}")
     return done.stdout
 
 
@@ -71,7 +74,7 @@ def check(wheel: Path, folder: Path) -> None:
     programs = folder / "venv" / "bin"
     python, shiftjax = programs / "python", programs / "shiftjax"
     pip = [python, "-m", "pip", "install", "--quiet", "--constraint", CONSTRAINTS]
-    run(*pip, wheel, cwd=folder)
+    run(*pip, wheel, cwd=folder, hint=NEEDS_INDEX)
 
     releases = run(shiftjax, "list", "--pretrained", cwd=folder).split()
     if MODEL not in releases:
