@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.cases import Case, Options, Table, copies
 from shiftjax.errors import unknown_name
-from shiftjax.shift import LOWERINGS
+from shiftjax.lowerings import LOWERINGS
 
 JAX, TORCH = "benchmarks.jax_blocks:block", "benchmarks.torch_programs:block"
 

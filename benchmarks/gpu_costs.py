@@ -39,7 +39,7 @@ from benchmarks import RESULTS, block, jax_blocks, jax_operations
 from benchmarks.cases import Options
 from benchmarks.console import show
 from benchmarks.jax_programs import Traced
-from shiftjax.shift import LOWERINGS
+from shiftjax.lowerings import LOWERINGS
 from train.machine import machine
 
 BANDWIDTH = 4.3e12  # bytes a second of a copy, measured on an H200

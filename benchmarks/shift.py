@@ -3,7 +3,7 @@
 from typing import Any
 
 from benchmarks.cases import Case, Options, Table
-from shiftjax.shift import DEFAULT_LOWERING, LOWERINGS
+from shiftjax.lowerings import DEFAULT_LOWERING, LOWERINGS
 
 KERNEL_SIZES = (3, 5, 7)
 SHAPES = {

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from shiftjax.errors import InputError, MissingFileError
-from shiftjax.shift import by_depthwise, displace_p
+from shiftjax.lowerings import by_depthwise
+from shiftjax.shift import displace_p
 from shiftjax.weights import Pretrained
 
 PLATFORMS = ("cpu", "cuda", "tpu")

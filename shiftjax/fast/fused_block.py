@@ -31,7 +31,8 @@ from shiftjax.fast.batchnorm import (
     product_statistics,
     whole_batch,
 )
-from shiftjax.shift import Size, Table, displace_p, displacements
+from shiftjax.lowerings import Size, Table
+from shiftjax.shift import displace_p, displacements
 
 PIXELS = (0, 1, 2)  # the axes of an NHWC array that statistics reduce
 Middle = Callable[..., jax.Array]

@@ -4,7 +4,8 @@ import functools
 
 import numpy as np
 
-from shiftjax.shift import Size, Table, displacements
+from shiftjax.lowerings import Size, Table
+from shiftjax.shift import displacements
 
 
 @functools.lru_cache

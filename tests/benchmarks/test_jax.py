@@ -12,7 +12,7 @@ from benchmarks.jax_blocks import Block, block, traced
 from benchmarks.jax_nets import inference, training_step
 from benchmarks.jax_operations import operation
 from shiftjax import ShiftConv
-from shiftjax.shift import LOWERINGS
+from shiftjax.lowerings import LOWERINGS
 from train.assemble import Setup
 
 SHAPE = (2, 4, 5, 18)

@@ -9,7 +9,7 @@ from benchmarks.__main__ import BENCHMARKS
 from benchmarks.block import MEMORY, SIZES, Shape
 from benchmarks.cases import Options
 from shiftjax.errors import InputError, UnknownNameError
-from shiftjax.shift import DEFAULT_LOWERING, LOWERINGS
+from shiftjax.lowerings import DEFAULT_LOWERING, LOWERINGS
 
 MACHINES = [
     {"platform": "cpu", "torch": "2.13.0"},

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shiftjax import InputError, UnknownNameError, displace, displacements, shift
-from shiftjax.shift import DEFAULT_LOWERING, LOWERINGS
+from shiftjax.lowerings import DEFAULT_LOWERING, LOWERINGS
 from tests.shiftjax.conftest import SHIFT_CASES as CASES
 from tests.shiftjax.conftest import assert_identical, numbers, whole_numbers
 

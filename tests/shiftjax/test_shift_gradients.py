@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shiftjax import displace, shift
-from shiftjax.shift import LOWERINGS
+from shiftjax.lowerings import LOWERINGS
 from tests.shiftjax.conftest import SHIFT_CASES as CASES
 from tests.shiftjax.conftest import assert_identical, whole_numbers, with_gradient
 

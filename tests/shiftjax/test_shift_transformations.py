@@ -10,7 +10,7 @@ from jax import export
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from shiftjax import displace, displacements, shift
-from shiftjax.shift import DEFAULT_LOWERING, LOWERINGS
+from shiftjax.lowerings import DEFAULT_LOWERING, LOWERINGS
 from tests.shiftjax.conftest import (
     assert_identical,
     numbers,

@@ -37,7 +37,7 @@ from shiftjax.fast.cpu.shift import (
     with_firsts,
 )
 from shiftjax.fast.cpu.statistics import COVARIANCE, MOMENTS, covariance, per_channel
-from shiftjax.shift import Size
+from shiftjax.lowerings import Size
 
 Weights = dict[str, jax.Array]
 

@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 
 from shiftjax.fast.phases import phases
-from shiftjax.shift import Size
+from shiftjax.lowerings import Size
 
 
 class ShiftOptions(NamedTuple):

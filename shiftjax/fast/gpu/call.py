@@ -16,7 +16,7 @@ from shiftjax.fast import fused_block
 from shiftjax.fast.dispatch import BlockOptions
 from shiftjax.fast.gpu.kernel import backward_kernel, forward_kernel
 from shiftjax.fast.gpu.plan import GPUPlan, Sizes
-from shiftjax.shift import Table
+from shiftjax.lowerings import Table
 
 Gradients = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 DTYPES = (jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float32))

@@ -23,7 +23,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 from shiftjax.fast.gpu.plan import GPUPlan
-from shiftjax.shift import Size
+from shiftjax.lowerings import Size
 
 Sums = tuple[jax.Array, ...]
 

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from shiftjax.shift import Size, Table
+from shiftjax.lowerings import Size, Table
 
 SMALLEST = 16  # side of a product
 WIDTHS = (16, 32, 64)  # of tiles

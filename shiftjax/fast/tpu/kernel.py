@@ -20,7 +20,7 @@ from shiftjax.fast.dispatch import BlockOptions
 from shiftjax.fast.tpu.backward import Gradients, backward
 from shiftjax.fast.tpu.forward import forward
 from shiftjax.fast.tpu.plan import LANES, VMEM_LIMIT, TPUPlan, is_supported
-from shiftjax.shift import Table
+from shiftjax.lowerings import Table
 
 
 @dataclasses.dataclass(frozen=True)

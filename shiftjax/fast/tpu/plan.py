@@ -10,7 +10,7 @@ import numpy as np
 
 from shiftjax.fast.dispatch import BlockOptions
 from shiftjax.fast.fused_block import reachable_moves
-from shiftjax.shift import Table
+from shiftjax.lowerings import Table
 
 LANES = 128  # images in a step of the grid, and the depth of the matrix unit
 WORDS = 8  # rows of a register
