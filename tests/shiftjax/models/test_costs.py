@@ -115,8 +115,9 @@ for _name, _params, _features, _macs in (
 ):
     COSTS[_name] = _params, _params - 900 * (_features + 1), _macs
 
-# Features of the ImageNet networks: of the stem with its stride, and of the stages.
-IMAGENET = {
+# Features of the stem with its stride, and of the stages with theirs; a network without
+# a row has those of a CIFAR network.
+FEATURES = {
     "shiftnet_a": (32, 2, (64, 128, 256, 512), (4, 8, 16, 32)),
     "shiftnet_b": (16, 2, (32, 64, 128, 256), (4, 8, 16, 32)),
     "shiftnet_c": (16, 2, (32, 64, 128, 256), (4, 8, 16, 32)),
@@ -141,10 +142,10 @@ def count(tree):
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
-def imagenet_features(name, images):
+def features_of(name, images):
     """Shapes of the features: every size divides here."""
     batch, side, _, _ = images
-    stem, stride, widths, strides = IMAGENET[name]
+    stem, stride, widths, strides = FEATURES[name]
     shapes = {"stem": (batch, side // stride, side // stride, stem)}
     for stage, (width, total) in enumerate(zip(widths, strides, strict=True), 1):
         shapes[f"stage{stage}"] = (batch, side // total, side // total, width)
@@ -162,7 +163,7 @@ def test_every_network_costs_what_is_published(name):
 def test_every_network_has_its_form(name):
     """100 classes, bfloat16 compute, training: logits, features and variables."""
     model = create_model(name, num_classes=100, dtype=jnp.bfloat16)
-    size = 64 if name in IMAGENET else 32
+    size = 64 if name in FEATURES else 32
     images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     assert count(variables["params"]) == COSTS[name][1]
@@ -174,8 +175,8 @@ def test_every_network_has_its_form(name):
     (logits, features), updates = jax.eval_shape(train, variables, images)
     assert (logits.shape, logits.dtype) == ((2, 100), jnp.float32)
     shapes = {name: value.shape for name, value in features.items()}
-    if name in IMAGENET:
-        assert shapes == imagenet_features(name, images.shape)
+    if name in FEATURES:
+        assert shapes == features_of(name, images.shape)
     else:
         assert shapes == cifar_features(images.shape)
     assert updates == {"batch_stats": variables["batch_stats"]}
