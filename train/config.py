@@ -69,13 +69,23 @@ class Augment:
     flip: bool = True
     """Mirror half of the images left to right."""
     mixup: float = option(0.0, low=0)
-    """Parameter alpha of mixup's Beta(alpha, alpha); 0 for none."""
+    """Alpha of mixup's Beta(alpha, alpha); 0 for none. The accuracy in training counts
+    against the unmixed label."""
     cutmix: float = option(0.0, low=0)
-    """Parameter alpha of CutMix's Beta(alpha, alpha); 0 for none."""
+    """Alpha of CutMix's Beta(alpha, alpha); 0 for none. The accuracy in training counts
+    against the unmixed label."""
     random_resized_crop: bool = False
     """Resize a random box of each image; the images are decoded at each epoch."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Smallest and largest area of that box, as shares of the image."""
+    erase: float = option(0.0, low=0, high=1)
+    """Probability that a random rectangle of an image is set to the mean color."""
+    jitter: float = option(0.0, low=0, high=1)
+    """Largest change of brightness, contrast and saturation, as a share; 0 for none."""
+    rand_augment: int = option(0, low=0)
+    """Number of RandAugment's operations on each image; 0 for none."""
+    rand_augment_magnitude: int = option(9, low=0, high=30)
+    """Magnitude of RandAugment's operations."""
 
 
 @dataclasses.dataclass(frozen=True)

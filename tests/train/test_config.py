@@ -40,7 +40,18 @@ OTHER = Config(
         3,
         "skip",
     ),
-    augment=Augment(2, False, 0.2, 1.0, True, (0.25, 0.75)),
+    augment=Augment(
+        2,
+        False,
+        0.2,
+        1.0,
+        True,
+        (0.25, 0.75),
+        erase=0.25,
+        jitter=0.4,
+        rand_augment=2,
+        rand_augment_magnitude=7,
+    ),
     style=Style("painting.jpg", 64, "squeezenet", "weights.npz", 1.0, 2.0),
     optimizer=Optimizer(
         "adam", 0.8, True, 1e-4, "kernels", 1.0, ("stem", "stage1*"), 0.3, 0.1
@@ -95,6 +106,8 @@ REFUSED = {
     ("ema_decay", -0.1): "0 to 1",
     ("data.image_size", 0): "at least 1",
     ("augment.mixup", -0.1): "at least 0",
+    ("augment.erase", 1.1): "0 to 1",
+    ("augment.rand_augment_magnitude", 31): "0 to 30",
     ("optimizer.momentum", 1.1): "0 to 1",
     ("optimizer.clip_norm", 0): "above 0",
     ("schedule.learning_rate", -0.1): "at least 0",

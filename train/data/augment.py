@@ -1,16 +1,18 @@
 """Augmentation and normalization inside the compiled step.
 
 Each random choice is a function of a key and of the example's index in its data set,
-so it does not depend on how a batch is divided over devices. mixup and CutMix are the
-exception: they mix the examples of one device.
+so it does not depend on how a batch is divided over devices. The partner of an example
+in mixup and CutMix is the exception: it is a neighbor on the same device.
 """
 
+import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from train.config import Augment
+from train.data.operations import blend, gray, mean_gray
 
 
 def crop_and_flip(
@@ -61,53 +63,140 @@ def normalize(images: jax.Array, mean: Any, std: Any) -> jax.Array:
     return (images.astype(jnp.float32) - 255 * jnp.asarray(mean, jnp.float32)) / scale
 
 
-def mix(
-    key: jax.Array, images: jax.Array, targets: jax.Array, options: Augment
-) -> tuple[jax.Array, jax.Array]:
-    """Mixes each image and its target with the next example's: mixup or CutMix.
+def jitter(
+    key: jax.Array, images: jax.Array, index: jax.Array, options: Augment
+) -> jax.Array:
+    """Changes brightness, contrast and saturation by random factors, in random order.
 
-    If both are enabled, each step applies one of them with probability one half.
+    The operations are those of torchvision's ColorJitter and Pillow's ImageEnhance.
+
+    Args:
+      key: the random key of the step.
+      images: uint8 `[batch, height, width, 3]`.
+      index: `[batch]`, the position of each example in the data set.
+      options: the strength: factors are in 1 - strength .. 1 + strength; 0 for none.
+
+    Returns:
+      The images, of the same shape and dtype.
+    """
+    strength = options.jitter
+
+    def one(image: jax.Array, i: jax.Array) -> jax.Array:
+        order_key, factor_key = jax.random.split(jax.random.fold_in(key, i))
+        order = jax.random.permutation(order_key, 3)
+        low, high = 1 - strength, 1 + strength
+        factors = jax.random.uniform(factor_key, (3,), minval=low, maxval=high)
+        for kind in order:
+            black, mean = jnp.uint8(0), mean_gray(image).astype(jnp.uint8)
+            base = jnp.select([kind == 0, kind == 1], [black, mean], gray(image))
+            image = blend(base, image, factors[kind])
+        return image
+
+    return jax.vmap(one)(images, index) if strength else images
+
+
+def erase(
+    key: jax.Array, images: jax.Array, index: jax.Array, options: Augment
+) -> jax.Array:
+    """Sets a random rectangle of an image to zero, with a given probability.
+
+    The rectangle has 2% to 33% of the image's area, and its height is 0.3 to 3.3 times
+    its width. A side is cut off at the image's.
+
+    Source: Zhong et al. 2017, https://arxiv.org/abs/1708.04896.
+
+    Args:
+      key: the random key of the step.
+      images: `[batch, height, width, channels]`, normalized, so that zero is the mean.
+      index: `[batch]`, the position of each example in the data set.
+      options: the probability; 0 for none.
+
+    Returns:
+      The images, of the same shape and dtype.
+    """
+    height, width = images.shape[1:3]
+
+    def interval(key: jax.Array, side: jax.Array, length: int) -> jax.Array:
+        side = jnp.clip(jnp.round(side), 1, length).astype(jnp.int32)
+        start = jax.random.randint(key, (), 0, length - side + 1)
+        place = jnp.arange(length)
+        return (place >= start) & (place < start + side)
+
+    def one(image: jax.Array, i: jax.Array) -> jax.Array:
+        keys = jax.random.split(jax.random.fold_in(key, i), 5)
+        area = height * width * jax.random.uniform(keys[0], minval=0.02, maxval=1 / 3)
+        low, high = math.log(0.3), math.log(3.3)
+        aspect = jnp.exp(jax.random.uniform(keys[1], minval=low, maxval=high))
+        rows = interval(keys[2], jnp.sqrt(area * aspect), height)
+        columns = interval(keys[3], jnp.sqrt(area / aspect), width)
+        erased = jax.random.bernoulli(keys[4], options.erase)
+        box = rows[:, None, None] & columns[:, None] & erased
+        return jnp.where(box, 0, image)
+
+    return jax.vmap(one)(images, index) if options.erase else images
+
+
+def mix(
+    key: jax.Array,
+    images: jax.Array,
+    targets: jax.Array,
+    index: jax.Array,
+    options: Augment,
+) -> tuple[jax.Array, jax.Array]:
+    """Mixes each image and its target with a neighbor's: mixup or CutMix.
+
+    The neighbor is the example before it on the same device. Each example has a share
+    of its own. If both methods are enabled, each example is mixed by one of them, with
+    probability one half.
 
     Source: Zhang et al. 2017, https://arxiv.org/abs/1710.09412 (mixup); Yun et al.
     2019, https://arxiv.org/abs/1905.04899 (CutMix).
 
     Args:
-      key: the random key of the step and the device.
+      key: the random key of the step.
       images: `[batch, height, width, channels]` floats.
       targets: `[batch, classes]`, probabilities.
+      index: `[batch]`, the position of each example in the data set.
       options: the parameters of the Beta distributions; 0 for none.
 
     Returns:
       The mixed images and targets.
     """
-    coin_key, mixup_key, cutmix_key = jax.random.split(key, 3)
-    mixed = {
-        "mixup": lambda: _mixup(mixup_key, images, targets, options.mixup),
-        "cutmix": lambda: _cutmix(cutmix_key, images, targets, options.cutmix),
-    }
-    wanted = [mixed[name] for name in mixed if getattr(options, name)]
-    if not wanted:
+    if not (options.mixup or options.cutmix):
         return images, targets
-    if len(wanted) == 1:
-        return wanted[0]()
-    return jax.lax.cond(jax.random.bernoulli(coin_key), *wanted)
+    height, width = images.shape[1:3]
+
+    def draw(i: jax.Array) -> tuple[jax.Array, jax.Array]:
+        coin_key, mixup_key, cutmix_key = jax.random.split(
+            jax.random.fold_in(key, i), 3
+        )
+        drawn = []
+        if options.mixup:
+            drawn.append(_mixup(mixup_key, options.mixup, (height, width)))
+        if options.cutmix:
+            drawn.append(_cutmix(cutmix_key, options.cutmix, (height, width)))
+        first = jax.random.bernoulli(coin_key)
+        return jax.tree.map(lambda x, y: jnp.where(first, x, y), drawn[0], drawn[-1])
+
+    def mixed(x: jax.Array, weight: jax.Array) -> jax.Array:
+        return weight * x + (1 - weight) * jnp.roll(x, 1, 0)
+
+    weights, shares = jax.vmap(draw)(index)
+    return mixed(images, weights[..., None]), mixed(targets, shares[:, None])
 
 
 def _mixup(
-    key: jax.Array, images: jax.Array, targets: jax.Array, alpha: float
+    key: jax.Array, alpha: float, size: tuple[int, int]
 ) -> tuple[jax.Array, jax.Array]:
+    """Draws the weight of each pixel `[height, width]`, and their mean."""
     share = jax.random.beta(key, alpha, alpha)
-
-    def blend(x: jax.Array) -> jax.Array:
-        return share * x + (1 - share) * jnp.roll(x, 1, 0)
-
-    return blend(images), blend(targets)
+    return jnp.full(size, share), share
 
 
 def _cutmix(
-    key: jax.Array, images: jax.Array, targets: jax.Array, alpha: float
+    key: jax.Array, alpha: float, size: tuple[int, int]
 ) -> tuple[jax.Array, jax.Array]:
-    height, width = images.shape[1:3]
+    """Draws the weight of each pixel `[height, width]`, and their mean."""
     share_key, row_key, column_key = jax.random.split(key, 3)
     side = jnp.sqrt(1 - jax.random.beta(share_key, alpha, alpha))
 
@@ -116,7 +205,6 @@ def _cutmix(
         distance = jnp.abs(jnp.arange(length) - center)
         return distance * 2 < jnp.round(side * length)
 
-    box = inside(row_key, height)[:, None] & inside(column_key, width)
-    share = 1 - box.mean()
-    images = jnp.where(box[:, :, None], jnp.roll(images, 1, 0), images)
-    return images, share * targets + (1 - share) * jnp.roll(targets, 1, 0)
+    box = inside(row_key, size[0])[:, None] & inside(column_key, size[1])
+    weights = 1 - box.astype(jnp.float32)
+    return weights, weights.mean()

@@ -7,11 +7,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
 from train.config import Augment, Config
-from train.data.augment import crop_and_flip, mix, normalize
+from train.data.augment import crop_and_flip, erase, jitter, mix, normalize
 from train.data.examples import Examples
+from train.data.rand_augment import rand_augment
 from train.data.resident import Resident, lookup
 from train.parallel import AXIS
 from train.tasks.models import make_model
@@ -78,13 +78,19 @@ class Classification:
     def batch(self, data: Resident | None, item: Item, key: jax.Array) -> Batch:
         """Makes a training batch: images `[batch, ...]`, targets and labels."""
         images, labels = lookup(data, item)
+        index, options = item["index"], self.augment
         crop_key, mix_key = jax.random.split(key)
-        images = crop_and_flip(crop_key, images, item["index"], self.augment)
+        rand_key, jitter_key, erase_key = jax.random.split(
+            jax.random.fold_in(key, 2), 3
+        )
+        images = crop_and_flip(crop_key, images, index, options)
+        images = rand_augment(rand_key, images, index, options)
+        images = jitter(jitter_key, images, index, options)
         images = normalize(images, self.mean, self.std)
+        images = erase(erase_key, images, index, options)
         targets = jax.nn.one_hot(labels, self.num_classes)
         targets = optax.smooth_labels(targets, self.label_smoothing)
-        device_key = jax.random.fold_in(mix_key, lax.axis_index(AXIS))
-        return *mix(device_key, images, targets, self.augment), labels
+        return *mix(mix_key, images, targets, index, options), labels
 
     def loss(self, variables: Collections, batch: Batch) -> tuple[jax.Array, Any]:
         """Computes the mean cross-entropy, and counts correct predictions."""
