@@ -18,7 +18,7 @@ from train.data.stream import Order
 from train.optimizer import learning_rate, make_optimizer
 from train.parallel import Replicas
 from train.state import TrainState, create_state
-from train.steps import Trainer
+from train.steps import Trainer, check_share
 from train.tasks import load_split
 
 
@@ -103,7 +103,7 @@ def set_up(config: Config, train_set: Examples | None = None) -> Setup:
     kind = tasks.find(config.task)
     replicas = Replicas.local(config.devices, config.backend)
     if train_set is None:
-        replicas.per_device(config.batch_size)
+        check_share(config, replicas.per_device(config.batch_size))
         train_set = load_split(config, config.data.train_on)
         if config.batch_size > len(train_set):
             raise InputError(
@@ -120,6 +120,7 @@ def set_up(config: Config, train_set: Examples | None = None) -> Setup:
         config.seed,
         config.ema_decay,
         getattr(task.model, "momentum", 0.9),
+        config.accumulate,
     )
     return Setup(config, replicas, train_set, order, total_steps, rate, trainer)
 

@@ -174,6 +174,9 @@ class Config:
     """Number of passes over the training examples."""
     batch_size: int = option(128, low=1)
     """Examples in a training step, over all devices."""
+    accumulate: int = option(1, low=1)
+    """Micro-batches per step, one after the other, to save memory; BatchNorm normalizes
+    each by its own statistics."""
     init: str | None = None
     """Initial weights: one of `shiftjax list --pretrained`, or a .safetensors file."""
     label_smoothing: float = option(0.0, low=0, high=1)

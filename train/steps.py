@@ -5,10 +5,12 @@ serves any number of devices; `train.parallel` maps them. One dispatch runs seve
 steps in a loop whose length is an argument, so the grouping of steps changes no bit of
 the result. Only a program of a single step has no loop: on a CPU, XLA's gradients of
 convolutions are 15 to 30 times slower in a loop, and are rounded differently
-(https://github.com/jax-ml/jax/issues/12868).
+(https://github.com/jax-ml/jax/issues/12868). Micro-batches are always in a loop, which
+is what saves memory.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,9 +18,11 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from shiftjax.errors import InputError
+from train.config import Config
 from train.parallel import AXIS
 from train.state import TrainState
-from train.tasks.task import Item, Sums, Task
+from train.tasks.task import Collections, Item, Sums, Task
 
 NEVER = 2**31 - 1
 
@@ -33,6 +37,7 @@ class Trainer:
       seed: determines the augmentation, with the step and the example.
       ema_decay: decay of the moving average of the variables, or None.
       bn_momentum: momentum of BatchNorm's running statistics, as in the model.
+      accumulate: number of micro-batches, see `loss_and_gradient`.
     """
 
     task: Task
@@ -40,6 +45,7 @@ class Trainer:
     seed: int = 0
     ema_decay: float | None = None
     bn_momentum: float = 0.9
+    accumulate: int = 1
 
     def train_step(
         self, state: TrainState, data: Any, item: Item
@@ -57,15 +63,8 @@ class Trainer:
         """
         key = jax.random.fold_in(jax.random.key(self.seed), state.step)
         batch = self.task.batch(data, item, key)
-
-        def objective(params: Any) -> tuple[jax.Array, Any]:
-            return self.task.loss(state.collections | {"params": params}, batch)
-
-        (loss, (changed, sums)), gradient = jax.value_and_grad(objective, has_aux=True)(
-            state.params
-        )
+        loss, gradient, changed, sums = self.loss_and_gradient(state, batch)
         loss, gradient = lax.pmean((loss, gradient), AXIS)
-        changed = dict(changed)
         stats = merge_statistics(changed.pop("batch_stats", {}), self.bn_momentum)
         updates, opt_state = self.optimizer.update(
             gradient, state.opt_state, state.params
@@ -85,6 +84,48 @@ class Trainer:
             "loss": loss * sums["examples"],
             "bad_step": jnp.where(finite, NEVER, state.step),
         }
+
+    def loss_and_gradient(
+        self, state: TrainState, batch: Any
+    ) -> tuple[jax.Array, Any, Collections, Sums]:
+        """Computes the loss of this device's share of a batch, and its gradient.
+
+        If `accumulate` is above 1, the share is split into that many micro-batches of
+        consecutive examples. They are computed one after the other, and only one has
+        its activations in memory. The gradient is that of the whole share, except that
+        BatchNorm normalizes each micro-batch by its own statistics.
+
+        Args:
+          state: the state before the step.
+          batch: this device's share, see `Task.batch`.
+
+        Returns:
+          The loss, its gradient, the collections other than "params" after the step,
+          and the sums of the task. BatchNorm's running statistics are those of the
+          whole share; other collections are those after the last micro-batch.
+        """
+
+        def objective(params: Any, part: Any) -> tuple[jax.Array, Any]:
+            return self.task.loss(state.collections | {"params": params}, part)
+
+        differentiate = jax.value_and_grad(objective, has_aux=True)
+        if self.accumulate == 1:
+            (loss, (changed, sums)), gradient = differentiate(state.params, batch)
+            return loss, gradient, dict(changed), sums
+
+        def add(total: Any, part: Any) -> tuple[Any, Any]:
+            (loss, (changed, sums)), gradient = differentiate(state.params, part)
+            return jax.tree.map(jnp.add, total, gradient), (loss, changed, sums)
+
+        count = self.accumulate
+        parts = jax.tree.map(lambda x: x.reshape(count, -1, *x.shape[1:]), batch)
+        total, (losses, changes, sums) = lax.scan(add, _zeros(state.params), parts)
+        stats = merge_statistics(
+            changes.get("batch_stats", {}), self.bn_momentum, lambda x: x.mean(0)
+        )
+        changed = jax.tree.map(lambda x: x[-1], dict(changes)) | {"batch_stats": stats}
+        gradient = jax.tree.map(lambda x: x / count, total)
+        return losses.mean(), gradient, changed, jax.tree.map(lambda x: x.sum(0), sums)
 
     def train_steps(
         self, state: TrainState, data: Any, items: Item, count: jax.Array
@@ -157,26 +198,66 @@ def _zeros(shapes: Any) -> Any:
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
-def merge_statistics(stats: Any, momentum: float) -> Any:
-    """Merges BatchNorm's running statistics of all devices after a step.
+def over_devices(x: jax.Array) -> jax.Array:
+    """Returns the mean over all devices."""
+    return lax.pmean(x, AXIS)
+
+
+def merge_statistics(
+    stats: Any,
+    momentum: float,
+    mean_of: Callable[[jax.Array], jax.Array] = over_devices,
+) -> Any:
+    """Merges BatchNorm's running statistics of the parts of a batch after a step.
 
     Each device has averaged in the mean and the variance of its own share of the batch.
     The mean of the whole batch is the mean of these means; its variance is the mean of
     these variances plus the variance of these means. Statistics that the layers have
-    already synchronized do not change.
+    already synchronized do not change. The same holds for micro-batches.
 
     Args:
       stats: the collection of BatchNorm, a tree with "mean" and "var" side by side.
       momentum: momentum of the running statistics.
+      mean_of: computes the mean of an array over the parts.
 
     Returns:
-      Statistics that are equal on every device.
+      Statistics of the whole batch, equal on every device.
     """
     if not isinstance(stats, dict):
-        return lax.pmean(stats, AXIS)
+        return mean_of(stats)
     if set(stats) != {"mean", "var"}:
-        return {name: merge_statistics(x, momentum) for name, x in stats.items()}
-    mean = lax.pmean(stats["mean"], AXIS)
+        return {k: merge_statistics(x, momentum, mean_of) for k, x in stats.items()}
+    mean = mean_of(stats["mean"])
     # The running means differ by (1 - momentum) times the batch means' difference.
-    between = lax.pmean((stats["mean"] - mean) ** 2, AXIS) / (1 - momentum)
-    return {"mean": mean, "var": lax.pmean(stats["var"], AXIS) + between}
+    between = mean_of((stats["mean"] - mean) ** 2) / (1 - momentum)
+    return {"mean": mean, "var": mean_of(stats["var"]) + between}
+
+
+def check_share(config: Config, share: int) -> None:
+    """Checks the options that depend on one device's share of a batch.
+
+    Args:
+      config: the configuration of the run.
+      share: number of examples of a batch on one device.
+
+    Raises:
+      InputError: if micro-batches cannot be of one size, or no example has a neighbor
+        to be mixed with.
+    """
+    count = config.accumulate
+    if share % count:
+        divisors = [n for n in range(1, share + 1) if share % n == 0]
+        nearest = [n for n in divisors if n < count][-1:]
+        nearest += [n for n in divisors if n > count][:1]
+        raise InputError(
+            f"--accumulate {count}: it must divide each device's share of the batch, "
+            f"{share} examples; choose {' or '.join(map(str, nearest))}"
+        )
+    for name in ("mixup", "cutmix"):
+        alpha = getattr(config.augment, name)
+        if alpha and share < 2:
+            raise InputError(
+                f"--augment.{name} {alpha}: it mixes examples of the same device, and "
+                f"--batch-size {config.batch_size} gives each device {share}; it must "
+                "be at least 2"
+            )

@@ -82,11 +82,12 @@ def make_trainer(
     ema_decay: float | None = None,
     rate: optax.Schedule = rate,
     options: Optimizer | None = None,
+    accumulate: int = 1,
 ) -> Trainer:
     net = Net() if net is None else net
     task = Classification(net, CLASSES, MEAN, STD, augment, label_smoothing)
     optimizer = make_optimizer(options or Optimizer(), rate)
-    return Trainer(task, optimizer, 5, ema_decay, MOMENTUM)
+    return Trainer(task, optimizer, 5, ema_decay, MOMENTUM, accumulate)
 
 
 @functools.cache

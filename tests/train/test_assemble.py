@@ -8,7 +8,7 @@ import pytest
 
 from shiftjax.errors import InputError
 from train.assemble import set_up
-from train.config import Config, Data, Model
+from train.config import Augment, Config, Data, Model
 from train.data.image_set import ImageSet
 from train.data.placement import FED_STEPS
 from train.parallel import AXIS
@@ -79,6 +79,18 @@ def test_overrides_of_what_has_a_flag_are_refused(tiny, name):
     [
         ({"batch_size": 6}, "batch_size=6: 4 devices share it"),
         ({"devices": 5}, "devices=5: this process has 4"),
+        (
+            {"batch_size": 48, "accumulate": 5},
+            "--accumulate 5: it must divide each device's share of the batch, 12 "
+            "examples; choose 4 or 6$",
+        ),
+        ({"accumulate": 9}, "4 examples; choose 4$"),
+        (
+            {"batch_size": 4, "augment": Augment(cutmix=1.0)},
+            "--augment.cutmix 1.0: it mixes examples of the same device, and "
+            "--batch-size 4 gives each device 1; it must be at least 2$",
+        ),
+        ({"batch_size": 4, "augment": Augment(mixup=0.2)}, "--augment.mixup 0.2"),
         ({"model": Model("shiftresnet21")}, "did you mean 'shiftresnet20'"),
         ({"model": Model("shiftresnet20")}, "needs expansion"),
         ({"model": Model("resnet20", {"dept": 8})}, "did you mean 'depth'"),

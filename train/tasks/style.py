@@ -71,6 +71,10 @@ class StyleTransfer:
             raise InputError(
                 "--style.image is missing: the painting to learn the style of"
             )
+        if config.accumulate > 1:
+            raise InputError(
+                f"--accumulate {config.accumulate}: the task style allows only 1"
+            )
         image_files.check_shape(options.size, 3)
         painting = image_files.decode(
             Path(options.image), options.size, 3, upright=True

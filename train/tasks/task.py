@@ -112,6 +112,10 @@ class Task(Protocol):
           data: the result of `data`.
           item: this device's share of the batch.
           key: the random key of the step, equal on every device.
+
+        Returns:
+          A tree of arrays. If the task allows micro-batches (`--accumulate`), the first
+          axis of each array is that of the examples.
         """
         ...
 

@@ -176,3 +176,8 @@ def test_a_classifier_paints_nothing(config):
         InputError, match="shiftresnet20_e1 paints nothing: stylizer or"
     ):
         set_up(wrong)
+
+
+def test_micro_batches_are_refused(config):
+    with pytest.raises(InputError, match="--accumulate 2: the task style allows only"):
+        set_up(dataclasses.replace(config, batch_size=8, accumulate=2))
