@@ -14,6 +14,7 @@ USER_MISTAKE = 2
 
 
 COMMANDS = {
+    "compile": commands.Compile,
     "evaluate": commands.Evaluate,
     "prepare": commands.Prepare,
     "release": commands.ReleaseRuns,
@@ -58,6 +59,8 @@ def parse(given: Sequence[str]) -> Any:
     first, *rest = (
         given if given and not given[0].startswith("-") else ["digits", *given]
     )
+    if first == "compile":
+        return _compile(rest)
     if first in COMMANDS:
         command = COMMANDS[first]
         return _parse(command, first, rest, description=command.__doc__)
@@ -75,6 +78,20 @@ def parse(given: Sequence[str]) -> Any:
         rest,
         default=experiments.load(first),
         description=description,
+    )
+
+
+def _compile(given: Sequence[str]) -> commands.Compile:
+    """Reads an experiment, and options of it and of its compilation."""
+    name, *rest = (
+        given if given and not given[0].startswith("-") else ["digits", *given]
+    )
+    return _parse(
+        commands.Compile,
+        f"compile {name}",
+        rest,
+        default=commands.Compile(experiments.load(name)),
+        description=commands.Compile.__doc__,
     )
 
 

@@ -6,17 +6,17 @@ They import their dependencies when they run, so that `--help` is quick.
 import dataclasses
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 
 from shiftjax.cli.commands import Flag, say
 from shiftjax.errors import InputError
+from train.config import Config
 
 if TYPE_CHECKING:
     from shiftjax.releases.manifest import Release
-    from train.config import Config
 
 PROGRAM = "python -m train"
 
@@ -76,6 +76,37 @@ class EvaluateWeights:
             devices=self.devices,
         )
         say(console, _told(self.split, result))
+
+
+@dataclasses.dataclass(frozen=True)
+class Compile:
+    """Compile an experiment's step for TPUs that are not there; print its cost."""
+
+    config: Annotated[Config, tyro.conf.arg(name="")]
+    topology: tuple[str, ...] = ("v5e:2x4",)
+    """Slices by the kind and the layout of their chips: v5e:16x16, v5p:4x4x4, ..."""
+    per_chip: int | None = None
+    """Images of a step on each chip; by default the batch is split over all chips."""
+    examples: int = 1_281_167
+    """Number of training images."""
+    classes: int = 1000
+    """Number of classes."""
+
+    def run(self, console: Console) -> None:
+        """Compiles for each slice, and prints a table."""
+        from train import compile as compiler
+        from train.markdown import grid
+
+        rows = []
+        for topology in self.topology:
+            compiler.chip_of(topology)  # raises before the first compilation
+        for topology in self.topology:
+            say(console, f"compiling for {topology}")
+            cost = compiler.compile_step(
+                self.config, topology, self.examples, self.classes, self.per_chip
+            )
+            rows.append([topology, *cost.cells()])
+        say(console, grid(["slice", *compiler.HEADINGS], rows))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +235,7 @@ class Results:
         say(console, f"{docs}/results.md, {docs}/accuracy.png, {readme}")
 
 
-def train_run(run: "Config", console: Console) -> None:
+def train_run(run: Config, console: Console) -> None:
     """Trains, and prints the outcome."""
     from train import hosts
 

@@ -153,6 +153,33 @@ class Replicas:
             lambda x: jax.make_array_from_process_local_data(sharding, x), items
         )
 
+    def split_shapes(self, items: Any) -> Any:
+        """Returns the shapes of `split`, from those of the batches of all hosts."""
+        if self.backend == "shard_map":
+            return items
+
+        def cut(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+            steps, batch, *rest = x.shape
+            shape = (self.count, steps, batch // self.count, *rest)
+            return jax.ShapeDtypeStruct(shape, x.dtype)
+
+        return jax.tree.map(cut, items)
+
+    def lower(self, function: Any, *shapes: Any) -> Any:
+        """Lowers a mapped program for devices that need not be there.
+
+        Args:
+          function: the result of `parallelize`.
+          *shapes: trees of `jax.ShapeDtypeStruct`, its arguments.
+
+        Returns:
+          What `jax.jit(...).lower` returns.
+        """
+        if self.backend == "pmap":
+            return function.lower(*shapes)
+        platform = self.devices[0].platform
+        return function.trace(*shapes).lower(lowering_platforms=(platform,))
+
     def parallelize(
         self, program: Program, *, donate_state: bool = False
     ) -> Callable[..., Any]:
