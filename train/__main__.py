@@ -8,10 +8,7 @@ from rich.console import Console
 
 from shiftjax.cli import arguments
 from shiftjax.errors import InputError, unknown_name
-from train import commands, config, experiments
-
-USER_MISTAKE = 2
-
+from train import commands, config, exits, experiments
 
 COMMANDS = {
     "compile": commands.Compile,
@@ -31,7 +28,7 @@ def main(given: Sequence[str] | None = None) -> int:
       given: the arguments; by default those of the process.
 
     Returns:
-      The exit code: 0, or 2 after a user's mistake, which is printed in one line.
+      The exit code: 0, or that of a user's mistake, which is printed in one line.
     """
     given = list(sys.argv[1:] if given is None else given)
     if given[:1] in (["-h"], ["--help"]):
@@ -46,7 +43,7 @@ def main(given: Sequence[str] | None = None) -> int:
             command.run(console)
     except InputError as error:
         print(f"train: {error}", file=sys.stderr)
-        return USER_MISTAKE
+        return exits.code(error)
     return 0
 
 

@@ -240,17 +240,15 @@ def train_run(run: Config, console: Console) -> None:
     from train import hosts
 
     hosts.join(run.hosts)
-    keeps_memory = prepare_process(run.devices, run.batch_size)
-    from train.loop import CURVES, train
+    with hosts.ending_together():
+        hosts.compare(run)
+        keeps_memory = prepare_process(run.devices, run.batch_size)
+        hosts.compare_devices()
+        from train.loop import CURVES, train
 
-    if keeps_memory and hosts.is_first():
-        say(console, "the allocator keeps freed memory for the next step")
-    try:
+        if keeps_memory and hosts.is_first():
+            say(console, "the allocator keeps freed memory for the next step")
         outcome = train(run, console)
-    except Exception as error:
-        if hosts.count() > 1:
-            hosts.fail(error)
-        raise
     if not hosts.is_first():
         return
     if not outcome.finished:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -36,7 +36,7 @@ class Data:
 
     source: str = "digits"
     """digits, tfds:NAME (any image classification data set of TFDS) or folder:PATH."""
-    data_dir: str | None = option(None, free=True)
+    data_dir: str | None = option(None, per_host=True)
     """Folder of the TFDS data sets; by default the one that TFDS uses."""
     image_size: int = option(32, low=1)
     """Height and width that images are resized to."""
@@ -150,13 +150,13 @@ class Schedule:
 class Hosts:
     """Address and number of a process, for several hosts outside a known cluster."""
 
-    coordinator: str | None = option(None, free=True)
+    coordinator: str | None = option(None, per_host=True)
     """HOST:PORT of the first process."""
     count: int | None = option(None, low=1, free=True)
     """Number of processes."""
-    index: int | None = option(None, low=0, free=True)
+    index: int | None = option(None, low=0, per_host=True)
     """Number of this process, from 0."""
-    timeout: int = option(300, low=1, free=True)
+    timeout: int = option(300, low=1, per_host=True)
     """Seconds to wait for the other processes at the start."""
 
 
@@ -166,7 +166,7 @@ class Config:
 
     task: str = "classification"
     """The training task: its loss and its metrics."""
-    workdir: str = option("runs/digits", free=True)
+    workdir: str = option("runs/digits", per_host=True)
     """Folder of the run: configuration, log, checkpoints. Resumed if it exists."""
     seed: int = option(0, low=0, high=2**31 - 1)
     """Seed of the initial parameters, the order of examples and the augmentation."""
@@ -234,6 +234,10 @@ GROUPS: Mapping[str, type[Any]] = {
 OPTIONS: Mapping[str, dataclasses.Field[Any]] = _options()
 # The options that may differ between a run and its resumption.
 FREE = frozenset(name for name, field in OPTIONS.items() if field.metadata.get("free"))
+# The options that may differ between the hosts of a run; all of them are free.
+PER_HOST = frozenset(
+    name for name, field in OPTIONS.items() if field.metadata.get("per_host")
+)
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -303,14 +307,20 @@ def absolute(config: Config) -> Config:
     )
 
 
-def differences(old: Config, new: Config) -> list[str]:
-    """Lists the options, with both values, that make the results of two runs differ."""
+def differences(old: Config, new: Config, ignored: Collection[str] = FREE) -> list[str]:
+    """Lists the options in which two configurations differ, with both values.
+
+    Args:
+      old: one configuration.
+      new: the other.
+      ignored: names of options to leave out; by default those that change no result.
+    """
     before, after = flatten(old), flatten(new)
     mine, other = flatten(absolute(old)), flatten(absolute(new))
     return [
         f"--{_flag(name)} was {before[name]}, is {after[name]}"
         for name in before
-        if name not in FREE and mine[name] != other[name]
+        if name not in ignored and mine[name] != other[name]
     ]
 
 

@@ -1,31 +1,36 @@
 """The processes of a run on several hosts: joining, agreeing, stopping and failing.
 
 Each host runs the same command. `join` finds the other processes: on TPU pods and under
-SLURM and Open MPI from their environment, elsewhere from three options. The first
-process alone makes the folder and writes the log, and the others learn of its errors. A
-process that loses another one ends at once with the code `LOST`, for a restart.
+SLURM and Open MPI from their environment, elsewhere from three options. `compare`
+checks that all have the same options. The first process alone makes the folder and
+writes the log, and the others learn of its errors. A process that loses another one
+ends at once with the code `LOST`, for a restart.
 """
 
+import contextlib
+import dataclasses
 import importlib.util
+import json
 import os
+import random
+import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
 import jax
-import numpy as np
-from jax.experimental import multihost_utils
 
 from shiftjax.errors import InputError
-from train.config import Hosts
+from train import config as config_file
+from train import coordination, exits
+from train.config import Config, Hosts
+from train.exits import LOST, TemporaryError
 
-MISTAKE = 2  # the exit code after a user's mistake
-LOST = 75  # sysexits.h's EX_TEMPFAIL: the same command may succeed
+LEAVE_SECONDS = 3  # that the first process waits for the last words of the others
 HEARTBEAT_SECONDS = 30  # a process that does not answer for so long is lost
-MESSAGE_BYTES = 4096
 
 
 def join(options: Hosts) -> None:
@@ -57,6 +62,8 @@ def join(options: Hosts) -> None:
         return
     if jax.distributed.is_initialized():
         return
+    if options.coordinator is not None:
+        _check_address(options.coordinator, serves=options.index == 0)
     # At its own timeout, JAX would end the process with a C++ stack trace.
     late = threading.Timer(options.timeout, _give_up, (options,))
     late.daemon = True
@@ -73,12 +80,84 @@ def join(options: Hosts) -> None:
     except (RuntimeError, ValueError) as error:
         if isinstance(error, ValueError) and missing and not clustered:
             return  # a single TPU host, as in a notebook
-        raise InputError(
+        raise TemporaryError(
             f"the run's processes cannot connect (this is {_place(options)}): "
             f"{str(error).splitlines()[0]}"
         ) from error
     finally:
         late.cancel()
+
+
+def _check_address(address: str, *, serves: bool) -> None:
+    """Checks the coordinator's address, with which JAX would fail late or crash.
+
+    Args:
+      address: HOST:PORT.
+      serves: True in the process that listens there.
+
+    Raises:
+      InputError: if it is not HOST:PORT.
+      TemporaryError: if the name does not resolve, or the port is in use.
+    """
+    host, _, port = address.rpartition(":")
+    named = host and (":" not in host or host.startswith("["))  # or an IPv6 address
+    if not named or not port.isdecimal() or not 0 < int(port) < 2**16:
+        raise InputError(
+            f"--hosts.coordinator {address}: it must be HOST:PORT with a port from 1 "
+            f"to {2**16 - 1}, for example first.example.org:8476"
+        )
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise TemporaryError(
+            f"--hosts.coordinator {address}: the name {host} does not resolve "
+            f"({getattr(error, 'strerror', None) or error})"
+        ) from error
+    if not serves:
+        return
+    both = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both else socket.AF_INET
+    try:
+        socket.create_server(
+            ("", int(port)), family=family, dualstack_ipv6=both
+        ).close()
+    except OSError as error:
+        raise TemporaryError(
+            f"--hosts.coordinator {address}: the first process cannot listen on port "
+            f"{port} ({error.strerror}): choose another port, the same on every host"
+        ) from error
+
+
+def compare(config: Config) -> None:
+    """Checks that all processes have the same options, but for those of each host.
+
+    Raises:
+      InputError: on every process, if one has others.
+    """
+    values = json.dumps(dataclasses.asdict(config))
+    texts = coordination.exchange(values)
+    first, *others = (config_file.from_dict(json.loads(text)) for text in texts)
+    for process, other in enumerate(others, 1):
+        changed = config_file.differences(first, other, config_file.PER_HOST)
+        if changed:
+            raise InputError(
+                f"process {process} has other options: {'; '.join(changed)}"
+            )
+
+
+def compare_devices() -> None:
+    """Checks that all processes have the same number of devices.
+
+    Raises:
+      InputError: on every process, if one has another number.
+    """
+    first, *others = coordination.exchange(str(jax.local_device_count()))
+    for process, other in enumerate(others, 1):
+        if other != first:
+            raise InputError(
+                f"process {process} has {other} device(s) and process 0 has {first}: "
+                "every process must have the same number"
+            )
 
 
 def in_cluster(environment: Mapping[str, str]) -> bool:
@@ -102,12 +181,12 @@ def on_tpu(devices: Path) -> bool:
 
 def count() -> int:
     """Returns the number of processes."""
-    return jax.process_count()
+    return coordination.count()
 
 
 def is_first() -> bool:
     """Returns True on the process that writes logs and checkpoints."""
-    return jax.process_index() == 0
+    return coordination.index() == 0
 
 
 def first_does(action: Callable[[], object]) -> None:
@@ -125,10 +204,9 @@ def first_does(action: Callable[[], object]) -> None:
             action()
         except InputError as error:
             failure = error
-    if count() > 1:
-        message = _share(str(failure).encode() if failure else b"")
-        if message and failure is None:
-            raise InputError(message.decode(errors="replace"))
+    message, *_ = coordination.exchange(str(failure) if failure else "")
+    if message and failure is None:
+        raise InputError(message)
     if failure is not None:
         raise failure
 
@@ -147,20 +225,18 @@ def all_do(action: Callable[[], object]) -> None:
         action()
     except InputError as error:
         failure = error
-    if count() > 1:
-        failed = np.asarray(multihost_utils.process_allgather(failure is not None))
-        if failed.any() and failure is None:
-            process = int(failed.argmax())
-            raise InputError(f"process {process} failed, see its output")
+    failed = coordination.exchange("failed" if failure else "")
+    if any(failed) and failure is None:
+        process = failed.index("failed")
+        raise InputError(f"process {process} failed, see its output")
     if failure is not None:
         raise failure
 
 
 def agreed(value: bool) -> bool:
     """Returns the first process's value, on every process."""
-    if count() == 1:
-        return value
-    return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+    first, *_ = coordination.exchange("yes" if value else "")
+    return first == "yes"
 
 
 def check_shared(folder: Path) -> None:
@@ -171,51 +247,63 @@ def check_shared(folder: Path) -> None:
     """
     if count() == 1:
         return
-    number = np.random.default_rng().integers(2**31)
-    number = int(multihost_utils.broadcast_one_to_all(number))
+    number, *_ = coordination.exchange(str(random.getrandbits(31)))
     mark = folder / f".shared-{number}"
     first_does(lambda: _touch(mark))
-    seen = np.asarray(multihost_utils.process_allgather(mark.exists())).ravel()
+    seen = coordination.exchange("yes" if mark.exists() else "")
     if is_first():
         mark.unlink(missing_ok=True)
-    if not seen.all():
+    if not all(seen):
         raise InputError(
             f"--workdir {folder} is not one folder for all hosts: process "
-            f"{int(seen.argmin())} does not see a file that the first process wrote "
+            f"{seen.index('')} does not see a file that the first process wrote "
             "there; put it on a shared file system"
         )
 
 
-def fail(error: BaseException) -> NoReturn:
-    """Prints an error and ends this process, one of several, at once.
+@contextlib.contextmanager
+def ending_together() -> Iterator[None]:
+    """Ends this process at once after an error within, if it is one of several.
 
     A regular exit would wait for processes that may have ended.
     """
+    try:
+        yield
+    except Exception as error:
+        if coordination.count() > 1:
+            fail(error)
+        raise
+
+
+def fail(error: BaseException) -> NoReturn:
+    """Prints an error and ends this process, one of several, at once."""
     if isinstance(error, InputError):
         print(f"train: {error}", file=sys.stderr)
-        code = MISTAKE
+        code = exits.code(error)
     else:
         traceback.print_exception(error)
         print(
-            f"train: process {jax.process_index()} of {count()} stops: it failed, or "
-            "lost another one; the same command on every host resumes the run",
+            f"train: process {coordination.index()} of {coordination.count()} stops: "
+            "it failed, or lost another one; the same command on every host resumes "
+            "the run",
             file=sys.stderr,
         )
         code = LOST
     sys.stdout.flush()
     sys.stderr.flush()
+    coordination.leave(LEAVE_SECONDS)
     os._exit(code)
 
 
 def _give_up(options: Hosts) -> None:
     """Prints that other processes did not come in time, and ends this one."""
-    error = InputError(
+    error = TemporaryError(
         f"the run's processes did not connect within {options.timeout} s (this is "
         f"{_place(options)}): start the same command on every host, and set "
         "--hosts.coordinator to an address of the first that all can reach"
     )
     print(f"train: {error}", file=sys.stderr, flush=True)
-    os._exit(MISTAKE)
+    os._exit(exits.code(error))
 
 
 def _touch(mark: Path) -> None:
@@ -223,15 +311,6 @@ def _touch(mark: Path) -> None:
         mark.touch()
     except OSError as error:
         raise InputError(f"{mark.parent} cannot be written: {error}") from error
-
-
-def _share(message: bytes) -> bytes:
-    """Returns the first process's message, on every process."""
-    buffer = np.zeros(MESSAGE_BYTES, np.uint8)
-    kept = np.frombuffer(message[:MESSAGE_BYTES], np.uint8)
-    buffer[: len(kept)] = kept
-    shared = np.asarray(multihost_utils.broadcast_one_to_all(buffer))
-    return shared.astype(np.uint8).tobytes().rstrip(b"\0")
 
 
 def _place(options: Hosts) -> str:

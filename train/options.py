@@ -47,6 +47,7 @@ def option(
     above: float | None = None,
     high: float | None = None,
     free: bool = False,
+    per_host: bool = False,
 ) -> T:
     """Declares a field of a configuration that has bounds, or that a resume may change.
 
@@ -57,9 +58,12 @@ def option(
       high: the highest value allowed.
       free: True if the value changes no result but for rounding. A resumed run may
         change it, and the command line that reproduces a run leaves it out.
+      per_host: True if the hosts of a run may have different values. Such an option is
+        also free.
 
     Returns:
       The dataclass field, typed as its default so that the default is type-checked.
     """
-    metadata = {"bounds": Bounds(low, above, high), "free": free}
+    metadata = {"bounds": Bounds(low, above, high), "free": free or per_host}
+    metadata["per_host"] = per_host
     return cast(T, dataclasses.field(default=default, metadata=metadata))

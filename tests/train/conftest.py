@@ -131,13 +131,14 @@ def run(compiled_once):
 def start(cache_dir):
     """Returns a function that starts `python -m train` in a process of its own."""
 
-    def start(*words: str, devices: int = 4) -> subprocess.Popen:
+    def start(*words: str, devices: int = 4, cwd: Path | None = None):
         added = {name.upper(): str(value) for name, value in COMPILATION.items()}
         added |= {"PYTHONPATH": str(ROOT), "SHIFTJAX_CACHE": str(cache_dir)}
         added["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
         return subprocess.Popen(
             [sys.executable, "-W", "error", "-m", "train", *words],
             env=os.environ | added | {"JAX_PLATFORMS": "cpu"},
+            cwd=cwd,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -337,6 +337,16 @@ def test_the_options_that_a_resumed_run_may_change_are_these():
     assert config.FREE == RESUMABLE
 
 
+def test_the_options_that_hosts_may_differ_in_are_these():
+    own = {"workdir", "data.data_dir"}
+    own |= {"hosts.coordinator", "hosts.index", "hosts.timeout"}
+    assert own == config.PER_HOST
+    new = dataclasses.replace(Config(), workdir="elsewhere", eval_batch_size=64)
+    assert config.differences(Config(), new, config.PER_HOST) == [
+        "--eval-batch-size was 512, is 64"
+    ]
+
+
 @pytest.mark.parametrize("name", names())
 def test_a_difference_is_named_with_both_values_where_it_matters(name):
     old = Config()

@@ -17,12 +17,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from shiftjax.errors import InputError
 from train import hosts
 from train.assemble import set_up
 from train.checkpointing import Checkpoints
-from train.config import Hosts, Schedule, load
+from train.config import Data, Hosts, Schedule, load
+from train.exits import LOST, TemporaryError
 from train.logging.records import METRICS_FILE, read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +45,27 @@ TIMEOUT = 240  # seconds, also of a busy machine
 def test_the_options_go_together(options, missing):
     with pytest.raises(InputError, match=f"--hosts.{missing} is missing"):
         hosts.join(options)
+
+
+@pytest.mark.parametrize("address", ["a", "a:", ":1", "a:b", "a:0", "a:65536", "::1"])
+def test_an_address_that_is_none_is_refused(address):
+    with pytest.raises(InputError, match="must be HOST:PORT") as caught:
+        hosts.join(Hosts(address, 2, 1))
+    assert f"--hosts.coordinator {address}: " in str(caught.value)
+    assert not isinstance(caught.value, TemporaryError)
+
+
+def test_a_name_that_does_not_resolve_is_named():
+    with pytest.raises(TemporaryError, match=r"no\.invalid does not resolve"):
+        hosts.join(Hosts("no.invalid:8476", 2, 1))
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1"])
+def test_a_port_in_use_is_named_by_the_first_process(address):
+    with socket.create_server((address, 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(TemporaryError, match=f"cannot listen on port {port}"):
+            hosts.join(Hosts(f"localhost:{port}", 2, 0))
 
 
 @pytest.mark.parametrize("index", [2, 7])
@@ -138,12 +161,12 @@ def pair(start, command_line):
     """Returns a function that starts both processes of a run."""
     begun = []
 
-    def pair(*configs):
+    def pair(*configs, devices=(2, 2), folders=(None, None)):
         port = free_port()
         for index, config in enumerate(configs):
             options = Hosts(f"localhost:{port}", len(configs), index, TIMEOUT)
             words = command_line(dataclasses.replace(config, hosts=options))
-            begun.append(start(*words, devices=2))
+            begun.append(start(*words, devices=devices[index], cwd=folders[index]))
         return begun[-len(configs) :]
 
     yield pair
@@ -241,14 +264,51 @@ def test_folders_that_are_not_shared_are_found_out(tmp_path, pair, tiny):
 
 
 def test_a_mistake_on_one_host_ends_all(tmp_path, pair, tiny):
-    good = tiny(tmp_path / "run")
-    bad = dataclasses.replace(
-        good, data=dataclasses.replace(good.data, source="tfds:cifarO")
-    )
-    codes, said = wait(pair(good, bad))
+    config = tiny(tmp_path / "run")
+    data = Data("folder:images", image_size=8, validation_examples=2)
+    config = dataclasses.replace(config, data=data)
+    folders = tmp_path / "a", tmp_path / "b"
+    images(folders[0] / "images")
+    folders[1].mkdir()
+    codes, said = wait(pair(config, config, folders=folders))
     assert codes == [2, 2], said
     assert "process 1 failed" in said[0][1]
-    assert "cifarO" in said[1][1]
+    assert "images" in said[1][1]
+    assert not (tmp_path / "run").exists()
+
+
+def images(folder):
+    """Writes a data set of two classes, of twenty images each."""
+    for kind in ("black", "white"):
+        (folder / kind).mkdir(parents=True)
+        for number in range(20):
+            Image.new("RGB", (8, 8), kind).save(folder / kind / f"{number}.png")
+
+
+def test_processes_with_other_options_are_told_which(tmp_path, pair, tiny):
+    """Else each would take its own, and their parameters would part in silence."""
+    config = tiny(tmp_path / "run")
+    data = dataclasses.replace(config.data, data_dir=str(tmp_path / "own"))
+    other = dataclasses.replace(config, seed=7, steps_per_dispatch=3, data=data)
+    codes, said = wait(pair(config, other))
+    assert codes == [2, 2], said
+    wanted = (
+        "train: process 1 has other options: --seed was 0, is 7; "
+        "--steps-per-dispatch was None, is 3\n"
+    )
+    assert [errors for _, errors in said] == [wanted, wanted]
+    assert not (tmp_path / "run").exists()
+
+
+def test_processes_with_other_devices_are_told_how_many(tmp_path, pair, tiny):
+    config = tiny(tmp_path / "run")
+    codes, said = wait(pair(config, config, devices=(2, 1)))
+    assert codes == [2, 2], said
+    wanted = (
+        "train: process 1 has 1 device(s) and process 0 has 2: every process must "
+        "have the same number\n"
+    )
+    assert [errors for _, errors in said] == [wanted, wanted]
     assert not (tmp_path / "run").exists()
 
 
@@ -257,5 +317,6 @@ def test_processes_that_do_not_meet_say_so(tmp_path, start, command_line, tiny):
     config = dataclasses.replace(tiny(tmp_path), hosts=options)
     process = start(*command_line(config), devices=2)
     codes, said = wait([process])
-    assert codes == [2], said
+    assert codes == [LOST], said
     assert "did not connect within 3 s (this is process 0 of 2)" in said[0][1]
+    assert said[0][1].count("\n") == 1
