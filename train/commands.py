@@ -170,7 +170,7 @@ class Resume:
             from train.stopping import stop_with_input
 
             stop_with_input(lambda line: say(console, line))
-        found = config.load(Path(self.workdir))
+        found = config.load(self.workdir)
         train_run(dataclasses.replace(found, workdir=self.workdir), console)
 
 
@@ -237,8 +237,9 @@ class Results:
 
 def train_run(run: Config, console: Console) -> None:
     """Trains, and prints the outcome."""
-    from train import hosts
+    from train import files, hosts
 
+    files.folder(run.workdir)  # raises at once for a store that cannot be used
     hosts.join(run.hosts)
     with hosts.ending_together():
         hosts.compare(run)

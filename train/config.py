@@ -5,10 +5,10 @@ import json
 import math
 import os
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
 from shiftjax.errors import InputError, MissingFileError
+from train import files
 from train.options import Bounds, option
 
 FILE = "config.json"
@@ -329,22 +329,20 @@ def record(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(dataclasses.replace(config, hosts=Hosts()))
 
 
-def save(config: Config, workdir: Path) -> None:
+def save(config: Config, workdir: str | os.PathLike[str]) -> None:
     """Writes the configuration to `workdir/config.json`."""
     text = json.dumps(record(config), indent=2)
-    partial = workdir / f"{FILE}.partial"
-    partial.write_text(text + "\n")
-    partial.replace(workdir / FILE)
+    files.write(files.folder(workdir) / FILE, f"{text}\n".encode())
 
 
-def load(workdir: Path) -> Config:
+def load(workdir: str | os.PathLike[str]) -> Config:
     """Reads the configuration of a run.
 
     Raises:
       MissingFileError: if there is no run.
       InputError: if the file is damaged, or has options that are not known.
     """
-    path = workdir / FILE
+    path = files.folder(workdir) / FILE
     if not path.is_file():
         raise MissingFileError(f"{workdir} holds no run: there is no {FILE} in it")
     try:

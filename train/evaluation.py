@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,6 +10,7 @@ import numpy as np
 from shiftjax.errors import InputError
 from shiftjax.weights import open_pretrained
 from train import config as config_file
+from train import files
 from train.assemble import Setup, set_up
 from train.checkpointing import Checkpoints
 from train.data.examples import Examples
@@ -88,10 +88,10 @@ def evaluate_run(
     Raises:
       InputError: if the run, the checkpoint or the split does not exist.
     """
-    config = config_file.load(Path(workdir))
+    config = config_file.load(workdir)
     examples = load_split(config, split)
     setup = set_up(dataclasses.replace(config, devices=devices), examples)
-    with Checkpoints(Path(workdir) / CHECKPOINTS) as checkpoints:
+    with Checkpoints(files.folder(workdir) / CHECKPOINTS) as checkpoints:
         restored = checkpoints.restore(jax.eval_shape(setup.initial_state), step=step)
     if restored is None:
         raise InputError(f"{workdir} holds no checkpoint yet")

@@ -8,9 +8,9 @@ only to evaluate and to save.
 import collections
 import contextlib
 import dataclasses
+import io
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from rich.console import Console
 
 from shiftjax.errors import InputError
 from train import config as config_file
-from train import hosts
+from train import files, hosts
 from train.assemble import Setup, set_up
 from train.checkpointing import Checkpoints
 from train.config import Config
@@ -232,6 +232,8 @@ class Loop:
             epoch = self.setup.epoch(step)
             self.reporter.message(f"epoch {epoch:.1f}  validation {describe(metrics)}")
         if save:
+            if self.writer is not None:
+                self.writer.flush()
             metadata = {
                 "config": config_file.record(self.setup.config),
                 "sums": self._window.sums,
@@ -243,7 +245,10 @@ class Loop:
         if self.writer is not None:
             image = self.setup.trainer.task.sample(state.variables, examples)
             if image is not None:
-                image.save(Path(self.setup.config.workdir) / SAMPLE)
+                drawn = io.BytesIO()
+                image.save(drawn, format="PNG")
+                workdir = files.folder(self.setup.config.workdir)
+                files.write(workdir / SAMPLE, drawn.getvalue())
 
     def _write(self, record: dict[str, Any]) -> None:
         if self.writer is not None:
@@ -270,7 +275,7 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
     """
     config = config_file.absolute(config)
     setup = _set_up(config)
-    workdir = Path(config.workdir)
+    workdir = files.folder(config.workdir)
     with contextlib.ExitStack() as stack:
         hosts.first_does(lambda: stack.enter_context(open_workdir(config)))
         hosts.check_shared(workdir)
@@ -294,6 +299,8 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
             )
         console = reporter_console if hosts.is_first() else Console(quiet=True)
         reporter = stack.enter_context(Reporter(setup.total_steps, step, console))
+        if config.tensorboard and files.in_store(workdir):
+            messages.append("TensorBoard events are written to local folders only")
         for message in messages:
             reporter.message(message)
         loop = Loop(setup, reporter, writer, checkpoints, sums)
@@ -338,7 +345,7 @@ def _start(
 
 
 def _finish(
-    setup: Setup, state: TrainState, writer: MetricsWriter | None, workdir: Path
+    setup: Setup, state: TrainState, writer: MetricsWriter | None, workdir: files.Folder
 ) -> dict[str, float]:
     """Evaluates on the test split, unless recorded already, and draws the curves."""
     records = read_metrics(workdir) if hosts.is_first() else []
@@ -358,7 +365,7 @@ def _finish(
     return test
 
 
-def _draw(setup: Setup, workdir: Path) -> None:
+def _draw(setup: Setup, workdir: files.Folder) -> None:
     """Draws the curves of a run."""
     metric = setup.trainer.task.best_metric
     plot_curves(workdir, workdir / CURVES, metric=metric)

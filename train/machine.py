@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from train import files
+
 ROOT = Path(__file__).parents[1]
 STARTS = "starts.jsonl"
 SOURCES = ("shiftjax", "train", "benchmarks/*.py")
@@ -66,7 +68,7 @@ def git(*arguments: str) -> str | None:
     return done.stdout.strip() or None
 
 
-def note_start(workdir: Path, step: int, devices: Sequence[Any]) -> None:
+def note_start(workdir: files.Folder, step: int, devices: Sequence[Any]) -> None:
     """Appends time, step, devices and versions of a start to a run's folder."""
     facts = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -74,23 +76,23 @@ def note_start(workdir: Path, step: int, devices: Sequence[Any]) -> None:
         "devices": [device.device_kind for device in devices],
         **machine(),
     }
-    with (workdir / STARTS).open("a") as file:
-        file.write(json.dumps(facts) + "\n")
+    lines = [json.dumps(start) for start in [*starts(workdir), facts]]
+    files.write(workdir / STARTS, "".join(f"{line}\n" for line in lines).encode())
 
 
-def starts(workdir: Path) -> list[dict[str, Any]]:
+def starts(workdir: files.Folder) -> list[dict[str, Any]]:
     """Returns the starts of a run, oldest first; empty for runs without a file."""
     path = workdir / STARTS
     lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line) for line in lines]
 
 
-def hardware(workdir: Path) -> list[str]:
+def hardware(workdir: files.Folder) -> list[str]:
     """Lists the devices that a run was trained on, in words, each once, in order."""
     return list(dict.fromkeys(_words(start) for start in starts(workdir)))
 
 
-def trained_by(workdir: Path) -> str:
+def trained_by(workdir: files.Folder) -> str:
     """Returns the commit of a run's last start; "" if it is not known."""
     commits = [start["commit"] or "" for start in starts(workdir)]
     return commits[-1] if commits else ""

@@ -4,6 +4,7 @@ import dataclasses
 import fcntl
 import gzip
 import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from shiftjax.releases import manifest
 from shiftjax.summary import summarize
 from shiftjax.weights import SUFFIX, Card, Pretrained, digest, open_pretrained, save
 from train import config as config_file
-from train import experiments
+from train import experiments, files
 from train.assemble import set_up
 from train.checkpointing import Checkpoints
 from train.config import Config
@@ -32,7 +33,7 @@ LOGS = "logs"
 LOCK = ".lock"  # one process at a time adds releases to a folder
 
 
-def load_run(workdir: str | Path, step: int | None = None) -> Pretrained:
+def load_run(workdir: str | os.PathLike[str], step: int | None = None) -> Pretrained:
     """Loads the network of a run from its Orbax checkpoint.
 
     Args:
@@ -45,10 +46,10 @@ def load_run(workdir: str | Path, step: int | None = None) -> Pretrained:
     Raises:
       InputError: if there is no such run or checkpoint.
     """
-    config = config_file.load(Path(workdir))
+    config = config_file.load(workdir)
     examples = load_split(config, "test")
     setup = set_up(config, examples)
-    with Checkpoints(Path(workdir) / CHECKPOINTS) as checkpoints:
+    with Checkpoints(files.folder(workdir) / CHECKPOINTS) as checkpoints:
         restored = checkpoints.restore(jax.eval_shape(setup.initial_state), step=step)
     if restored is None:
         raise InputError(f"{workdir} holds no checkpoint yet")
@@ -64,13 +65,13 @@ def load_run(workdir: str | Path, step: int | None = None) -> Pretrained:
         std=config.data.std,
         dataset=config.data.source,
         seed=config.seed,
-        commit=trained_by(Path(workdir)),
+        commit=trained_by(files.folder(workdir)),
     )
     return Pretrained(card.model(), restored.state.variables, card)
 
 
 def release(
-    workdirs: Sequence[str | Path],
+    workdirs: Sequence[str | os.PathLike[str]],
     tag: str,
     directory: str | Path,
     *,
@@ -95,7 +96,7 @@ def release(
       InputError: if a run is not finished, if the runs differ in more than their seeds,
         or if the name belongs to another recipe.
     """
-    folders = [Path(workdir) for workdir in workdirs]
+    folders = [files.folder(workdir) for workdir in workdirs]
     configs = [config_file.load(folder) for folder in folders]
     _same_but_seeds(configs)
     out = Path(directory)
@@ -148,7 +149,7 @@ def _releases(out: Path) -> dict[str, manifest.Release]:
 
 
 def _add(
-    folders: Sequence[Path],
+    folders: Sequence[files.Folder],
     configs: Sequence[Config],
     name: str,
     out: Path,
@@ -176,7 +177,9 @@ def _add(
     return entry
 
 
-def _weights(folder: Path, name: str, recipe: str, out: Path) -> manifest.Release:
+def _weights(
+    folder: files.Folder, name: str, recipe: str, out: Path
+) -> manifest.Release:
     """Writes the weights of a run, and returns their entry without runs."""
     pretrained = load_run(folder)
     card = dataclasses.replace(pretrained.card, recipe=recipe)
@@ -210,7 +213,7 @@ def _same_but_seeds(configs: Sequence[Config]) -> None:
 
 
 def _run(
-    folder: Path, config: Config, out: Path, name: str, examples: int
+    folder: files.Folder, config: Config, out: Path, name: str, examples: int
 ) -> manifest.Run:
     """Describes a finished run, and copies its log."""
     records = read_metrics(folder)

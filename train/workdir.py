@@ -10,38 +10,47 @@ from typing import IO
 
 from shiftjax.errors import InputError
 from train import config as config_file
+from train import files
 from train.config import Config
+from train.store_lock import StoreLock
 
 LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
 TRIES, PAUSE_SECONDS = 5, 0.1
 
 
-def open_workdir(config: Config) -> IO[str]:
+def open_workdir(config: Config) -> IO[str] | StoreLock:
     """Makes the folder of a run, or checks that it holds this run, and locks it.
 
     Args:
       config: the run's configuration, which is written to the folder.
 
     Returns:
-      A file that locks the folder for as long as it is open.
+      A lock of the folder, until it is closed.
 
     Raises:
       InputError: if it holds another run, is in use or cannot be written.
     """
-    workdir = Path(config.workdir)
-    if (workdir / config_file.FILE).exists():
-        changed = config_file.differences(config_file.load(workdir), config)
-        if changed:
-            raise InputError(
-                f"{workdir} holds another run: {'; '.join(changed)}. Give the same "
-                "options to resume it, or another --workdir"
-            )
+    workdir = files.folder(config.workdir)
     try:
+        if (workdir / config_file.FILE).exists():
+            changed = config_file.differences(config_file.load(workdir), config)
+            if changed:
+                raise InputError(
+                    f"{workdir} holds another run: {'; '.join(changed)}. Give the same "
+                    "options to resume it, or another --workdir"
+                )
         workdir.mkdir(parents=True, exist_ok=True)
         config_file.save(config, workdir)
-    except OSError as error:
-        raise InputError(f"--workdir {workdir} cannot be written: {error}") from error
+        if files.in_store(workdir):
+            return StoreLock(workdir / LOCK)
+    except InputError:
+        raise
+    except Exception as error:
+        if not (isinstance(error, OSError) or files.in_store(workdir)):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"--workdir {workdir} cannot be written: {reason}") from error
     return _lock(workdir)
 
 
@@ -71,7 +80,7 @@ class Holder:
 
 
 def holder(workdir: Path) -> Holder | None:
-    """Returns the process that trains in a folder; None if none does."""
+    """Returns the process that trains in a local folder; None if none does."""
     if not (workdir / LOCK).exists():
         return None
     with (workdir / LOCK).open() as file:
@@ -83,9 +92,10 @@ def holder(workdir: Path) -> Holder | None:
     return None
 
 
-def _lock(workdir: Path) -> IO[str]:
+def _lock(workdir: files.Folder) -> IO[str]:
     """Locks the folder for as long as the file is open; raises if it is locked."""
-    file = (workdir / LOCK).open("a")
+    path = Path(workdir / LOCK)
+    file = path.open("a")
     for _ in range(TRIES):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

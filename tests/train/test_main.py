@@ -94,6 +94,8 @@ def test_without_a_name_the_digits_are_trained():
         (["digits", "--model.name", "resnet21"], ["did you mean 'resnet20'"]),
         (["digits", "--data.source", "digit"], ["did you mean 'digits'"]),
         (["digits", "--data.source", "folder:no/such"], ["no/such"]),
+        (["digits", "--workdir", "s4://bucket/run"], ["s4://", "or below gs://"]),
+        (["evaluate", "--workdir", "s4://bucket/run"], ["s4://", "or below gs://"]),
         (["evaluate"], ["--workdir"]),
         (["resume"], ["--workdir"]),
         (["resume", "--workdir", "none"], ["none holds no run"]),

@@ -25,6 +25,8 @@ from shiftjax.errors import InputError
 from train.checkpointing.host import PyTree
 from train.checkpointing.manifest import DamagedError, Manifest, verify
 
+COMMITTED = "commit_success.txt"  # Orbax's mark of a whole step in an object store
+
 
 class StepStore:
     """The steps in one directory.
@@ -42,7 +44,10 @@ class StepStore:
     def __init__(
         self, directory: epath.PathLike, keep: Callable[[list[int]], set[int]]
     ) -> None:
-        self.directory = epath.Path(directory).expanduser().absolute()
+        self.directory = epath.Path(directory)
+        self._in_store = "://" in str(directory)
+        if not self._in_store:  # else it would become a local path
+            self.directory = self.directory.expanduser().absolute()
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -54,10 +59,17 @@ class StepStore:
     def steps(self) -> list[int]:
         """Lists the steps, oldest first, damaged ones included."""
         try:
-            names = [path.name for path in self.directory.iterdir() if path.is_dir()]
+            paths = [path for path in self.directory.iterdir() if path.is_dir()]
+        except FileNotFoundError:
+            if not self._in_store:
+                raise
+            return []  # a store has no empty folders
         except OSError as error:
             raise self._explained(error) from error
-        return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9]\d*", name))
+        steps = [path for path in paths if re.fullmatch(r"0|[1-9]\d*", path.name)]
+        if self._in_store:  # where Orbax cannot rename a step when it is written
+            steps = [path for path in steps if (path / COMMITTED).exists()]
+        return sorted(int(path.name) for path in steps)
 
     def begin(self, manifest: Manifest, host: PyTree) -> None:
         """Starts to write a step, which must not exist yet.

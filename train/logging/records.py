@@ -7,7 +7,7 @@ that no rate includes. A number that is not finite is written as null and read a
 The events and the curves hold the same numbers and can be made again.
 """
 
-import errno
+import io
 import json
 import math
 import os
@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from shiftjax.errors import InputError, MissingFileError
+from train import files
 from train.logging import metric_names
 
 if TYPE_CHECKING:
@@ -37,9 +38,12 @@ class MetricsWriter:
     """Writes the metrics of a run, line by line.
 
     Each line reaches the operating system at once: a killed process loses at most the
-    line that it was writing. A run that resumes at step S keeps the lines up to S and
-    drops later ones, which it will write again, so that the file has each line once.
-    For this, write the lines of a step before its checkpoint.
+    line that it was writing. In an object store it may lose those since `flush`, see
+    `train.files.Lines`, and there are no events.
+
+    A run that resumes at step S keeps the lines up to S and drops later ones, which it
+    will write again, so that the file has each line once. For this, write and flush the
+    lines of a step before its checkpoint.
 
     Args:
       workdir: the directory of the run, which is created if needed.
@@ -67,15 +71,15 @@ class MetricsWriter:
         resume_step: int | None,
         tensorboard: bool = True,
     ) -> None:
-        self._path = Path(workdir) / METRICS_FILE
+        self._path = files.folder(workdir) / METRICS_FILE
         last = -1 if resume_step is None else resume_step
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            _drop_after(self._path, last)
-            self._file = self._path.open("ab", buffering=0)
+            self._lines = files.Lines(self._path, _until(self._path, last))
         except OSError as error:
             raise self._explained(error) from error
-        self._events = _event_writer(self._path.parent, last) if tensorboard else None
+        events = tensorboard and not files.in_store(self._path)
+        self._events = _event_writer(self._path.parent, last) if events else None
 
     def write(self, record: Mapping[str, Value]) -> None:
         """Appends a line, and its numbers to the events as `split/name`.
@@ -87,10 +91,8 @@ class MetricsWriter:
           InputError: if the line cannot be written.
         """
         line = {name: _plain(value) for name, value in record.items()}
-        data = f"{json.dumps(line, allow_nan=False)}\n".encode()
         try:
-            if self._file.write(data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._lines.add(json.dumps(line, allow_nan=False))
         except OSError as error:
             raise self._explained(error) from error
         if self._events is None:
@@ -99,9 +101,23 @@ class MetricsWriter:
             if isinstance(value, float | int) and name not in ("step", "epoch"):
                 self._events.add_scalar(f"{line['split']}/{name}", value, line["step"])
 
+    def flush(self) -> None:
+        """Writes the lines that are still in memory, in an object store.
+
+        Raises:
+          InputError: if they cannot be written.
+        """
+        try:
+            self._lines.flush()
+        except OSError as error:
+            raise self._explained(error) from error
+
     def close(self) -> None:
         """Closes the files."""
-        self._file.close()
+        try:
+            self._lines.close()
+        except OSError as error:
+            raise self._explained(error) from error
         if self._events is not None:
             self._events.close()
 
@@ -134,7 +150,7 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[Record]:
       MissingFileError: if the run has no metrics.
       InputError: if any other line is not a JSON object with a step.
     """
-    path = Path(workdir) / METRICS_FILE
+    path = files.folder(workdir) / METRICS_FILE
     try:
         return [record for _, record in _lines(path)]
     except FileNotFoundError as error:
@@ -168,9 +184,12 @@ def plot_curves(
     lines = [line for line in read_metrics(workdir) if "epoch" in line]
     if not any(name in line for line in lines for name in ("loss", metric)):
         names = " or ".join(dict.fromkeys(("loss", metric)))
-        raise InputError(f"{Path(workdir) / METRICS_FILE} has no {names} to draw")
+        raise InputError(
+            f"{files.folder(workdir) / METRICS_FILE} has no {names} to draw"
+        )
     figure = Figure(figsize=(7.2, 7.2), dpi=150, layout="constrained")
-    figure.suptitle(title or Path(workdir).resolve().name, weight="bold")
+    name = Path(workdir).resolve().name  # also the last word of a store's path
+    figure.suptitle(title or name, weight="bold")
     panels = figure.subplots(3, 1, sharex=True, height_ratios=[4, 4, 1.2])
     _draw(panels[0], lines, "loss", "loss", "{:.3f}")
     share = metric in metric_names.SHARES
@@ -183,7 +202,9 @@ def plot_curves(
     last = max(line["epoch"] for line in lines)
     panels[2].set(xlabel="epoch", ylim=(0, None), xlim=(0, last) if last > 0 else None)
     try:
-        figure.savefig(path)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=Path(path).suffix[1:] or None)
+        files.write(files.folder(path), drawn.getvalue())
     except (OSError, ValueError) as error:  # ValueError: the suffix is unknown
         raise InputError(f"cannot write the plot {path}: {error}") from error
 
@@ -194,7 +215,7 @@ def _plain(value: Value) -> Value:
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
-def _event_writer(workdir: Path, last: int) -> "SummaryWriter":
+def _event_writer(workdir: files.Folder, last: int) -> "SummaryWriter":
     """Opens an event file; TensorBoard then hides older events after a step."""
     from tensorboardX import SummaryWriter
 
@@ -206,9 +227,9 @@ def _event_writer(workdir: Path, last: int) -> "SummaryWriter":
     )
 
 
-def _lines(path: Path) -> Iterator[tuple[str, Record]]:
+def _lines(path: files.Folder) -> Iterator[tuple[str, Record]]:
     """Reads each line as text and as record, without an incomplete last line."""
-    texts = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
+    texts = path.read_bytes().decode(errors="replace").rstrip("\n").split("\n")
     for number, text in enumerate(texts, 1):
         try:
             record = json.loads(text)
@@ -222,16 +243,11 @@ def _lines(path: Path) -> Iterator[tuple[str, Record]]:
         yield text, {k: math.nan if v is None else v for k, v in record.items()}
 
 
-def _drop_after(path: Path, step: int) -> None:
-    """Drops the lines of later steps, atomically."""
-    if path.exists():
-        kept = [text for text, record in _lines(path) if record["step"] <= step]
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(f"{text}\n" for text in kept)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+def _until(path: files.Folder, step: int) -> list[str]:
+    """Reads the lines without those of later steps."""
+    if not path.exists():
+        return []
+    return [text for text, record in _lines(path) if record["step"] <= step]
 
 
 def _draw(

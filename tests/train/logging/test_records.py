@@ -99,7 +99,7 @@ def test_dropping_lines_is_all_or_nothing(tmp_path, monkeypatch):
 
     write_steps(tmp_path, [1, 2, 3], tensorboard=False)
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "replace", killed)
+        patch.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
             MetricsWriter(tmp_path, resume_step=1)
     assert steps_of(tmp_path) == [1, 2, 3]

@@ -1,0 +1,150 @@
+"""A whole run in an object store: as in a local folder, to the bit."""
+
+import dataclasses
+import json
+import shutil
+import socket
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from shiftjax.errors import InputError
+from tests.train import store as fake
+from train import config as config_file
+from train import files, store_lock
+from train.assemble import set_up
+from train.checkpointing import Checkpoints
+from train.evaluation import evaluate_run
+from train.logging.records import MetricsWriter, read_metrics
+from train.machine import starts
+from train.release import load_run
+from train.store_lock import StoreLock
+
+RUN = "gs://bucket/folder/run"
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    return fake.mount(monkeypatch, tmp_path / "store")
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Lets locks become stale soon."""
+    monkeypatch.setattr(store_lock, "REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr(store_lock, "STALE_SECONDS", 0.5)
+
+
+def newest(workdir):
+    setup = set_up(config_file.load(workdir))
+    with Checkpoints(files.folder(workdir) / "checkpoints") as checkpoints:
+        return checkpoints.restore(jax.eval_shape(setup.initial_state))
+
+
+def without_times(records):
+    times = ("images_per_second", "input_wait", "compile_seconds")
+    return [{k: x for k, x in r.items() if k not in times} for r in records]
+
+
+def test_a_run_stops_resumes_and_is_read_there(
+    tmp_path, store, finished, run, stop_at, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    config = dataclasses.replace(finished.config, workdir=RUN, tensorboard=True)
+    stop_at(9)
+    outcome, text = run(config)
+    assert (outcome.steps, outcome.finished) == (9, False)
+    assert text.count("TensorBoard events are written to local folders only") == 1
+    stop_at(0)  # never
+    again, text = run(config)
+    assert again.finished
+    assert f"resuming {RUN} at step 9" in text
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        newest(RUN).state.variables,
+        newest(finished.config.workdir).state.variables,
+    )
+    wanted = without_times(read_metrics(finished.config.workdir))
+    assert without_times(read_metrics(RUN)) == wanted
+    assert [start["step"] for start in starts(files.folder(RUN))] == [0, 9]
+    test = evaluate_run(RUN, devices=4)
+    assert test["top1"] == finished.outcome.test["top1"]
+    assert load_run(RUN).card.architecture == config.model.name
+    there = {path.name for path in Path(store.local(RUN)).iterdir()}
+    assert there >= {"config.json", "metrics.jsonl", "starts.jsonl", "curves.png"}
+    assert "tensorboard" not in there
+    assert ".lock" not in there
+    assert not (tmp_path / "gs:").exists()
+
+
+def test_a_step_that_was_not_written_whole_is_no_checkpoint(store, tmp_path):
+    state = {"a": np.arange(3.0)}
+    with Checkpoints("gs://bucket/run/checkpoints") as checkpoints:
+        assert checkpoints.restore(state) is None
+        checkpoints.save(1, state, {})
+        checkpoints.wait()
+        checkpoints.save(2, state, {})
+    folder = Path(store.local("gs://bucket/run/checkpoints"))
+    (folder / "2" / "commit_success.txt").unlink()
+    with Checkpoints("gs://bucket/run/checkpoints") as checkpoints:
+        assert checkpoints.steps() == [1]
+        assert checkpoints.restore(state).step == 1
+        checkpoints.save(2, {"a": np.arange(3.0) + 1}, {})
+    with Checkpoints("gs://bucket/run/checkpoints") as checkpoints:
+        assert checkpoints.restore(state).state["a"].tolist() == [1.0, 2.0, 3.0]
+
+
+def test_lines_are_written_together_and_by_flush(store, monkeypatch):
+    path = Path(store.local(RUN)) / "metrics.jsonl"
+    with MetricsWriter(RUN, resume_step=None) as writer:
+        writer.write({"step": 1, "split": "train"})
+        assert not path.exists()
+        writer.flush()
+        assert len(path.read_text().splitlines()) == 1
+        writer.write({"step": 2, "split": "train"})
+        assert len(path.read_text().splitlines()) == 1
+        monkeypatch.setattr(files, "REWRITE_SECONDS", 0)
+        writer.write({"step": 3, "split": "train"})
+        assert len(path.read_text().splitlines()) == 3
+    with MetricsWriter(RUN, resume_step=2) as writer:
+        writer.write({"step": 4, "split": "train"})
+    assert [line["step"] for line in read_metrics(RUN)] == [1, 2, 4]
+
+
+def test_a_held_lock_is_refused_and_a_left_one_taken(store, hasty):
+    lock = files.folder("gs://bucket/run/.lock")
+    with StoreLock(lock), pytest.raises(InputError, match="bucket/run is in use") as no:
+        StoreLock(lock)
+    assert socket.gethostname() in str(no.value)
+    assert not lock.exists()
+    left = {"host": "elsewhere", "process": 1, "token": "x", "time": 0}
+    lock.write_text(json.dumps(left))
+    with StoreLock(lock):
+        assert json.loads(lock.read_text())["host"] == socket.gethostname()
+
+
+def test_the_lock_of_a_process_that_has_ended_here_is_taken_at_once(store):
+    lock = files.folder("gs://bucket/run/.lock")
+    mine = {"host": socket.gethostname(), "process": 2**22 + 1, "token": "x", "time": 0}
+    lock.write_text(json.dumps(mine))
+    with StoreLock(lock):
+        pass
+
+
+def test_another_run_in_a_store_is_refused(store, run, finished):
+    shutil.copytree(finished.config.workdir, store.local(RUN))
+    other = dataclasses.replace(finished.config, workdir=RUN, seed=5)
+    with pytest.raises(InputError, match=r"gs://.* holds another run: --seed was 0"):
+        run(other)
+
+
+def test_a_store_that_cannot_be_used_is_said_at_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(InputError, match=r"gs://b/run needs .* pip install gcsfs"):
+        files.folder("gs://b/run")
+    with pytest.raises(InputError, match=r"s4://b/run: .* local folder or below gs://"):
+        files.folder("s4://b/run")
+    assert not list(tmp_path.iterdir())

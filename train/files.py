@@ -1,0 +1,127 @@
+"""The files of a run, in a local folder or in an object store.
+
+A store has no folders, and an object in it can neither grow nor be renamed, but it is
+written whole or not at all. A local file is written under another name first.
+"""
+
+import errno
+import importlib.util
+import os
+import time
+
+from etils import epath
+
+from shiftjax.errors import InputError
+
+# The package that reads and writes each kind of store, by the scheme of its paths.
+STORES = {"gs": "gcsfs"}
+REWRITE_SECONDS = 30  # between two writes of an object whose lines become more
+
+Folder = epath.Path
+
+
+def folder(path: str | os.PathLike[str]) -> Folder:
+    """Returns the path of a folder, local or in a store.
+
+    Raises:
+      InputError: if no such store is known, or the package for it is not installed.
+
+    Example:
+      >>> folder("runs/digits") / "config.json"
+      PosixGPath('runs/digits/config.json')
+    """
+    scheme, mark, _ = str(path).partition("://")
+    if mark and scheme not in STORES:
+        allowed = " or ".join(f"{name}://" for name in STORES)
+        raise InputError(
+            f"{path}: files of a run are in a local folder or below {allowed}"
+        )
+    if mark and importlib.util.find_spec(STORES[scheme]) is None:
+        raise InputError(
+            f"{path} needs the package {STORES[scheme]}: pip install {STORES[scheme]}"
+        )
+    return epath.Path(path)
+
+
+def in_store(path: str | os.PathLike[str]) -> bool:
+    """Returns True for a path in an object store."""
+    return "://" in str(path)
+
+
+def write(path: Folder, data: bytes) -> None:
+    """Writes a file whole: its readers see the old one or the new one.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
+    if in_store(path):
+        try:
+            path.write_bytes(data)
+        except OSError:
+            raise
+        except Exception as error:  # each store has its own
+            raise OSError(f"{type(error).__name__}: {error}") from error
+        return
+    partial = path.with_name(f"{path.name}.partial")
+    with open(partial, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+class Lines:
+    """A file that becomes longer by lines.
+
+    In a local folder, each line reaches the operating system at once. In a store, the
+    lines are kept in memory and written together, at most every `REWRITE_SECONDS`
+    seconds, by `flush` and by `close`.
+
+    Args:
+      path: the file.
+      kept: the lines that it begins with, in place of those that are there.
+
+    Raises:
+      OSError: if it cannot be written.
+    """
+
+    def __init__(self, path: Folder, kept: list[str]) -> None:
+        self._path = path
+        self._data = b"".join(f"{line}\n".encode() for line in kept)
+        self._pending, self._written = False, time.monotonic()
+        if path.exists():
+            write(path, self._data)
+        self._file = None
+        if not in_store(path):
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+
+    def add(self, line: str) -> None:
+        """Adds a line.
+
+        Raises:
+          OSError: if it cannot be written.
+        """
+        data = f"{line}\n".encode()
+        if self._file is not None:
+            if self._file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return
+        self._data, self._pending = self._data + data, True
+        if time.monotonic() - self._written >= REWRITE_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes the lines that are only in memory.
+
+        Raises:
+          OSError: if they cannot be written.
+        """
+        if self._pending:
+            write(self._path, self._data)
+            self._pending, self._written = False, time.monotonic()
+
+    def close(self) -> None:
+        """Writes what is left, and closes the file."""
+        self.flush()
+        if self._file is not None:
+            self._file.close()
