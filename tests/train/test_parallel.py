@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from shiftjax.errors import InputError
+from train import coordination, parallel
 from train.machine import cores
 from train.parallel import AXIS, Replicas, replica_count
 
@@ -204,3 +206,26 @@ def test_gradients_are_averaged_once(backend):
     state = replicas.replicate(jnp.float32(2))
     gradient = run(state, None, replicas.split(inputs), np.int32(1))
     assert float(gradient) == inputs.mean()
+
+
+def test_hosts_compile_a_program_before_one_starts_it(monkeypatch):
+    """Else the one with a warm cache gives up while the other one compiles."""
+    calls = []
+
+    def program(*arguments):
+        calls.append("run")
+        return sum(x.sum() for x in arguments)
+
+    def lower(*arguments):
+        return SimpleNamespace(compile=lambda: calls.append("compile"))
+
+    program.lower = lower
+    monkeypatch.setattr(coordination, "meet", lambda: calls.append("meet"))
+    run = parallel.started_together(program)
+    state, data = np.ones(2), np.ones(3)
+    assert run(state, data, np.ones((4, 1)), np.int32(1)) == 10
+    assert calls == ["compile", "meet", "run"]
+    run(state, data, np.zeros((4, 1)), np.int32(2))
+    assert calls[3:] == ["run"]
+    run(state, data, np.zeros((5, 1)), np.int32(2))
+    assert calls[4:] == ["compile", "meet", "run"]
