@@ -245,11 +245,13 @@ def train_run(run: Config, console: Console) -> None:
         hosts.compare(run)
         keeps_memory = prepare_process(run.devices, run.batch_size)
         hosts.compare_devices()
+        from train import memory
         from train.loop import CURVES, train
 
         if keeps_memory and hosts.is_first():
             say(console, "the allocator keeps freed memory for the next step")
-        outcome = train(run, console)
+        with memory.explained():
+            outcome = train(run, console)
     if not hosts.is_first():
         return
     if not outcome.finished:

@@ -195,6 +195,8 @@ class Config:
     """Epochs between evaluations on the validation split."""
     save_epochs: float = option(1.0, above=0, free=True)
     """Epochs between checkpoints."""
+    save_minutes: float | None = option(None, above=0, free=True)
+    """Minutes after which a line of the log is followed by a checkpoint too."""
     log_steps: int = option(50, low=1, free=True)
     """Steps between lines of the log."""
     keep_last: int = option(2, low=1, free=True)
@@ -209,6 +211,8 @@ class Config:
     """JAX transformation that maps a step over the devices."""
     tensorboard: bool = option(True, free=True)
     """Write TensorBoard events too."""
+    profile: int | None = option(None, low=1, free=True)
+    """Number of steps to trace by JAX's profiler, into the folder's `profile`."""
     hosts: Hosts = dataclasses.field(default_factory=Hosts)
 
 

@@ -28,6 +28,7 @@ from train.data.placement import host_share
 from train.data.stream import Prefetch, items
 from train.evaluation import evaluate
 from train.logging.console import Reporter, describe
+from train.logging.profile import Profile
 from train.logging.records import MetricsWriter, plot_curves, read_metrics
 from train.logging.window import Instant, Window
 from train.machine import note_start
@@ -128,6 +129,10 @@ class Loop:
         self._validation = load_split(config, "validation") if held_out else None
         self._window = Window(sums)
         self._compiled: dict[str, float] = {}  # goes into the first line of the process
+        self._profile = Profile(
+            files.folder(config.workdir), config.profile if hosts.is_first() else None
+        )
+        self._saved = time.perf_counter()
 
     def run(self, state: TrainState, stop: StopRequest) -> TrainState:
         """Trains to the end or until asked to stop, and saves the last state."""
@@ -155,6 +160,7 @@ class Loop:
                 if start == begin:
                     self._compile(*arguments)
                 self._window.start(now())
+                self._profile.dispatch(start)
                 state, sums = setup.train_steps(*arguments)
                 step = start + count
                 in_flight.append(_Dispatch(step, sums))
@@ -164,6 +170,7 @@ class Loop:
                 stopping = stop.reached() or last
                 due = {name: self._due(name, start, step) for name in self._periods}
                 due["evaluate"] |= last  # its epoch may end half a step later
+                due["save"] |= due["log"] and self._is_long_ago()
                 waits = stopping or due["evaluate"] or due["save"]
                 while len(in_flight) > (0 if waits else 1):
                     self._collect(in_flight.popleft(), now)
@@ -174,6 +181,7 @@ class Loop:
                     break
         finally:
             prefetch.close()
+            self._profile.close()
         return state
 
     def _dispatches(self, step: int) -> Iterator[tuple[int, int]]:
@@ -188,6 +196,13 @@ class Loop:
     def _due(self, name: str, start: int, step: int) -> bool:
         return every(self._periods[name], start) == step
 
+    def _is_long_ago(self) -> bool:
+        """Returns True, on all hosts, when the last save is too long ago."""
+        minutes = self.setup.config.save_minutes
+        if minutes is None:
+            return False
+        return hosts.agreed(time.perf_counter() - self._saved >= 60 * minutes)
+
     def _compile(self, *arguments: Any) -> None:
         """Compiles the program ahead of the first call, and measures the time."""
         began = time.perf_counter()
@@ -198,6 +213,8 @@ class Loop:
         """Fetches the sums of a dispatch, and writes a line if one is due."""
         step, sums = dispatch.step, jax.device_get(dispatch.sums)
         end = dispatch.end or now()
+        if message := self._profile.end(step):
+            self.reporter.message(message)
         if sums["bad_step"] != NEVER:
             self.checkpoints.wait()  # one may still be written
             saved = max(self.checkpoints.steps(), default=None)
@@ -239,6 +256,7 @@ class Loop:
                 "sums": self._window.sums,
             }
             self.checkpoints.save(step, state, metadata, metrics)
+            self._saved = time.perf_counter()
 
     def _show(self, state: TrainState, examples: Examples) -> None:
         """Saves a sample of what the network does, if the task draws one."""

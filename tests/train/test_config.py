@@ -61,6 +61,7 @@ OTHER = Config(
     eval_batch_size=100,
     eval_epochs=0.5,
     save_epochs=0.25,
+    save_minutes=5.0,
     log_steps=7,
     keep_last=3,
     keep_best=0,
@@ -68,6 +69,7 @@ OTHER = Config(
     devices=2,
     backend="shard_map",
     tensorboard=False,
+    profile=3,
     hosts=Hosts("first:8476", 4, 1, 60),
 )
 
@@ -82,6 +84,7 @@ RESUMABLE = {
     "eval_batch_size",
     "eval_epochs",
     "save_epochs",
+    "save_minutes",
     "log_steps",
     "keep_last",
     "keep_best",
@@ -89,6 +92,7 @@ RESUMABLE = {
     "devices",
     "backend",
     "tensorboard",
+    "profile",
     "hosts.coordinator",
     "hosts.count",
     "hosts.index",
@@ -115,7 +119,9 @@ REFUSED = {
     ("schedule.learning_rate", -0.1): "at least 0",
     ("schedule.factor", 2): "0 to 1",
     ("save_epochs", 0): "above 0",
+    ("save_minutes", 0): "above 0",
     ("log_steps", 0): "at least 1",
+    ("profile", 0): "at least 1",
     ("keep_best", -1): "at least 0",
     ("hosts.index", -1): "at least 0",
 }

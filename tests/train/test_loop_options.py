@@ -6,13 +6,16 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
+from shiftjax.errors import InputError
 from tests.train.runs import (
     EPOCH,
     lines,
     raw,
     saved_steps,
 )
+from train import commands, loop
 from train.assemble import set_up
 from train.config import Augment, Config, Optimizer, Schedule
 from train.data.stream import items
@@ -135,3 +138,49 @@ def test_mixing_smoothing_averaging_and_clipping_change_what_they_should(
     assert evaluate_run(config.workdir)["loss"] == pytest.approx(
         outcome.test["loss"], rel=1e-6
     )
+
+
+def test_a_run_is_saved_by_time_after_a_line_of_the_log(run, tiny, tmp_path):
+    """Each line, of three steps, is written long after the last save."""
+    config = tiny(
+        tmp_path / "run", save_epochs=1e9, save_minutes=1e-9, keep_last=99, epochs=4.0
+    )
+    run(config)
+    assert saved_steps(config.workdir) == [3, 6, 9, 10]
+
+
+def test_a_run_is_not_saved_before_its_time(run, tiny, tmp_path):
+    config = tiny(tmp_path / "run", save_epochs=1e9, save_minutes=1e9, epochs=4.0)
+    run(config)
+    assert saved_steps(config.workdir) == [10]
+
+
+def test_a_profile_is_written_after_the_first_dispatches(run, tiny, tmp_path):
+    config = tiny(tmp_path / "run", profile=2, epochs=4.0)
+    _, text = run(config)
+    folder = tmp_path / "run" / "profile"
+    assert text.count(f"a profile of steps 3 to 4 is in {folder}") == 1
+    (trace,) = folder.rglob("*.xplane.pb")
+    assert trace.stat().st_size > 1000
+
+
+def test_a_device_without_memory_is_explained(tiny, tmp_path, monkeypatch, capsys):
+    def exhausted(config):
+        setup = set_up(config)
+
+        def fail(*_):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+        fail.lower = fail
+        setup.__dict__["train_steps"] = fail
+        return setup
+
+    monkeypatch.setattr(loop, "set_up", exhausted)
+    monkeypatch.setattr(commands, "prepare_process", lambda *_: None)
+    with pytest.raises(InputError) as caught:
+        commands.train_run(tiny(tmp_path / "run"), Console(quiet=True))
+    message = str(caught.value)
+    assert "memory of a device is too small" in message
+    for flag in ("--batch-size", "--model.remat", "--data.resident-bytes"):
+        assert flag in message
+    assert "\n" not in message

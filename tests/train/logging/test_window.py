@@ -117,7 +117,9 @@ def record(monkeypatch, kind, wait=0.0, save_epochs=2.0) -> list[dict]:
     run = loop.Loop(
         setup,  # pyright: ignore
         types.SimpleNamespace(advance=lambda *_: None),  # pyright: ignore
-        types.SimpleNamespace(write=written.append),  # pyright: ignore
+        types.SimpleNamespace(  # pyright: ignore
+            write=written.append, flush=lambda: None
+        ),
         types.SimpleNamespace(save=save),  # pyright: ignore
         {},
     )
