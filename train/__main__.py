@@ -28,7 +28,8 @@ def main(given: Sequence[str] | None = None) -> int:
       given: the arguments; by default those of the process.
 
     Returns:
-      The exit code: 0, or that of a user's mistake, which is printed in one line.
+      The exit code: 0, or that of a run that was asked to stop, or that of a user's
+      mistake, which is printed in one line.
     """
     given = list(sys.argv[1:] if given is None else given)
     if given[:1] in (["-h"], ["--help"]):
@@ -38,13 +39,11 @@ def main(given: Sequence[str] | None = None) -> int:
         command = parse(given)
         console = Console(soft_wrap=True)
         if isinstance(command, config.Config):
-            commands.train_run(command, console)
-        else:
-            command.run(console)
+            return commands.train_run(command, console)
+        return command.run(console) or 0
     except InputError as error:
         print(f"train: {error}", file=sys.stderr)
         return exits.code(error)
-    return 0
 
 
 def parse(given: Sequence[str]) -> Any:

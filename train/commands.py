@@ -162,8 +162,8 @@ class Resume:
     attached: Flag = False
     """Save the state and stop when standard input ends, as with the parent process."""
 
-    def run(self, console: Console) -> None:
-        """Trains like the command that started the run."""
+    def run(self, console: Console) -> int:
+        """Trains like the command that started the run, and returns the exit code."""
         from train import config
 
         if self.attached:
@@ -171,7 +171,7 @@ class Resume:
 
             stop_with_input(lambda line: say(console, line))
         found = config.load(self.workdir)
-        train_run(dataclasses.replace(found, workdir=self.workdir), console)
+        return train_run(dataclasses.replace(found, workdir=self.workdir), console)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,8 +235,8 @@ class Results:
         say(console, f"{docs}/results.md, {docs}/accuracy.png, {readme}")
 
 
-def train_run(run: Config, console: Console) -> None:
-    """Trains, and prints the outcome."""
+def train_run(run: Config, console: Console) -> int:
+    """Trains, prints the outcome, and returns the exit code."""
     from train import files, hosts
 
     files.folder(run.workdir)  # raises at once for a store that cannot be used
@@ -252,18 +252,20 @@ def train_run(run: Config, console: Console) -> None:
             say(console, "the allocator keeps freed memory for the next step")
         with memory.explained():
             outcome = train(run, console)
+    code = 0 if outcome.finished else run.stopped_exit_code
     if not hosts.is_first():
-        return
+        return code
     if not outcome.finished:
         say(
             console,
             f"stopped after step {outcome.steps:,}, saved in {run.workdir}: resume "
             "with the same command",
         )
-        return
+        return code
     say(console, _told("test", outcome.test))
     say(console, f"the run is in {run.workdir}, its curves in {run.workdir}/{CURVES}")
     say(console, f"next: {PROGRAM} evaluate --workdir {run.workdir}")
+    return code
 
 
 def prepare_process(devices: int | None = None, batch_size: int = 512) -> bool:

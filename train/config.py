@@ -213,6 +213,8 @@ class Config:
     """Write TensorBoard events too."""
     profile: int | None = option(None, low=1, free=True)
     """Number of steps to trace by JAX's profiler, into the folder's `profile`."""
+    stopped_exit_code: int = option(0, low=0, high=255, free=True)
+    """Exit code of a run that was asked to stop before its end, e.g. by SIGTERM."""
     hosts: Hosts = dataclasses.field(default_factory=Hosts)
 
 

@@ -70,6 +70,7 @@ OTHER = Config(
     backend="shard_map",
     tensorboard=False,
     profile=3,
+    stopped_exit_code=75,
     hosts=Hosts("first:8476", 4, 1, 60),
 )
 
@@ -93,6 +94,7 @@ RESUMABLE = {
     "backend",
     "tensorboard",
     "profile",
+    "stopped_exit_code",
     "hosts.coordinator",
     "hosts.count",
     "hosts.index",
@@ -123,6 +125,7 @@ REFUSED = {
     ("log_steps", 0): "at least 1",
     ("profile", 0): "at least 1",
     ("keep_best", -1): "at least 0",
+    ("stopped_exit_code", 256): "0 to 255",
     ("hosts.index", -1): "at least 0",
 }
 

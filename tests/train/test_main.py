@@ -158,6 +158,17 @@ def test_a_run_that_diverges_ends_with_the_step_and_an_advice(
     assert "--schedule.learning-rate" in captured.err
 
 
+@pytest.mark.parametrize("code", [0, 75])
+def test_a_run_that_was_asked_to_stop_ends_with_its_code(
+    code, tiny, command_line, tmp_path, stop_at
+):
+    words = command_line(tiny(tmp_path / "run", stopped_exit_code=code))
+    stop_at(3)
+    assert main(words) == code
+    stop_at(0)  # never
+    assert main(words) == 0
+
+
 @pytest.mark.parametrize("kind", ["empty", "missing", "damaged"])
 def test_a_folder_that_cannot_be_evaluated_is_named(kind, capsys, tmp_path):
     workdir = tmp_path / "run"
