@@ -8,18 +8,20 @@ ends at once with the code `LOST`, for a restart.
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import importlib.util
 import json
 import os
 import random
+import signal
 import socket
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import jax
 
@@ -30,6 +32,7 @@ from train.config import Config, Hosts
 from train.exits import LOST, TemporaryError
 
 LEAVE_SECONDS = 3  # that the first process waits for the last words of the others
+_handlers: list[Any] = []  # that C calls, so they must not be collected
 HEARTBEAT_SECONDS = 30  # a process that does not answer for so long is lost
 
 
@@ -86,6 +89,30 @@ def join(options: Hosts) -> None:
         ) from error
     finally:
         late.cancel()
+    _explain_aborts()
+
+
+def _explain_aborts() -> None:
+    """Makes an abort by JAX end as every loss of a process does: one line and `LOST`.
+
+    JAX aborts from a thread of its own when the first process or a heartbeat is lost.
+    Python would handle the signal in its main thread, which is too late.
+    """
+
+    @ctypes.CFUNCTYPE(None, ctypes.c_int)
+    def end(_: int) -> None:
+        os.write(2, f"{_last_line()}\n".encode())
+        os._exit(LOST)
+
+    _handlers.append(end)
+    ctypes.CDLL(None).signal(signal.SIGABRT, end)
+
+
+def _last_line() -> str:
+    return (
+        f"train: process {coordination.index()} of {coordination.count()} stops: it "
+        "failed, or lost another one; the same command on every host resumes the run"
+    )
 
 
 def _check_address(address: str, *, serves: bool) -> None:
@@ -282,12 +309,7 @@ def fail(error: BaseException) -> NoReturn:
         code = exits.code(error)
     else:
         traceback.print_exception(error)
-        print(
-            f"train: process {coordination.index()} of {coordination.count()} stops: "
-            "it failed, or lost another one; the same command on every host resumes "
-            "the run",
-            file=sys.stderr,
-        )
+        print(_last_line(), file=sys.stderr)
         code = LOST
     sys.stdout.flush()
     sys.stderr.flush()
