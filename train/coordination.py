@@ -9,6 +9,7 @@ its store of keys and values; this is the one module that uses the private one.
 import contextlib
 import itertools
 import time
+from typing import Any
 
 import jax
 from jax._src import distributed
@@ -37,7 +38,7 @@ def exchange(text: str, seconds: float = WAIT_SECONDS) -> list[str]:
     """
     if count() == 1:
         return [text]
-    client, name = distributed.global_state.client, f"shiftjax/{next(_calls)}"
+    client, name = _client(), f"shiftjax/{next(_calls)}"
     client.key_value_set(f"{name}/{index()}", text)
     names = [f"{name}/{process}" for process in range(count())]
     return [client.blocking_key_value_get(name, round(1e3 * seconds)) for name in names]
@@ -51,7 +52,7 @@ def meet(seconds: float = WAIT_SECONDS) -> None:
     """
     if count() > 1:
         name = f"shiftjax/{next(_calls)}"
-        distributed.global_state.client.wait_at_barrier(name, round(1e3 * seconds))
+        _client().wait_at_barrier(name, round(1e3 * seconds))
 
 
 def leave(seconds: float) -> None:
@@ -62,7 +63,7 @@ def leave(seconds: float) -> None:
     Args:
       seconds: the longest time to wait for the others.
     """
-    client, end = distributed.global_state.client, time.monotonic() + seconds
+    client, end = _client(), time.monotonic() + seconds
     if client is None:
         return
     with contextlib.suppress(jax.errors.JaxRuntimeError):
@@ -73,3 +74,8 @@ def leave(seconds: float) -> None:
             left = max(end - time.monotonic(), 0.001)
             name = f"shiftjax/left/{process}"
             client.blocking_key_value_get(name, round(1e3 * left))
+
+
+def _client() -> Any:
+    """Returns JAX's client of the service; None without one."""
+    return distributed.global_state.client

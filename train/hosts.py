@@ -27,11 +27,11 @@ import jax
 
 from shiftjax.errors import InputError
 from train import config as config_file
-from train import coordination, exits
+from train import coordination, exits, files
 from train.config import Config, Hosts
 from train.exits import LOST, TemporaryError
 
-LEAVE_SECONDS = 3  # that the first process waits for the last words of the others
+LEAVE_SECONDS = 10  # that the first process waits for the last words of the others
 _handlers: list[Any] = []  # that C calls, so they must not be collected
 HEARTBEAT_SECONDS = 30  # a process that does not answer for so long is lost
 
@@ -266,7 +266,7 @@ def agreed(value: bool) -> bool:
     return first == "yes"
 
 
-def check_shared(folder: Path) -> None:
+def check_shared(folder: files.Folder | Path) -> None:
     """Checks that every process sees the same folder.
 
     Raises:
@@ -328,7 +328,7 @@ def _give_up(options: Hosts) -> None:
     os._exit(exits.code(error))
 
 
-def _touch(mark: Path) -> None:
+def _touch(mark: files.Folder | Path) -> None:
     try:
         mark.touch()
     except OSError as error:

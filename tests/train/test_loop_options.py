@@ -171,7 +171,7 @@ def test_a_device_without_memory_is_explained(tiny, tmp_path, monkeypatch, capsy
         def fail(*_):
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
-        fail.lower = fail
+        fail.lower = fail  # pyright: ignore
         setup.__dict__["train_steps"] = fail
         return setup
 
