@@ -9,6 +9,7 @@ from shiftjax.errors import InputError
 
 SMALLER = (
     "a smaller --batch-size or --eval-batch-size",
+    "--accumulate 2",
     "--model.remat",
     "--model.dtype bfloat16",
     "--data.resident-bytes 0",

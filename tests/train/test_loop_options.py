@@ -181,6 +181,11 @@ def test_a_device_without_memory_is_explained(tiny, tmp_path, monkeypatch, capsy
         commands.train_run(tiny(tmp_path / "run"), Console(quiet=True))
     message = str(caught.value)
     assert "memory of a device is too small" in message
-    for flag in ("--batch-size", "--model.remat", "--data.resident-bytes"):
+    for flag in (
+        "--batch-size",
+        "--accumulate",
+        "--model.remat",
+        "--data.resident-bytes",
+    ):
         assert flag in message
     assert "\n" not in message
