@@ -18,21 +18,24 @@ ON_CORRUPT: tuple[str, ...] = get_args(OnCorrupt)
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How encoded images become pixels.
+    """The options of decoding images.
 
     Attributes:
-      image_size: height and width of the images.
-      channels: 3 (RGB) or 1 (gray).
+      image_size: height and width of the images; for images of another size, the short
+        side is resized and the center cropped.
+      channels: 3 (RGB; gray images are repeated) or 1 (gray).
       resize: the short side before the center is cropped; None for `image_size`.
       crop_scale: the smallest and the largest area of a random-resized crop of training
         images, as shares of the image; None for the center.
       seed: the seed of the random crops.
-      decode: "once", into memory, or "each_epoch"; None for once if they fit.
-      on_corrupt: "stop" at a damaged image, or "skip" it.
+      decode: "once", into memory, or "each_epoch"; None for once, unless there are
+        random crops or the source would take more than half of the memory.
+      on_corrupt: "stop" at a damaged image, or "skip" it: leave it out of a set that is
+        decoded once, or take the next image in its place.
       threads: number of threads; None for one per core that the process may use.
     """
 
-    image_size: int
+    image_size: int = 32
     channels: int = 3
     resize: int | None = None
     crop_scale: tuple[float, float] | None = None

@@ -12,11 +12,12 @@ A source is a file with a function that opens it, and a row of `SOURCES`.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from shiftjax import image_files
 from shiftjax.errors import InputError, unknown_name
 from train.data import digits, fake, folder, splits, tfds
-from train.data.decoding import ON_CORRUPT, Decode, Decoding, OnCorrupt
+from train.data.decoding import ON_CORRUPT, Decoding
 from train.data.examples import Examples
 from train.data.image_set import ImageSet
 
@@ -29,9 +30,12 @@ class Request(Decoding):
 
     Attributes:
       name: the name after the colon; "" for a source without one.
-      data_dir: directory of all TFDS data sets; None for TFDS's default.
-      use_cache: if True, decoded images are cached on disk.
-      labelled: True if the labels are needed.
+      data_dir: for `tfds:`, the folder of all TFDS data sets; None for `$TFDS_DATA_DIR`
+        or `~/tensorflow_datasets`.
+      use_cache: for `tfds:`, True to keep decoded images in `$SHIFTJAX_CACHE` or
+        `~/.cache/shiftjax`.
+      labelled: for `folder:`, True if its folders are classes; if False, all images in
+        it, at any depth, have one class.
     """
 
     name: str = ""
@@ -81,21 +85,7 @@ SOURCES: dict[str, Source] = {
 
 
 def load(
-    source: str,
-    split: str,
-    *,
-    image_size: int = 32,
-    data_dir: str | None = None,
-    validation_examples: int | None = None,
-    channels: int = 3,
-    use_cache: bool = True,
-    on_corrupt: OnCorrupt = "stop",
-    labelled: bool = True,
-    resize: int | None = None,
-    crop_scale: tuple[float, float] | None = None,
-    seed: int = 0,
-    decode: Decode | None = None,
-    threads: int | None = None,
+    source: str, split: str, validation_examples: int | None = None, **options: Any
 ) -> Examples:
     """Opens a split of a source, in memory if it fits.
 
@@ -107,29 +97,9 @@ def load(
       split: `"train"`, `"validation"`, `"train+validation"` (all official training
         examples) or `"test"`. Without a test split, the source's validation split is
         the test split, or else a fifth of its examples.
-      image_size: the height and width; for images of another size, the short side is
-        resized and the center cropped.
-      data_dir: for `tfds:`, the folder of all TFDS data sets; by default
-        `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
       validation_examples: the number of training examples to hold out for validation,
         by a fixed seed, if the source has none; `None` for a tenth, 0 for no split.
-      channels: 3 (RGB; gray images are repeated) or 1 (gray).
-      use_cache: for `tfds:`, keep decoded images in `$SHIFTJAX_CACHE` or
-        `~/.cache/shiftjax`.
-      on_corrupt: `"stop"` stops at a damaged image. `"skip"` leaves it out of a set
-        that is decoded once; where images are decoded at each epoch, the next image of
-        the set takes its place. Both are logged.
-      labelled: for `folder:`, True if its folders are classes; if False, all images
-        in it, at any depth, have one class.
-      resize: the short side before the center is cropped; `None` for `image_size`.
-      crop_scale: the smallest and the largest area of a random-resized crop, as shares
-        of the image; `None` for the center. It applies to training, and the images are
-        decoded at each epoch.
-      seed: the seed of the random crops.
-      decode: `"once"`, into memory, or `"each_epoch"`; `None` for once, unless there
-        are random crops or the source would take more than half of the memory.
-      threads: the number of threads that decode; `None` for one per core that the
-        process may use.
+      **options: attributes of `Request`, such as `image_size`.
 
     Returns:
       The images with their labels.
@@ -144,27 +114,15 @@ def load(
       >>> len(digits), digits.image_shape, digits.num_classes
       (1300, (16, 16, 3), 10)
     """
-    image_files.check_shape(image_size, channels, resize)
+    request = Request(**options)
+    image_files.check_shape(request.image_size, request.channels, request.resize)
     if split not in splits.SPLITS:
         raise unknown_name("split", split, splits.SPLITS)
-    if on_corrupt not in ON_CORRUPT:
-        raise unknown_name("value of on_corrupt", on_corrupt, ON_CORRUPT)
-    request = Request(
-        data_dir=data_dir,
-        use_cache=use_cache,
-        labelled=labelled,
-        image_size=image_size,
-        channels=channels,
-        resize=resize,
-        crop_scale=crop_scale,
-        seed=seed,
-        decode=decode,
-        on_corrupt=on_corrupt,
-        threads=threads,
-    )
+    if request.on_corrupt not in ON_CORRUPT:
+        raise unknown_name("value of on_corrupt", request.on_corrupt, ON_CORRUPT)
     official = _open(source, request)
     examples = splits.select(official, split, validation_examples)
-    if crop_scale is not None and isinstance(examples, ImageSet):
+    if request.crop_scale is not None and isinstance(examples, ImageSet):
         raise InputError(
             f"--augment.random-resized-crop needs images of their own size, which are "
             f"decoded at each epoch; those of {source} are in memory"
