@@ -1,8 +1,6 @@
-"""The configuration: what is allowed, what is kept, and what `--help` says of it."""
+"""The configuration: what is allowed, and what is kept."""
 
-import ast
 import dataclasses
-import inspect
 import json
 import math
 import re
@@ -10,69 +8,10 @@ import re
 import pytest
 
 from shiftjax.errors import InputError, MissingFileError
+from tests.train.configurations import OTHER, as_flag, names, value_of
 from train import config, experiments
-from train.__main__ import main, parse
-from train.config import Augment, Config, Data, Hosts, Model, Optimizer, Schedule, Style
-from train.tasks import TASKS
-
-# Nothing at its default.
-OTHER = Config(
-    workdir="elsewhere",
-    task="style",
-    seed=7,
-    epochs=2.5,
-    batch_size=48,
-    accumulate=3,
-    init="resnet56.cifar10",
-    label_smoothing=0.1,
-    ema_decay=0.999,
-    model=Model("resnet56", {"block_reduction": 2.8, "depth": 8}, "bfloat16", True),
-    data=Data(
-        "folder:pictures",
-        "data",
-        64,
-        100,
-        "train+validation",
-        (0.1, 0.2, 0.3),
-        (0.4, 0.5, 0.6),
-        10**6,
-        72,
-        "each_epoch",
-        3,
-        "skip",
-    ),
-    augment=Augment(
-        2,
-        False,
-        0.2,
-        1.0,
-        True,
-        (0.25, 0.75),
-        erase=0.25,
-        jitter=0.4,
-        rand_augment=2,
-        rand_augment_magnitude=7,
-    ),
-    style=Style("painting.jpg", 64, "squeezenet", "weights.npz", 1.0, 2.0),
-    optimizer=Optimizer(
-        "adam", 0.8, True, 1e-4, "kernels", 1.0, ("stem", "stage1*"), 0.3, 0.1
-    ),
-    schedule=Schedule("steps", 0.3, 0.5, (1.0, 2.0), 0.2),
-    eval_batch_size=100,
-    eval_epochs=0.5,
-    save_epochs=0.25,
-    save_minutes=5.0,
-    log_steps=7,
-    keep_last=3,
-    keep_best=0,
-    steps_per_dispatch=4,
-    devices=2,
-    backend="shard_map",
-    tensorboard=False,
-    profile=3,
-    stopped_exit_code=75,
-    hosts=Hosts("first:8476", 4, 1, 60),
-)
+from train.__main__ import parse
+from train.config import Config, Data, Hosts
 
 # A promise to users, so it is written out: what may differ when a run is resumed is
 # where things are, how often something is written, and on what it is computed.
@@ -139,22 +78,6 @@ def changed(run: Config, name: str, value: object) -> Config:
     return dataclasses.replace(run, **{group: inner})
 
 
-def value_of(run: Config, name: str) -> object:
-    for part in name.split("."):
-        run = getattr(run, part)
-    return run
-
-
-def names() -> list[str]:
-    """The dotted name of every field."""
-    found = []
-    for field in dataclasses.fields(Config):
-        value = getattr(Config(), field.name)
-        inner = dataclasses.fields(value) if dataclasses.is_dataclass(value) else ()
-        found += [f"{field.name}.{f.name}" for f in inner] or [field.name]
-    return found
-
-
 def numbers() -> list[str]:
     """The dotted name of every field that holds one number."""
     return [
@@ -185,10 +108,6 @@ def edges() -> list[tuple[str, float, bool]]:
         if bounds.high is not None:
             found += [(name, bounds.high, True), (name, beside(bounds.high, 1), False)]
     return found
-
-
-def as_flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
 
 
 # --- what is allowed ----------------------------------------------------------------
@@ -404,56 +323,3 @@ def test_all_differences_are_named():
     assert len(config.differences(Config(), OTHER)) == len(
         set(names()) - RESUMABLE - {"model.sync_batch_norm"}
     )
-
-
-# --- what `--help` says -------------------------------------------------------------
-
-
-def docstrings() -> dict[str, str]:
-    """The text under each field, by dotted name, read from the source."""
-    groups = {"Config": ""} | {
-        type(getattr(Config(), field.name)).__name__: f"{field.name}."
-        for field in dataclasses.fields(Config)
-        if dataclasses.is_dataclass(getattr(Config(), field.name))
-    }
-    found = {}
-    for statement in ast.parse(inspect.getsource(config)).body:
-        if isinstance(statement, ast.ClassDef) and statement.name in groups:
-            for field, text in zip(statement.body, statement.body[1:], strict=False):
-                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                    name = f"{groups[statement.name]}{field.target.id}"
-                    found[name] = ast.literal_eval(text.value)
-    return found
-
-
-@pytest.fixture
-def help_text(capsys, monkeypatch) -> str:
-    """The output of `python -m train digits --help`, in one line without frames."""
-    monkeypatch.setenv("COLUMNS", "100")
-    with pytest.raises(SystemExit) as stopped:
-        main(["digits", "--help"])
-    assert stopped.value.code == 0
-    return " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
-
-
-def test_every_field_is_explained_in_the_help(help_text):
-    texts = docstrings()
-    assert set(texts) == set(names())
-    for name, text in texts.items():
-        flag = as_flag(name)
-        assert re.search(
-            rf"{re.escape(flag)}[ ,].{{1,80}}?{re.escape(' '.join(text.split()))} ",
-            help_text,
-        ), flag
-
-
-def test_the_help_lists_the_tasks(help_text):
-    assert f"--task: {', '.join(TASKS)}." in help_text
-
-
-def test_the_help_has_the_defaults_of_the_experiment(help_text):
-    run = experiments.load("digits")
-    for name in ("seed", "epochs", "log_steps", "schedule.learning_rate"):
-        found = re.search(rf"{as_flag(name)} .*?\(default: (.*?)\)", help_text)
-        assert found
-        assert float(found[1]) == value_of(run, name)
