@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core.registered import skip_registration
 
-from train.data.prepare import files
+from train.data.prepare.cifar import files
 
 # fmt: off
 CIFAR10_NAMES = [

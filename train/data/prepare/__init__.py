@@ -1,9 +1,9 @@
-"""Writes CIFAR-10 and CIFAR-100 for TFDS from the official files, without TensorFlow.
+"""Writes data sets for TFDS from their official files, without TensorFlow.
 
-`builder` writes; `reader` and `pickles` read and verify the official files, of which
-`files` has the names and digests; `download` fetches the archive.
+`sets` has the table of the data sets; `cifar` reads and writes them;
+`download` fetches an archive; `directory` creates a data set's directory.
 """
 
-from train.data.prepare.builder import prepare
+from train.data.prepare.sets import prepare
 
 __all__ = ["prepare"]

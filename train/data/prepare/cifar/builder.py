@@ -6,8 +6,6 @@ features, keys and thus the order of the records, and read and encode without it
 `tfds.data_source("cifar10")` reads the result like the original data set.
 """
 
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,83 +17,44 @@ from rich.progress import Progress, TaskID
 from tensorflow_datasets.core.registered import skip_registration
 from tensorflow_datasets.image_classification import cifar
 
-from shiftjax.errors import InputError, unknown_name
-from train.data import tfds_directory
-from train.data.prepare import reader
+from train.data.prepare import directory
+from train.data.prepare.cifar import reader
+from train.data.prepare.cifar.files import DATA_SETS, URL, Cifar
 from train.data.prepare.download import download
-from train.data.prepare.files import DATA_SETS, URL, Cifar
 
 # The records (150 MB) are on disk twice while they are sorted.
 _BYTES_NEEDED = 350_000_000
 
 
-def prepare(
-    name: str,
-    *,
-    source: str | Sequence[str | Path] = (),
-    data_dir: str | None = None,
-    console: Console | None = None,
-) -> Path:
-    """Writes a CIFAR data set as a directory of TensorFlow Datasets (array_record).
-
-    The directory is created atomically. If it exists already, nothing is done.
+def write(
+    source: Sequence[str | Path],
+    target: Path,
+    console: Console,
+) -> None:
+    """Writes a CIFAR data set from its official files.
 
     Args:
-      name: `"cifar10"` or `"cifar100"`.
-      source: the official files, verified by their published digests: the archive
-        (`cifar-10-python.tar.gz`, `cifar-10-binary.tar.gz`, ...), a folder with the
-        extracted files, or the files. If empty, the archive is downloaded, and deleted
-        at the end.
-      data_dir: directory of all TFDS data sets; None for TFDS's default.
-      console: the console for progress and results; by default standard error.
-
-    Returns:
-      The data set's directory, `data_dir/name/version`.
+      source: the archive, a folder with the extracted files, or the files. If empty,
+        the archive is downloaded, and deleted at the end.
+      target: the directory to create, `data_dir/NAME/VERSION`.
+      console: the console for the progress.
 
     Raises:
-      UnknownNameError: if there is no such data set.
       MissingFileError: if a file does not exist.
-      InputError: if a file is not the official one, the download failed, the disk has
-        too little space, or the directory holds something else.
+      InputError: if a file is not the official one, the download failed, or the disk
+        has too little space.
     """
-    if name not in DATA_SETS:
-        raise unknown_name("data set", name, DATA_SETS)
-    spec = DATA_SETS[name]
-    console = console or Console(stderr=True)
-    root = tfds_directory.data_directory(data_dir)
-    target = root / name / str(_BUILDERS[name].VERSION)
-    if target.exists():
-        tfds_directory.describe(target)  # raises if it is something else
-        console.print(
-            f"{name} is already prepared: {target}", soft_wrap=True, markup=False
-        )
-        return target
-    _check_space(root, _BYTES_NEEDED + (0 if source else spec.binary.archive_bytes))
-    source = [source] if isinstance(source, str) else source
+    spec = DATA_SETS[target.parent.name]
+    root = target.parents[1]
+    needed = _BYTES_NEEDED + (0 if source else spec.binary.archive_bytes)
+    directory.check_space(root, needed)
     archive = root / "downloads" / spec.binary.archive
     downloading = not source and not archive.exists()
     if downloading:
         _download(spec, archive, console)
-    contents = reader.read(spec, source or [archive])
-    _write(spec, contents, target, console)
+    _write(spec, reader.read(spec, source or [archive]), target, console)
     if downloading:
         archive.unlink()
-    console.print(f"{name} is prepared: {target}", soft_wrap=True, markup=False)
-    return target
-
-
-def _check_space(folder: Path, needed: int) -> None:
-    """Creates the directory, and raises if its disk has too little space."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(f"data_dir {folder} cannot be written: {e}") from e
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise InputError(
-            f"{folder}: {free / 1e6:.0f} MB are free on its disk and "
-            f"{needed / 1e6:.0f} MB are needed; make room or name another data_dir"
-        )
 
 
 def _download(spec: Cifar, path: Path, console: Console) -> None:
@@ -113,10 +72,9 @@ def _write(
     spec: Cifar, contents: reader.CifarContents, target: Path, console: Console
 ) -> None:
     """Writes the records beside the target, and moves them there at the end."""
-    root = target.parents[1]
     total = len(contents.train.images) + len(contents.test.images)
     with (
-        tempfile.TemporaryDirectory(dir=root, prefix=f".{spec.name}-") as scratch,
+        directory.scratch(target) as scratch,
         Progress(console=console) as progress,
     ):
         task = progress.add_task(f"writing {spec.name}", total=total)
@@ -127,13 +85,7 @@ def _write(
             builder.download_and_prepare(download_dir=scratch)
         finally:
             tfds.enable_progress_bar()
-        target.parent.mkdir(exist_ok=True)
-        try:
-            Path(builder.data_dir).rename(target)
-        except OSError:
-            # Another process may have finished first; its records are the same.
-            if not target.exists():
-                raise
+        directory.place(Path(builder.data_dir), target)
 
 
 class _Local:

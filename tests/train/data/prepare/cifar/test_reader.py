@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from shiftjax.errors import InputError, MissingFileError
-from train.data.prepare import reader
-from train.data.prepare.files import DATA_SETS
-from train.data.prepare.pickles import load_pickle
+from train.data.prepare.cifar import reader
+from train.data.prepare.cifar.files import DATA_SETS
+from train.data.prepare.cifar.pickles import load_pickle
 
 
 def read(name, *source):

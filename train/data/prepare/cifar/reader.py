@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from shiftjax.errors import InputError, MissingFileError
-from train.data.prepare.files import Cifar, Layout
-from train.data.prepare.pickles import load_pickle
+from train.data.prepare.cifar.files import Cifar, Layout
+from train.data.prepare.cifar.pickles import load_pickle
 
 _PIXELS = 3 * 32 * 32  # an image is stored as its red, green and blue planes
 

@@ -14,11 +14,12 @@ from rich.console import Console
 from tensorflow_datasets.image_classification import cifar
 
 from shiftjax.errors import InputError, UnknownNameError
-from train.data.prepare import builder as prepare_module
-from train.data.prepare import files, prepare
+from train.data.prepare import prepare
+from train.data.prepare.cifar import builder as prepare_module
+from train.data.prepare.cifar import files
 from train.data.sources import load
 
-SHARED = Path(__file__).parents[5] / "shared" / "data"
+SHARED = Path(__file__).parents[6] / "shared" / "data"
 
 
 @pytest.fixture
@@ -133,7 +134,7 @@ def test_a_stop_halfway_leaves_nothing(official, run, data_dir, monkeypatch, err
 def test_a_full_disk_is_said_before_anything_is_done(official, run, monkeypatch):
     made = official()
     usage = shutil.disk_usage(made.python)._replace(free=10_000_000)
-    monkeypatch.setattr(prepare_module.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(InputError, match="10 MB are free on its disk and 350 MB are"):
         run("cifar10", made.python)
 

@@ -1,0 +1,76 @@
+"""The data sets that can be prepared, by name."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import tensorflow_datasets as tfds
+from rich.console import Console
+
+from shiftjax.errors import unknown_name
+from train.data import tfds_directory
+from train.data.prepare.cifar import builder as cifar
+
+
+class Write(Protocol):
+    """Checks the official files, and writes a data set from them."""
+
+    def __call__(
+        self,
+        source: Sequence[str | Path],
+        target: Path,
+        console: Console,
+    ) -> None:
+        """Writes to `target`."""
+        ...
+
+
+DATA_SETS: dict[str, Write] = {
+    "cifar10": cifar.write,
+    "cifar100": cifar.write,
+}
+
+
+def prepare(
+    name: str,
+    *,
+    source: str | Sequence[str | Path] = (),
+    data_dir: str | None = None,
+    console: Console | None = None,
+) -> Path:
+    """Writes a data set as a directory of TensorFlow Datasets (array_record).
+
+    The directory is created atomically. If it exists already, nothing is done.
+
+    Args:
+      name: `"cifar10"` or `"cifar100"`.
+      source: the official files, verified by their published digests: the archive
+        (`cifar-10-python.tar.gz`, `cifar-10-binary.tar.gz`, ...), a folder with the
+        extracted files, or the files. If empty, the archive is downloaded, and deleted
+        at the end.
+      data_dir: directory of all TFDS data sets; None for TFDS's default.
+      console: the console for progress and results; by default standard error.
+
+    Returns:
+      The data set's directory, `data_dir/name/version`.
+
+    Raises:
+      UnknownNameError: if there is no such data set.
+      MissingFileError: if a file does not exist.
+      InputError: if a file is not the official one, the download failed, the disk has
+        too little space, or the directory holds something else.
+    """
+    if name not in DATA_SETS:
+        raise unknown_name("data set", name, DATA_SETS)
+    console = console or Console(stderr=True)
+    version: str = str(tfds.builder_cls(name).VERSION)
+    target = tfds_directory.data_directory(data_dir) / name / version
+    if target.exists():
+        tfds_directory.describe(target)  # raises if it is something else
+        told = "already prepared"
+    else:
+        source = [source] if isinstance(source, str) else source
+        DATA_SETS[name](source, target, console)
+        told = "prepared"
+    console.print(f"{name} is {told}: {target}", soft_wrap=True, markup=False)
+    return target
