@@ -111,20 +111,28 @@ class Compile:
 
 @dataclasses.dataclass(frozen=True)
 class Prepare:
-    """Write a TFDS directory of CIFAR-10 or CIFAR-100 from the official files."""
+    """Write a TFDS directory of CIFAR or ImageNet from the official files."""
 
     name: tyro.conf.Positional[str]
-    """cifar10 or cifar100."""
+    """cifar10, cifar100 or imagenet2012."""
     source: tuple[str, ...] = ()
-    """The official archive, or its files; by default the archive is downloaded."""
+    """Official archives, or the folder of the files; CIFAR is downloaded by default."""
     data_dir: str | None = None
     """Folder of the TFDS data sets; by default the one that TFDS uses."""
+    verify: Flag = False
+    """Compare the MD5 of ImageNet's archives too, which takes minutes."""
 
     def run(self, console: Console) -> None:
         """Writes the data set."""
         from train.data.prepare import prepare
 
-        prepare(self.name, source=self.source, data_dir=self.data_dir, console=console)
+        prepare(
+            self.name,
+            source=self.source,
+            data_dir=self.data_dir,
+            verify=self.verify,
+            console=console,
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,12 @@ from pathlib import Path
 
 from shiftjax.errors import InputError, MissingFileError, unknown_name
 
+_PREPARED = {  # the commands for the data sets that need no TensorFlow
+    "cifar10": "`python -m train prepare cifar10`",
+    "cifar100": "`python -m train prepare cifar100`",
+    "imagenet2012": "`python -m train prepare imagenet2012 --source FOLDER` with the "
+    "folder of the official archives",
+}
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -111,12 +117,10 @@ def _folder_of_versions(root: Path, path: str) -> Path:
 
 def _missing(name: str, root: Path) -> MissingFileError:
     """Builds the error for a data set that is not on disk."""
-    run = (
-        f"`python -m train prepare {name}`"
-        if name in ("cifar10", "cifar100")
-        else f"`tfds build {name} --file_format=array_record` where TensorFlow is "
-        "installed"
+    build = (
+        f"`tfds build {name} --file_format=array_record` where TensorFlow is installed"
     )
+    run = _PREPARED.get(name, build)
     near = ", ".join(_folders(root)) if root.is_dir() else ""
     there = f"there are: {near}" if near else "there are none"
     return MissingFileError(

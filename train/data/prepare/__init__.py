@@ -1,6 +1,6 @@
 """Writes data sets for TFDS from their official files, without TensorFlow.
 
-`sets` has the table of the data sets; `cifar` reads and writes them;
+`sets` has the table of the data sets; `cifar` and `imagenet` read and write them;
 `download` fetches an archive; `directory` creates a data set's directory.
 """
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from shiftjax.errors import unknown_name
 from train.data import tfds_directory
 from train.data.prepare.cifar import builder as cifar
+from train.data.prepare.imagenet import writer as imagenet
 
 
 class Write(Protocol):
@@ -20,14 +21,17 @@ class Write(Protocol):
         source: Sequence[str | Path],
         target: Path,
         console: Console,
+        *,
+        verify: bool,
     ) -> None:
-        """Writes to `target`."""
+        """Writes to `target`; `verify` asks for checks that take minutes."""
         ...
 
 
 DATA_SETS: dict[str, Write] = {
     "cifar10": cifar.write,
     "cifar100": cifar.write,
+    "imagenet2012": imagenet.write,
 }
 
 
@@ -36,6 +40,7 @@ def prepare(
     *,
     source: str | Sequence[str | Path] = (),
     data_dir: str | None = None,
+    verify: bool = False,
     console: Console | None = None,
 ) -> Path:
     """Writes a data set as a directory of TensorFlow Datasets (array_record).
@@ -43,12 +48,16 @@ def prepare(
     The directory is created atomically. If it exists already, nothing is done.
 
     Args:
-      name: `"cifar10"` or `"cifar100"`.
-      source: the official files, verified by their published digests: the archive
-        (`cifar-10-python.tar.gz`, `cifar-10-binary.tar.gz`, ...), a folder with the
-        extracted files, or the files. If empty, the archive is downloaded, and deleted
-        at the end.
+      name: `"cifar10"`, `"cifar100"` or `"imagenet2012"`.
+      source: the official files. For CIFAR, verified by their published digests: the
+        archive (`cifar-10-python.tar.gz`, `cifar-10-binary.tar.gz`, ...), a folder with
+        the extracted files, or the files. If empty, the archive is downloaded, and
+        deleted at the end. For ImageNet, `ILSVRC2012_img_train.tar` and
+        `ILSVRC2012_img_val.tar`, or the folder with both, or a folder with the images
+        in `train/CLASS/` and in `val/` or `val/CLASS/`.
       data_dir: directory of all TFDS data sets; None for TFDS's default.
+      verify: if True, compare the digests of ImageNet's archives, which takes minutes;
+        otherwise their sizes.
       console: the console for progress and results; by default standard error.
 
     Returns:
@@ -70,7 +79,7 @@ def prepare(
         told = "already prepared"
     else:
         source = [source] if isinstance(source, str) else source
-        DATA_SETS[name](source, target, console)
+        DATA_SETS[name](source, target, console, verify=verify)
         told = "prepared"
     console.print(f"{name} is {told}: {target}", soft_wrap=True, markup=False)
     return target
