@@ -94,24 +94,16 @@ def _candidates(split: Split, path: Path) -> list[Path]:
     ]
 
 
-def check(
-    spec: ImageNet,
-    found: Mapping[str, Path],
-    *,
-    verify: bool = False,
-    console: Console | None = None,
-) -> None:
-    """Checks, before anything is written, that the files are complete.
+def check(spec: ImageNet, found: Mapping[str, Path]) -> None:
+    """Checks that the files are complete, without reading the images.
 
     Args:
       spec: the published files.
       found: the path of each split.
-      verify: if True, compare the digests of the archives too.
-      console: the console for the progress of `verify`.
 
     Raises:
-      InputError: if an archive has another size or digest, a class is missing, or a
-        folder has another number of images.
+      InputError: if an archive has another size, a class is missing, or a folder has
+        another number of images.
     """
     for split in spec.splits:
         path = found[split.name]
@@ -120,7 +112,22 @@ def check(
         else:
             _check_count(split, path, sum(1 for _ in _names(path)))
     _check_classes(spec, found[spec.train.name])
-    for split in spec.splits if verify else ():
+
+
+def verify_archives(
+    spec: ImageNet, found: Mapping[str, Path], console: Console
+) -> None:
+    """Compares the digests of the archives with the published ones.
+
+    Args:
+      spec: the published files.
+      found: the path of each split; folders have no digest.
+      console: the console for the progress, since it takes minutes.
+
+    Raises:
+      InputError: if a digest differs.
+    """
+    for split in spec.splits:
         if found[split.name].is_file():
             _check_digest(split, found[split.name], console)
 
@@ -159,7 +166,7 @@ def _check_count(split: Split, path: Path, images: int) -> None:
         )
 
 
-def _check_digest(split: Split, path: Path, console: Console | None) -> None:
+def _check_digest(split: Split, path: Path, console: Console) -> None:
     """Compares the digest of an archive with the published one."""
     with (
         Progress(console=console) as progress,

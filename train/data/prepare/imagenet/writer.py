@@ -48,10 +48,12 @@ def write(
     """
     spec = files.official()
     found = reader.find(spec, source)
-    reader.check(spec, found, verify=verify, console=console)
+    reader.check(spec, found)
     # The records have less around an image than the archives.
     needed = sum(s.archive_bytes + s.shards * _PADDING for s in spec.splits)
     directory.check_space(target.parents[1], needed)
+    if verify:
+        reader.verify_archives(spec, found, console)
     with (
         directory.scratch(target) as scratch,
         Progress(console=console) as progress,
