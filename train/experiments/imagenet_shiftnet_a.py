@@ -2,9 +2,10 @@
 
     python -m train imagenet_shiftnet_a
 
-The data are `imagenet2012` of TensorFlow Datasets, in array_record files. A folder with
-`train/CLASS/*.JPEG` and `val/CLASS/*.JPEG` is read by `--data.source folder:PATH`. The
-published top-1 accuracy is 70.1%; this network has not been trained here.
+The data are `imagenet2012` of TensorFlow Datasets, in array_record files, which
+`python -m train prepare imagenet2012` writes. A folder with `train/CLASS/*.JPEG` and
+`val/CLASS/*.JPEG` is read by `--data.source folder:PATH`. The published top-1 accuracy
+is 70.1%; this network has not been trained here.
 
 10,000 training images are held out as the validation split, and the official
 validation images are the test split, which is read once, at the end.
