@@ -1,11 +1,14 @@
 """What all tests and doctests share: four CPU devices and one random generator."""
 
+import gc
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 DEVICES = 4
+MOST_MAPPINGS = 20_000  # of memory; Linux allows 65,530 in a process
 
 # Read when JAX starts a backend.
 os.environ["XLA_FLAGS"] = (
@@ -34,6 +37,19 @@ def pytest_report_header(config: pytest.Config) -> str:
 def rng(request: pytest.FixtureRequest) -> np.random.Generator:
     """A random generator of the test's own, from `--seed`."""
     return np.random.default_rng(request.config.getoption("seed"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs() -> Iterator[None]:
+    """Drops compiled programs, of which each takes some mappings of memory.
+
+    Without it, a process of many tests reaches Linux's limit, and crashes in LLVM.
+    """
+    yield
+    mappings = Path("/proc/self/maps")
+    if mappings.exists() and mappings.read_text().count("\n") > MOST_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from train.data.decoding import Decoding
 from train.data.encoded import Encoded
 from train.data.folder import Files
 from train.data.random_crop import random_box
+from train.machine import cores
 
 IMAGES = 512  # in a call
 SIZE = (500, 375)
@@ -34,13 +35,13 @@ def tables(options: Options, machine: dict[str, Any]) -> list[Table]:
     images = options.batch_size or (8 if options.quick else IMAGES)
     other = "torchvision" if importlib.util.find_spec("torchvision") else "Pillow"
     found = []
-    for cores in sorted({1, machine["cores"]}):
-        own = {"images": images, "cores": cores}
+    for count in sorted({1, len(cores())}):
+        own = {"images": images, "cores": count}
         cases = [Case("shiftjax", "jax", "benchmarks.images:shiftjax", own)]
         if machine.get("torch"):
             name = f"PyTorch's DataLoader with {other}"
             cases.append(Case(name, "torch", "benchmarks.images:data_loader", own))
-        title = f"random-resized crop of a JPEG file, on each of {cores} core(s)"
+        title = f"random-resized crop of a JPEG file, on each of {count} core(s)"
         found.append(Table(title, "shiftjax", tuple(cases), own))
     return found
 

@@ -24,7 +24,7 @@ MACHINES = [
 def test_tables_are_whole(name, machine):
     tables = BENCHMARKS[name](Options((name,), compile_torch=True), machine)
     titles = [table.title for table in tables]
-    assert len(set(titles)) == len(titles) > 1
+    assert len(set(titles)) == len(titles) > 0
     for table in tables:
         names = [case.name for case in table.cases]
         assert len(set(names)) == len(names) > (1 if machine.get("torch") else 0)

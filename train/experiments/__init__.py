@@ -36,15 +36,21 @@ def describe(name: str) -> str:
 def command(config: Config) -> str:
     """Returns the command line, quoted for a shell, that gives the same results.
 
-    It names the experiment that needs the fewest options.
+    It names the experiment that needs the fewest options; of several, the one with the
+    run's folder.
 
     Example:
       >>> import dataclasses
       >>> command(dataclasses.replace(load("digits"), seed=3))
       'python -m train digits --seed 3'
     """
-    lines = [[name, *_options(load(name), config)] for name in names()]
-    return shlex.join(["python", "-m", "train", *min(lines, key=len)])
+    candidates = []
+    for name in names():
+        base = load(name)
+        words = [name, *_options(base, config)]
+        candidates.append((len(words), base.workdir != config.workdir, words))
+    *_, words = min(candidates)
+    return shlex.join(["python", "-m", "train", *words])
 
 
 def _options(base: Config, config: Config) -> list[str]:
