@@ -212,16 +212,16 @@ def test_hosts_compile_a_program_before_one_starts_it(monkeypatch):
     """Else the one with a warm cache gives up while the other one compiles."""
     calls = []
 
-    def program(*arguments):
-        calls.append("run")
-        return sum(x.sum() for x in arguments)
+    class Program:
+        def __call__(self, *arguments):
+            calls.append("run")
+            return sum(x.sum() for x in arguments)
 
-    def lower(*arguments):
-        return SimpleNamespace(compile=lambda: calls.append("compile"))
+        def lower(self, *arguments):
+            return SimpleNamespace(compile=lambda: calls.append("compile"))
 
-    program.lower = lower
     monkeypatch.setattr(coordination, "meet", lambda: calls.append("meet"))
-    run = parallel.started_together(program)
+    run = parallel.started_together(Program())
     state, data = np.ones(2), np.ones(3)
     assert run(state, data, np.ones((4, 1)), np.int32(1)) == 10
     assert calls == ["compile", "meet", "run"]
