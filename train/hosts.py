@@ -89,11 +89,11 @@ def join(options: Hosts) -> None:
         ) from error
     finally:
         late.cancel()
-    _explain_aborts()
+    _end_aborts(LOST, f"{_last_line()}\n")
 
 
-def _explain_aborts() -> None:
-    """Makes an abort by JAX end as every loss of a process does: one line and `LOST`.
+def _end_aborts(code: int, words: str) -> None:
+    """Makes an abort by JAX end this process with an exit code and last words.
 
     JAX aborts from a thread of its own when the first process or a heartbeat is lost.
     Python would handle the signal in its main thread, which is too late.
@@ -101,8 +101,8 @@ def _explain_aborts() -> None:
 
     @ctypes.CFUNCTYPE(None, ctypes.c_int)
     def end(_: int) -> None:
-        os.write(2, f"{_last_line()}\n".encode())
-        os._exit(LOST)
+        os.write(2, words.encode())
+        os._exit(code)
 
     _handlers.append(end)
     ctypes.CDLL(None).signal(signal.SIGABRT, end)
@@ -313,6 +313,9 @@ def fail(error: BaseException) -> NoReturn:
         code = LOST
     sys.stdout.flush()
     sys.stderr.flush()
+    # The others end too, of which JAX would say more, and abort.
+    _end_aborts(code, "")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
     coordination.leave(LEAVE_SECONDS)
     os._exit(code)
 

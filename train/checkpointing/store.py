@@ -60,11 +60,9 @@ class StepStore:
         """Lists the steps, oldest first, damaged ones included."""
         try:
             paths = [path for path in self.directory.iterdir() if path.is_dir()]
-        except FileNotFoundError:
-            if not self._in_store:
-                raise
-            return []  # a store has no empty folders
         except OSError as error:
+            if self._in_store and isinstance(error, FileNotFoundError):
+                return []  # a store has no empty folders
             raise self._explained(error) from error
         steps = [path for path in paths if re.fullmatch(r"0|[1-9]\d*", path.name)]
         if self._in_store:  # where Orbax cannot rename a step when it is written
