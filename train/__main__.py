@@ -1,5 +1,6 @@
 """The program: `python -m train [experiment] [--options]`, and its other commands."""
 
+import logging
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -36,6 +37,7 @@ def main(given: Sequence[str] | None = None) -> int:
         print(_overview())
         return 0
     try:
+        logging.basicConfig(format="train: %(message)s")  # of warnings
         command = parse(given)
         console = Console(soft_wrap=True)
         if isinstance(command, config.Config):

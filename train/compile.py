@@ -21,12 +21,14 @@ import numpy as np
 from jax.experimental import topologies
 
 from shiftjax.errors import InputError, unknown_name
+from train import memory
 from train.assemble import Setup, set_up
 from train.config import Config
 from train.data.image_set import ImageSet
 from train.data.placement import is_resident
 from train.data.resident import Resident
 from train.parallel import Replicas
+from train.steps import check_share
 
 HEADINGS = (
     "chips", "images a chip", "memory, GB", "traffic, GB", "GFLOP", "sums", "sums, MB",
@@ -50,19 +52,17 @@ _SHAPE = re.compile(r"(pred|bf16|[a-z]+(\d+))\[([\d,]*)\]")
 class Chip:
     """The speeds of a TPU chip.
 
-    Source: https://cloud.google.com/tpu/docs/system-architecture-tpu-vm
+    Source: https://cloud.google.com/tpu/docs/v5e, .../v5p and .../v6e
 
     Attributes:
       flops: operations per second of bfloat16 products.
       bandwidth: bytes per second between the chip and its memory.
-      links: bytes per second to all neighboring chips together.
-      memory: bytes of memory.
+      links: bytes per second that it can send to all neighboring chips together.
     """
 
     flops: float
     bandwidth: float
     links: float
-    memory: float
 
     def bound(self, flops: float, traffic: float, summed: float) -> float:
         """Returns the least seconds of a step.
@@ -78,9 +78,9 @@ class Chip:
 
 
 CHIPS: Mapping[str, Chip] = {
-    "v5e": Chip(197e12, 819e9, 200e9, 16e9),
-    "v5p": Chip(459e12, 2765e9, 600e9, 95e9),
-    "v6e": Chip(918e12, 1640e9, 448e9, 32e9),
+    "v5e": Chip(197e12, 819e9, 200e9),
+    "v5p": Chip(459e12, 2765e9, 600e9),
+    "v6e": Chip(918e12, 1640e9, 448e9),
 }
 
 
@@ -223,13 +223,15 @@ def compile_step(
       per_chip: images of a step on each chip; None to split the run's batch.
 
     Raises:
-      InputError: if the slice does not exist, or the batch cannot be split evenly.
+      InputError: if the slice does not exist, the batch cannot be split evenly, or a
+        chip has too little memory.
     """
     chip, devices = chip_of(topology), devices_of(topology)
     replicas = Replicas(devices, config.backend)
     if per_chip is not None:
         config = dataclasses.replace(config, batch_size=per_chip * replicas.count)
     share = replicas.per_device(config.batch_size)
+    check_share(config, share)
     config = dataclasses.replace(config, devices=1, init=None)
     setup = set_up(config, blank(examples, classes, config.data.image_size))
     setup = dataclasses.replace(setup, replicas=replicas)
@@ -240,18 +242,19 @@ def compile_step(
         jax.ShapeDtypeStruct((), jnp.int32),
     )
     start = time.perf_counter()
-    compiled = replicas.lower(setup.train_steps, *arguments).compile()
+    with memory.explained():
+        compiled = replicas.lower(setup.train_steps, *arguments).compile()
     seconds = time.perf_counter() - start
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
+    needed, cost = compiled.memory_analysis(), compiled.cost_analysis()
     number, summed = sums(compiled.as_text())
     return StepCost(
         len(devices),
         share,
-        memory.argument_size_in_bytes
-        + memory.output_size_in_bytes
-        - memory.alias_size_in_bytes
-        + memory.temp_size_in_bytes
-        + memory.generated_code_size_in_bytes,
+        needed.argument_size_in_bytes
+        + needed.output_size_in_bytes
+        - needed.alias_size_in_bytes
+        + needed.temp_size_in_bytes
+        + needed.generated_code_size_in_bytes,
         cost["bytes accessed"],
         cost["flops"],
         number,

@@ -49,6 +49,21 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def is_running(process: int) -> bool:
+    """Returns True if a process of this machine has not ended.
+
+    Args:
+      process: its number.
+    """
+    try:
+        os.kill(process, 0)  # signal 0 only checks that the process exists
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # of another user
+    return True
+
+
 def commit() -> str | None:
     """Returns the commit, which ends in "-dirty" if the sources have changed since."""
     if git("ls-files", "shiftjax/shift.py") is None:

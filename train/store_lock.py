@@ -12,14 +12,15 @@ import secrets
 import socket
 import threading
 import time
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from shiftjax.errors import InputError
 from train import files
+from train.machine import is_running
 
 REFRESH_SECONDS = 10.0
 STALE_SECONDS = 45.0  # without a change, after which the writer is taken for dead
+LOOK_SECONDS = 1.0  # between two looks at the object
 
 
 class StoreLock:
@@ -48,17 +49,6 @@ class StoreLock:
         with contextlib.suppress(Exception):  # a later process waits, as after a kill
             self._path.unlink(missing_ok=True)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _keep_fresh(self) -> None:
         while not self._released.wait(REFRESH_SECONDS):
             with contextlib.suppress(OSError):  # the next one may succeed
@@ -82,7 +72,7 @@ def _wait_until_free(path: files.Folder) -> None:
     """
     found, end = _read(path), time.monotonic() + STALE_SECONDS
     while found is not None and not _has_ended(found) and time.monotonic() < end:
-        time.sleep(STALE_SECONDS / 45)
+        time.sleep(LOOK_SECONDS)
         again = _read(path)
         if again is not None and again != found:
             raise InputError(
@@ -102,12 +92,5 @@ def _read(path: files.Folder) -> dict[str, Any] | None:
 
 def _has_ended(holder: dict[str, Any]) -> bool:
     """Returns True if the holder was a process of this machine that has ended."""
-    if holder.get("host") != socket.gethostname():
-        return False
-    try:
-        os.kill(int(holder["process"]), 0)  # signal 0 only checks that it exists
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
+    here = holder.get("host") == socket.gethostname()
+    return here and not is_running(int(holder["process"]))

@@ -1,17 +1,19 @@
 """The folder of a run, in which one process at a time trains one run."""
 
+import contextlib
 import dataclasses
 import fcntl
 import os
 import socket
 import time
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from shiftjax.errors import InputError
 from train import config as config_file
 from train import files
 from train.config import Config
+from train.machine import is_running
 from train.store_lock import StoreLock
 
 LOCK = ".lock"
@@ -19,14 +21,14 @@ CHECKPOINTS = "checkpoints"
 TRIES, PAUSE_SECONDS = 5, 0.1
 
 
-def open_workdir(config: Config) -> IO[str] | StoreLock:
+def open_workdir(config: Config) -> contextlib.AbstractContextManager[Any]:
     """Makes the folder of a run, or checks that it holds this run, and locks it.
 
     Args:
       config: the run's configuration, which is written to the folder.
 
     Returns:
-      A lock of the folder, until it is closed.
+      A context in which the folder is locked.
 
     Raises:
       InputError: if it holds another run, is in use or cannot be written.
@@ -43,7 +45,7 @@ def open_workdir(config: Config) -> IO[str] | StoreLock:
         workdir.mkdir(parents=True, exist_ok=True)
         config_file.save(config, workdir)
         if files.in_store(workdir):
-            return StoreLock(workdir / LOCK)
+            return contextlib.closing(StoreLock(workdir / LOCK))
     except InputError:
         raise
     except Exception as error:
@@ -68,15 +70,8 @@ class Holder:
 
     def is_orphan(self) -> bool:
         """Returns True if it runs on this machine and its parent has ended."""
-        if self.machine != socket.gethostname():
-            return False
-        try:
-            os.kill(self.parent, 0)  # signal 0 only checks that the process exists
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass
-        return False
+        here = self.machine == socket.gethostname()
+        return here and not is_running(self.parent)
 
 
 def holder(workdir: Path) -> Holder | None:

@@ -15,7 +15,10 @@ from orbax.checkpoint._src.path import gcs_utils
 
 
 class Store(backend._OsPathBackend):
-    """A backend of epath that refuses what an object store cannot do."""
+    """A backend of epath that refuses what an object store cannot do.
+
+    The methods that no run calls are not implemented.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root

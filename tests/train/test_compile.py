@@ -125,9 +125,25 @@ def test_a_step_compiles_for_a_slice(backend):
     assert row.startswith("| v5e:2x2 | 4 | 8 |")
 
 
-def test_a_batch_that_the_chips_cannot_share_is_refused(monkeypatch):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 12}, "batch_size=12: 8 devices share it"),
+        ({"batch_size": 48, "accumulate": 4}, "--accumulate 4: .* choose 3 or 6"),
+    ],
+)
+def test_a_batch_that_the_chips_cannot_share_is_refused(options, message, monkeypatch):
     monkeypatch.setattr(compiler, "devices_of", lambda topology: tuple(range(8)))
-    with pytest.raises(InputError, match="batch_size=12: 8 devices share it"):
-        compiler.compile_step(
-            dataclasses.replace(load("digits"), batch_size=12), "v5e:2x4", 100, 10
-        )
+    run = dataclasses.replace(load("digits"), **options)
+    with pytest.raises(InputError, match=message):
+        compiler.compile_step(run, "v5e:2x4", 100, 10)
+
+
+def test_too_little_memory_is_one_line_that_names_options(monkeypatch):
+    def lower(*arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: 17.1G of 15.7G hbm")
+
+    monkeypatch.setattr(Replicas, "lower", lower)
+    monkeypatch.setattr(compiler, "devices_of", lambda topology: jax.devices("cpu")[:1])
+    with pytest.raises(InputError, match=r"memory of a device .*--model\.remat"):
+        compiler.compile_step(load("digits"), "v5e:1x1", 100, 10)

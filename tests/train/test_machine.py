@@ -3,7 +3,9 @@
 import json
 import re
 import subprocess
+import sys
 import types
+from subprocess import PIPE
 
 from train import machine
 
@@ -45,3 +47,11 @@ def test_starts_are_noted_and_told(tmp_path):
     assert others == ["1 NVIDIA H200", "4 TPU v5e"]
     lines = (tmp_path / machine.STARTS).read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [0, 1, 2, 3]
+
+
+def test_a_process_runs_until_it_has_ended():
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=PIPE) as process:
+        assert machine.is_running(process.pid)
+        process.communicate(b"\n")
+        assert not machine.is_running(process.pid)
+    assert machine.is_running(1)  # maybe of another user

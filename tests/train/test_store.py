@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 import socket
+from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -35,6 +36,7 @@ def hasty(monkeypatch):
     """Lets locks become stale soon."""
     monkeypatch.setattr(store_lock, "REFRESH_SECONDS", 0.05)
     monkeypatch.setattr(store_lock, "STALE_SECONDS", 0.5)
+    monkeypatch.setattr(store_lock, "LOOK_SECONDS", 0.01)
 
 
 def newest(workdir):
@@ -115,13 +117,16 @@ def test_lines_are_written_together_and_by_flush(store, monkeypatch):
 
 def test_a_held_lock_is_refused_and_a_left_one_taken(store, hasty):
     lock = files.folder("gs://bucket/run/.lock")
-    with StoreLock(lock), pytest.raises(InputError, match="bucket/run is in use") as no:
+    with (
+        closing(StoreLock(lock)),
+        pytest.raises(InputError, match="bucket/run is in use") as no,
+    ):
         StoreLock(lock)
     assert socket.gethostname() in str(no.value)
     assert not lock.exists()
     left = {"host": "elsewhere", "process": 1, "token": "x", "time": 0}
     lock.write_text(json.dumps(left))
-    with StoreLock(lock):
+    with closing(StoreLock(lock)):
         assert json.loads(lock.read_text())["host"] == socket.gethostname()
 
 
@@ -129,7 +134,7 @@ def test_the_lock_of_a_process_that_has_ended_here_is_taken_at_once(store):
     lock = files.folder("gs://bucket/run/.lock")
     mine = {"host": socket.gethostname(), "process": 2**22 + 1, "token": "x", "time": 0}
     lock.write_text(json.dumps(mine))
-    with StoreLock(lock):
+    with closing(StoreLock(lock)):
         pass
 
 
