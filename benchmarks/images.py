@@ -4,12 +4,17 @@ The images are sections of scikit-learn's two photographs, 500 x 375 pixels in J
 files of about 110 kB, like those of ImageNet. Each is read, decoded, cropped and
 resized to 224 x 224. A time is that of one image on one core, so that 1000 over the
 milliseconds are images per second and core.
+
+A step that only sleeps, for the time of decoding its batch over `LOAD`, shows the wait
+for input: without any, its time is that of decoding over `LOAD`. The wait for the first
+batch, which nothing can hide, is a thirty-second part of it.
 """
 
 import dataclasses
 import importlib.util
 import io
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +26,12 @@ from train.data.decoding import Decoding
 from train.data.encoded import Encoded
 from train.data.folder import Files
 from train.data.random_crop import random_box
+from train.data.stream import Prefetch
 from train.machine import cores
 
 IMAGES = 512  # in a call
+STEP = 16  # images in a step that is fed
+LOAD = 0.9  # share of the rate of decoding that a step uses
 SIZE = (500, 375)
 BYTES = 110_000
 IMAGE_SIZE = 224
@@ -37,7 +45,11 @@ def tables(options: Options, machine: dict[str, Any]) -> list[Table]:
     found = []
     for count in sorted({1, len(cores())}):
         own = {"images": images, "cores": count}
-        cases = [Case("shiftjax", "jax", "benchmarks.images:shiftjax", own)]
+        step = f"shiftjax, feeding a step at {LOAD} of its rate"
+        cases = [
+            Case("shiftjax", "jax", "benchmarks.images:shiftjax", own),
+            Case(step, "jax", "benchmarks.images:feeding", own),
+        ]
         if machine.get("torch"):
             name = f"PyTorch's DataLoader with {other}"
             cases.append(Case(name, "torch", "benchmarks.images:data_loader", own))
@@ -48,11 +60,8 @@ def tables(options: Options, machine: dict[str, Any]) -> list[Table]:
 
 def shiftjax(images: int, cores: int) -> Program:
     """Makes batches as in the trainer, with a thread per core."""
-    folder = tempfile.TemporaryDirectory()
-    paths = draw(Path(folder.name), images)
-    files = Files(paths, np.zeros(images, np.int32), ("photograph",))
-    decoding = Decoding(image_size=IMAGE_SIZE, crop_scale=SCALE, threads=cores)
-    examples, epoch = Encoded.of(files, decoding), 0
+    examples, folder = _examples(images, cores)
+    epoch = 0
 
     def call() -> Any:
         nonlocal epoch
@@ -61,6 +70,37 @@ def shiftjax(images: int, cores: int) -> Program:
         return result, folder  # which exists as long as the program
 
     return Program(call, lambda _: None, steps=max(images // cores, 1))
+
+
+def feeding(images: int, cores: int) -> Program:
+    """Makes batches ahead of steps, as in the trainer, that only sleep."""
+    examples, folder = _examples(images, cores)
+    batches = np.array_split(np.arange(images), -(-images // STEP))
+
+    def decode(batch: np.ndarray) -> Any:
+        return examples.batch(batch, np.zeros(len(batch), np.int32))
+
+    decode(batches[0])
+    start = time.perf_counter()
+    for batch in batches:
+        decode(batch)
+    step = (time.perf_counter() - start) / len(batches) / LOAD
+
+    def call() -> Any:
+        for _ in Prefetch(decode, batches):
+            time.sleep(step)
+        return folder
+
+    return Program(call, lambda _: None, steps=max(images // cores, 1))
+
+
+def _examples(images: int, cores: int) -> tuple[Encoded, tempfile.TemporaryDirectory]:
+    """Draws the images, into a folder that exists as long as it is referred to."""
+    folder = tempfile.TemporaryDirectory()
+    paths = draw(Path(folder.name), images)
+    files = Files(paths, np.zeros(images, np.int32), ("photograph",))
+    decoding = Decoding(image_size=IMAGE_SIZE, crop_scale=SCALE, threads=cores)
+    return Encoded.of(files, decoding), folder
 
 
 def data_loader(images: int, cores: int) -> Program:
