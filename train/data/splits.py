@@ -120,7 +120,13 @@ def select(
         raise InputError(f"{official.source} has no training split, only a test split")
     training = official.train()
     if official.test is None:
-        rest, test = stratified_cut(training.labels, round(0.2 * len(training)))
+        held_out = round(0.2 * len(training))
+        if not held_out:
+            raise InputError(
+                f"{official.source} has {len(training)} training examples and no test "
+                "split: a fifth of them are held out for testing, so three at least"
+            )
+        rest, test = stratified_cut(training.labels, held_out)
         training = training.take(test if split == "test" else rest)
     if split == "test":
         return training
@@ -149,13 +155,13 @@ def _cut_validation(
         validation_examples = len(training) // 10
     if not 0 <= validation_examples < len(training):
         raise InputError(
-            f"validation_examples {validation_examples} is not allowed: {source} has "
+            f"--data.validation-examples {validation_examples}: {source} has "
             f"{len(training)} training examples, so 0..{len(training) - 1}"
         )
     if split == "validation" and not validation_examples:
         raise InputError(
-            f"{source} has no validation split and validation_examples is 0: set it to "
-            "the number of training examples to hold out"
+            f"{source} has no validation split and --data.validation-examples is 0: "
+            "set it to the number of training examples to hold out"
         )
     if split == "train+validation" or not validation_examples:
         return training

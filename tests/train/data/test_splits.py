@@ -51,7 +51,7 @@ def test_a_tenth_is_held_out_by_default_and_none_with_zero():
 
 @pytest.mark.parametrize("count", [-1, 100, 5000])
 def test_an_impossible_number_names_what_is_allowed(count):
-    with pytest.raises(InputError, match=rf"validation_examples {count} .*0\.\.99"):
+    with pytest.raises(InputError, match=rf"validation-examples {count}: .*0\.\.99"):
         numbers(source("train", "test"), "train", count)
 
 
@@ -75,6 +75,16 @@ def test_with_training_examples_only_a_stratified_fifth_is_the_test_split():
     assert [len(part) for part in parts] == [70, 10, 20]
     assert sorted(parts[0] + parts[1] + parts[2]) == list(range(100))
     assert np.bincount(np.array(parts[2]) % 4).tolist() == [5, 5, 5, 5]
+
+
+@pytest.mark.parametrize("split", splits.SPLITS)
+def test_too_few_examples_for_a_test_split_are_refused_in_every_split(split):
+    """Not only when the run has ended, and its test split is read."""
+    official = splits.assign("pair", ["train"], lambda name: numbered(0, 2))
+    with pytest.raises(InputError, match="pair has 2 training examples and no test"):
+        splits.select(official, split, 0)
+    three = splits.assign("three", ["train"], lambda name: numbered(0, 3))
+    assert len(numbers(three, "test")) == 1
 
 
 def test_a_source_of_test_examples_only():
