@@ -17,9 +17,10 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
+from tests.train.processes import TIMEOUT, free_port
 from train import loop
 from train.assemble import set_up
-from train.config import Augment, Config, Data, Model, Schedule, flatten
+from train.config import Augment, Config, Data, Hosts, Model, Schedule, flatten
 
 ROOT = Path(__file__).parents[2]
 
@@ -131,12 +132,14 @@ def run(compiled_once):
 def start(cache_dir):
     """Returns a function that starts `python -m train` in a process of its own."""
 
-    def start(*words: str, devices: int = 4, cwd: Path | None = None):
+    def start(
+        *words: str, devices: int = 4, cwd: Path | None = None, program: str = "train"
+    ):
         added = {name.upper(): str(value) for name, value in COMPILATION.items()}
         added |= {"PYTHONPATH": str(ROOT), "SHIFTJAX_CACHE": str(cache_dir)}
         added["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
         return subprocess.Popen(
-            [sys.executable, "-W", "error", "-m", "train", *words],
+            [sys.executable, "-W", "error", "-m", program, *words],
             env=os.environ | added | {"JAX_PLATFORMS": "cpu"},
             cwd=cwd,
             stdout=subprocess.PIPE,
@@ -145,6 +148,29 @@ def start(cache_dir):
         )
 
     return start
+
+
+@pytest.fixture
+def pair(start):
+    """Returns a function that starts both processes of a run.
+
+    They run `python -m PROGRAM WORDS` with the options of each configuration.
+    """
+    begun = []
+
+    def pair(*configs, devices=(2, 2), folders=(None, None), program="train", words=()):
+        port = free_port()
+        for index, config in enumerate(configs):
+            options = Hosts(f"localhost:{port}", len(configs), index, TIMEOUT)
+            line = command_line_of(dataclasses.replace(config, hosts=options))
+            kind = {"devices": devices[index], "cwd": folders[index]}
+            begun.append(start(*words, *line, **kind, program=program))
+        return begun[-len(configs) :]
+
+    yield pair
+    for process in begun:
+        process.kill()
+        process.communicate()
 
 
 @dataclasses.dataclass(frozen=True)

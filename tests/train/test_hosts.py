@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from shiftjax.errors import InputError
+from tests.train.processes import TIMEOUT, free_port, wait
 from train import hosts
 from train.assemble import set_up
 from train.checkpointing import Checkpoints
@@ -29,7 +30,6 @@ from train.exits import LOST, TemporaryError
 from train.logging.records import METRICS_FILE, read_metrics
 
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 240  # seconds, also of a busy machine
 
 
 # --- meeting ------------------------------------------------------------------------
@@ -149,37 +149,6 @@ def _raise(message: str) -> None:
 
 
 # --- two processes ------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("localhost", 0))
-        return s.getsockname()[1]
-
-
-@pytest.fixture
-def pair(start, command_line):
-    """Returns a function that starts both processes of a run."""
-    begun = []
-
-    def pair(*configs, devices=(2, 2), folders=(None, None)):
-        port = free_port()
-        for index, config in enumerate(configs):
-            options = Hosts(f"localhost:{port}", len(configs), index, TIMEOUT)
-            words = command_line(dataclasses.replace(config, hosts=options))
-            begun.append(start(*words, devices=devices[index], cwd=folders[index]))
-        return begun[-len(configs) :]
-
-    yield pair
-    for process in begun:
-        process.kill()
-        process.communicate()
-
-
-def wait(processes, seconds=TIMEOUT):
-    """Returns the exit codes and all that was said."""
-    said = [process.communicate(timeout=seconds) for process in processes]
-    return [process.returncode for process in processes], said
 
 
 def restored(workdir):

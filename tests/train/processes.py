@@ -1,0 +1,31 @@
+"""The processes of a run on several hosts: their port, and their ends."""
+
+import random
+import socket
+import subprocess
+from collections.abc import Sequence
+
+TIMEOUT = 240  # seconds, also of a busy machine
+
+
+def free_port() -> int:
+    """Returns a free port, below those that Linux gives to outgoing connections.
+
+    So it stays free while the processes of a run are started again and again.
+    """
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as listener:
+            try:
+                listener.bind(("", port))
+            except OSError:
+                continue
+            return port
+    raise OSError("no free port was found")
+
+
+def wait(
+    processes: Sequence[subprocess.Popen], seconds: float = TIMEOUT
+) -> tuple[list[int], list[tuple[str, str]]]:
+    """Returns the exit codes, and the output and the errors of each process."""
+    said = [process.communicate(timeout=seconds) for process in processes]
+    return [process.returncode for process in processes], said
