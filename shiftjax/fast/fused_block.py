@@ -1,9 +1,9 @@
 """The shift block with a kernel that never stores the wide tensor.
 
-`shift_project` computes expand, ReLU, shift and project, the part of the block between
-its two norms, as a differentiable function. A program compiled for the kernels'
-platform uses the kernels, and any other program `definition`. `shift_block` computes
-the whole block. BatchNorm after the expanding product is folded into it, with
+`fused_shift_project` computes expand, ReLU, shift and project, the part of the block
+between its two norms, as a differentiable function. A program compiled for the kernels'
+platform uses the kernels, and any other program `definition`. `fused_shift_block`
+computes the whole block. BatchNorm after the expanding product is folded into it, with
 statistics of its narrow input. These are known before the wide tensor, which therefore
 need not exist. `shiftjax.fast.tpu` and `shiftjax.fast.gpu` provide the kernels and the
 statistics.
@@ -102,7 +102,7 @@ def definition(
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
-def shift_project(
+def fused_shift_project(
     x: jax.Array,
     expand: jax.Array,
     bias: jax.Array,
@@ -135,7 +135,7 @@ def shift_project(
 
 
 def _forward(*arguments: Any) -> tuple[jax.Array, Arrays]:
-    return shift_project(*arguments), arguments[:4]
+    return fused_shift_project(*arguments), arguments[:4]
 
 
 def _backward(
@@ -155,7 +155,7 @@ def _backward(
     return _on_platform(kernel, own, other, g, *inputs)
 
 
-shift_project.defvjp(_forward, _backward)
+fused_shift_project.defvjp(_forward, _backward)
 
 
 def _on_platform(
@@ -201,6 +201,12 @@ def reachable_moves(
     return tuple(map(tuple, np.clip(table, np.negative(size), size).tolist()))
 
 
+def product(a: jax.Array, b: jax.Array, a_axis: int = 1, b_axis: int = 0) -> jax.Array:
+    """Multiplies two matrices and adds in float32, within a kernel."""
+    axes = (((a_axis,), (b_axis,)), ((), ()))
+    return lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
+
+
 def inner(a: jax.Array, b: jax.Array) -> jax.Array:
     """Returns `[C, D]`, the products of a and b `[..., C or D]` over all pixels."""
     return lax.dot_general(
@@ -236,7 +242,7 @@ def two_passes(x: jax.Array) -> Pair:
     return mean, inner(centered, centered) * (x.shape[-1] / x.size)
 
 
-def batch_norm(
+def _batch_norm_nhwc(
     moments: Statistic,
     norm: Norm,
     stats: Norm | None,
@@ -266,7 +272,7 @@ def batch_norm(
         "covariance",
     ),
 )
-def shift_block(
+def fused_shift_block(
     params: Params,
     stats: Stats | None,
     x: jax.Array,
@@ -309,7 +315,7 @@ def shift_block(
     inputs = x.astype(dtype or jnp.promote_types(x.dtype, kernels["expand"].dtype))
 
     def norm(name: str, y: jax.Array) -> jax.Array:
-        y, used[name] = batch_norm(
+        y, used[name] = _batch_norm_nhwc(
             moments, norms[name], used[name], y, epsilon, axis_name
         )
         return y

@@ -36,7 +36,7 @@ from shiftjax.fast.cpu.shift import (
     relu_shift,
     with_firsts,
 )
-from shiftjax.fast.cpu.statistics import COVARIANCE, MOMENTS, covariance, per_channel
+from shiftjax.fast.cpu.statistics import COVARIANCE, MOMENTS, covariance, per_plane
 from shiftjax.lowerings import Size
 
 Weights = dict[str, jax.Array]
@@ -135,7 +135,7 @@ class Middle(NamedTuple):
 
         def norm(name: str) -> jax.Array:
             gain, offset = weights[name]
-            return x[name] * per_channel(gain) + per_channel(offset)
+            return x[name] * per_plane(gain) + per_plane(offset)
 
         y = norm("project")
         skip = norm("shortcut") if "shortcut" in weights else x["shortcut"]
@@ -147,10 +147,10 @@ class Middle(NamedTuple):
     ) -> tuple[jax.Array, jax.Array]:
         """Computes the whole block, with every BatchNorm folded."""
         out, shifted = self.branches(weights, x, scratch)
-        y = out["project"] + per_channel(weights["project_bias"])
+        y = out["project"] + per_plane(weights["project_bias"])
         skip = x
         if "shortcut" in out:
-            skip = out["shortcut"] + per_channel(weights["shortcut_bias"])
+            skip = out["shortcut"] + per_plane(weights["shortcut_bias"])
         y = (jax.nn.relu(y) + skip.reshape(y.shape)).astype(self.dtype)
         return y, shifted
 
@@ -174,7 +174,7 @@ def input_statistics(x: Planes, axis_name: str | None) -> Pair:
         "axis_name",
     ),
 )
-def shift_block(
+def shift_block_planes(
     params: Params,
     stats: Stats | None,
     x: Planes,

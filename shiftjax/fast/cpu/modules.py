@@ -24,7 +24,7 @@ def conv_norm(
     params: Params, stats: Stats | None, x: Activations, **options: Any
 ) -> tuple[Activations, Stats]:
     """Computes `shiftjax.layers.ConvNorm`; see `shiftjax.fast.cpu.statistics`."""
-    return _run(statistics.conv_norm, params, stats, x, None, options)
+    return _run(statistics.conv_norm_planes, params, stats, x, None, options)
 
 
 def shift_block(
@@ -34,7 +34,7 @@ def shift_block(
     wide = len(params["project"]["conv"]["kernel"])
     pixels = math.prod(x.shape[1:3]) // options["strides"] ** 2
     chunk = chunk_size(4 * wide * pixels)
-    return _run(block.shift_block, params, stats, x, chunk, options)
+    return _run(block.shift_block_planes, params, stats, x, chunk, options)
 
 
 def _run(

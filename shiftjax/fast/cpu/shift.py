@@ -86,7 +86,9 @@ def plan_phases(channels: int, shift: ShiftOptions, size: Size) -> tuple[Phase, 
     return tuple(plan)
 
 
-def place(phase: Phase, first: int, target: jax.Array, source: jax.Array) -> jax.Array:
+def place_channels(
+    phase: Phase, first: int, target: jax.Array, source: jax.Array
+) -> jax.Array:
     """Writes the channels of a phase to their destinations.
 
     Args:
@@ -106,10 +108,10 @@ def place(phase: Phase, first: int, target: jax.Array, source: jax.Array) -> jax
     return target
 
 
-def place_back(
+def place_channels_back(
     phase: Phase, first: int, target: jax.Array, source: jax.Array
 ) -> jax.Array:
-    """Moves the channels of a phase back: the transpose of `place`.
+    """Moves the channels of a phase back: the transpose of `place_channels`.
 
     Args:
       phase: the channels.
@@ -157,7 +159,7 @@ def relu_shift(
     """
     del back
     for (first, phase), x in zip(with_firsts(plan), wide, strict=True):
-        forward = place(phase, first, forward, jnp.maximum(x, 0))
+        forward = place_channels(phase, first, forward, jnp.maximum(x, 0))
     return forward
 
 
@@ -172,7 +174,7 @@ def _relu_shift_backward(
     out, back = residuals
     masked = jnp.where(out > 0, g, 0)
     phased = zip(with_firsts(plan), back, strict=True)
-    dx = [place_back(phase, first, x, masked) for (first, phase), x in phased]
+    dx = [place_channels_back(phase, first, x, masked) for (first, phase), x in phased]
     return dx, None, dx
 
 

@@ -53,25 +53,25 @@ moments = differentiable(*MOMENTS)
 covariance = differentiable(*COVARIANCE)
 
 
-def per_channel(v: jax.Array) -> jax.Array:
+def per_plane(v: jax.Array) -> jax.Array:
     """Reshapes `[C]` to `[C, 1, 1, 1, 1]`, to broadcast with planes."""
     return v[:, None, None, None, None]
 
 
-def batch_norm(
+def _batch_norm_planes(
     norm: Norm, x: jax.Array, epsilon: float, axis_name: str | None
 ) -> tuple[jax.Array, Norm]:
     """Normalizes `[C, ...]` with its own statistics, and returns both."""
     mean, var = whole_batch(moments, x, axis_name)
     stats = {"mean": mean, "var": var}
-    gain, offset = map(per_channel, affine(norm, stats, epsilon))
+    gain, offset = map(per_plane, affine(norm, stats, epsilon))
     return x * gain + offset, stats
 
 
 @functools.partial(
     jax.jit, static_argnames=("strides", "depthwise", "dtype", "epsilon", "axis_name")
 )
-def conv_norm(
+def conv_norm_planes(
     params: Params,
     stats: Stats | None,
     x: Planes,
@@ -114,7 +114,7 @@ def conv_norm(
     convolve = depthwise_conv if depthwise else conv
     y = convolve(kernel, array.astype(dtype), strides=strides)
     if offset is not None:
-        y = y + per_channel(offset)
+        y = y + per_plane(offset)
     else:
-        y, batch_stats["norm"] = batch_norm(norm, y, epsilon, axis_name)
+        y, batch_stats["norm"] = _batch_norm_planes(norm, y, epsilon, axis_name)
     return Planes(y.astype(dtype)), batch_stats

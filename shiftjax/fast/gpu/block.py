@@ -38,7 +38,7 @@ def supports(shape: Sequence[int], block: BlockOptions) -> bool:
 
 
 shift_block = functools.partial(
-    fused_block.shift_block,
+    fused_block.fused_shift_block,
     middle=shift_project,
     moments=moments,
     covariance=covariance,

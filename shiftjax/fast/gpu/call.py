@@ -51,7 +51,7 @@ def packed(
     return plan.scatter(expand), plan.scatter(bias), plan.scatter(project)
 
 
-def forward(
+def _call_forward(
     plan: GPUPlan, interpret: bool, x: jax.Array, *weights: jax.Array
 ) -> jax.Array:
     """Returns y `[batch, height, width, features]`."""
@@ -75,7 +75,7 @@ def forward(
     return y.reshape(len(x), *plan.size, plan.features)
 
 
-def backward(
+def _call_backward(
     plan: GPUPlan, interpret: bool, g: jax.Array, x: jax.Array, *weights: jax.Array
 ) -> Gradients:
     """Returns the gradients of x, expand, bias and project, the last three float32."""
@@ -147,14 +147,14 @@ class GPUKernel:
     ) -> jax.Array:
         """Computes the output."""
         plan = GPUPlan.make(x.shape, weights[-1].shape[1], table, stride, self.sizes)
-        return forward(plan, self.interpret, x, *weights)
+        return _call_forward(plan, self.interpret, x, *weights)
 
     def backward(
         self, table: Table, stride: int, g: jax.Array, x: jax.Array, *weights: jax.Array
     ) -> Gradients:
         """Computes the gradients, those of the weights in float32."""
         plan = GPUPlan.make(x.shape, g.shape[-1], table, stride, self.sizes)
-        return backward(plan, self.interpret, g, x, *weights)
+        return _call_backward(plan, self.interpret, g, x, *weights)
 
 
 def shift_project(
@@ -214,7 +214,9 @@ def shift_project(
         )
     table = fused_block.reachable_moves(wide, kernel_size, dilation, x.shape[1:3])
     kernel = GPUKernel(sizes or Sizes(), interpret)
-    return fused_block.shift_project(x, expand, bias, project, kernel, table, strides)
+    return fused_block.fused_shift_project(
+        x, expand, bias, project, kernel, table, strides
+    )
 
 
 def is_supported(shape: Sequence[int], block: BlockOptions) -> bool:

@@ -22,16 +22,11 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from shiftjax.fast.fused_block import product
 from shiftjax.fast.gpu.plan import GPUPlan
 from shiftjax.lowerings import Size
 
 Sums = tuple[jax.Array, ...]
-
-
-def product(a: jax.Array, b: jax.Array, a_axis: int = 1, b_axis: int = 0) -> jax.Array:
-    """Multiplies two matrices and adds in float32."""
-    axes = (((a_axis,), (b_axis,)), ((), ()))
-    return lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
 
 
 class Pixels:
@@ -94,7 +89,9 @@ def address(
     return array.at[jnp.broadcast_to(index[..., None], shape), channel], mask
 
 
-def read(array: Any, index: jax.Array, inside: jax.Array, padded: int) -> jax.Array:
+def read_pixels(
+    array: Any, index: jax.Array, inside: jax.Array, padded: int
+) -> jax.Array:
     """Reads pixels `[count, R]` into `[count, R * padded]`, with zeros outside."""
     view, mask = address(array, index, inside, padded)
     values = triton.load(view, mask=mask, other=jnp.zeros((), array.dtype))
@@ -107,7 +104,7 @@ def tile_table(plan: GPUPlan, moves: Any, tile: int) -> tuple[jax.Array, jax.Arr
     return moves[0, tile, :reads], moves[1, tile, :reads]
 
 
-def write(array: Any, pixels: Pixels, values: jax.Array) -> None:
+def write_pixels(array: Any, pixels: Pixels, values: jax.Array) -> None:
     """Writes `[count, padded]` to the pixels."""
     view, mask = address(array, pixels.index, pixels.inside, values.shape[1])
     triton.store(view, values.astype(array.dtype), mask=mask)
@@ -140,11 +137,11 @@ def forward_kernel(
         sources = pixels.sources(plan, *tile_table(plan, tile_moves, tile))
         wide = product(there, spread_bias[tile])  # the bias, zero outside the image
         wide += product(
-            read(x, *sources, channels), spread_expand[tile, : reads * channels]
+            read_pixels(x, *sources, channels), spread_expand[tile, : reads * channels]
         )
         wide = jnp.maximum(wide, 0).astype(x.dtype)
         total += product(wide, project[tile], 1, 1)
-    write(y, pixels, total)
+    write_pixels(y, pixels, total)
 
 
 def backward_kernel(
@@ -210,13 +207,13 @@ def backward_step(
     """Adds some pixels to the sums, and writes their gradients to dx, if any."""
     (x, g, dx), (expand, bias, spread_project) = arrays, weights
     channels, features = plan.padded
-    inputs = read(x, pixels.index, pixels.inside, channels)
+    inputs = read_pixels(x, pixels.index, pixels.inside, channels)
     total = jnp.zeros(inputs.shape, jnp.float32)
     after: list[jax.Array] = []
     for i, tile in enumerate(tiles):
         reads = plan.packing.reads(tile)
         readers = pixels.readers(plan, *tile_table(plan, tile_moves, tile))
-        cotangent = read(g, *readers, features)
+        cotangent = read_pixels(g, *readers, features)
         before = product(inputs, expand[tile]) + bias[tile][None]
         wide_g = product(cotangent, spread_project[tile, : reads * features])
         wide_g = jnp.where(before > 0, wide_g, 0)
@@ -232,5 +229,5 @@ def backward_step(
                 d_project + product(cotangent, wide, 0, 0),
             ]
     if dx is not None:
-        write(dx, pixels, total)
+        write_pixels(dx, pixels, total)
     return tuple(after)

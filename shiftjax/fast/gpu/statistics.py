@@ -20,9 +20,10 @@ from shiftjax.fast.fused_block import (
     mean_of,
     moments_backward,
     per_channel,
+    product,
     two_passes,
 )
-from shiftjax.fast.gpu.kernel import Pixels, address, product, read
+from shiftjax.fast.gpu.kernel import Pixels, address, read_pixels
 from shiftjax.fast.gpu.plan import SMALLEST, power_of_two
 
 STEP = 128  # pixels
@@ -40,7 +41,7 @@ def sums_kernel(
 
     def pixels(first: Any) -> tuple[jax.Array, jax.Array]:
         which = Pixels(first, STEP, size, x.shape[0])
-        values = read(x, which.index, which.inside, padded).astype(jnp.float32)
+        values = read_pixels(x, which.index, which.inside, padded).astype(jnp.float32)
         _, mask = address(x, which.index, which.inside, padded)
         return values, mask
 

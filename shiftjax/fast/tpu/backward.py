@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from shiftjax.fast.fused_block import product
 from shiftjax.fast.tpu.calls import (
     diagonal,
     halves,
@@ -19,7 +20,6 @@ from shiftjax.fast.tpu.calls import (
 )
 from shiftjax.fast.tpu.plan import LANES, TPUPlan
 from shiftjax.fast.tpu.rows import (
-    TRANSPOSED,
     channels,
     choices,
     clear,
@@ -29,10 +29,9 @@ from shiftjax.fast.tpu.rows import (
     here,
     leaving,
     matrix,
-    narrow,
+    narrow_product,
     pack_words,
     parts,
-    product,
     split,
     unpack_words,
     where_positive,
@@ -41,7 +40,7 @@ from shiftjax.fast.tpu.rows import (
 Gradients = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
-def backward_kernel(
+def _backward_kernel(
     x: Any,
     g: Any,
     expand: Any,
@@ -78,7 +77,7 @@ def backward_kernel(
         d_bias[...] += channels(plan, wide_g).sum(0)
         wide_g = unpack_words(plan, wide_g)
         moved = unpack_words(plan, displaced(plan, masks, wide_ring, t, start, 1))
-        out = narrow(plan, expand_back[...], wide_g).astype(dx.dtype)
+        out = narrow_product(plan, expand_back[...], wide_g).astype(dx.dtype)
         dx[0, pl.ds(start, plan.positions)] = split(plan, out)
         inputs = matrix(plan, x_ring.at[done], start)
         cotangent = matrix(plan, g_ring.at[done], start)
@@ -87,7 +86,7 @@ def backward_kernel(
             (cotangent, moved, d_project),
         ):
             pairs = zip(parts(plan, a), parts(plan, b), strict=True)
-            total[...] += sum(product(*pair, TRANSPOSED) for pair in pairs)
+            total[...] += sum(product(*pair, 1, 1) for pair in pairs)
 
     def enter(start: jax.Array) -> None:
         own = here(plan, start)
@@ -99,7 +98,7 @@ def backward_kernel(
     for_positions(plan, leave, enter)
 
 
-def backward(
+def backward_rows(
     plan: TPUPlan,
     x: jax.Array,
     g: jax.Array,
@@ -121,7 +120,7 @@ def backward(
         diagonal(plan, expand, plan.projected),
     )
     dx, d_expand, d_bias, d_project = pl.pallas_call(
-        functools.partial(backward_kernel, plan=plan),
+        functools.partial(_backward_kernel, plan=plan),
         out_shape=[
             jax.ShapeDtypeStruct(x.shape, x.dtype),
             *(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in totals),

@@ -64,7 +64,7 @@ moments = differentiable(_moments, fused_block.moments_backward)
 covariance = differentiable(fused_block.two_passes, _covariance_backward)
 
 
-def middle(
+def strided_shift_project(
     x: jax.Array,
     expand: jax.Array,
     bias: jax.Array,
@@ -98,5 +98,8 @@ def middle(
 
 
 shift_block = functools.partial(
-    fused_block.shift_block, middle=middle, moments=moments, covariance=covariance
+    fused_block.fused_shift_block,
+    middle=strided_shift_project,
+    moments=moments,
+    covariance=covariance,
 )

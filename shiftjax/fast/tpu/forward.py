@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from shiftjax.fast.fused_block import product
 from shiftjax.fast.tpu.calls import (
     diagonal,
     halves,
@@ -25,15 +26,14 @@ from shiftjax.fast.tpu.rows import (
     for_positions,
     here,
     matrix,
-    narrow,
+    narrow_product,
     pack_words,
-    product,
     split,
     unpack_words,
 )
 
 
-def forward_kernel(
+def _forward_kernel(
     x: Any, expand: Any, bias: Any, project: Any, y: Any, ring: Any, *, plan: TPUPlan
 ) -> None:
     """Expands one row and projects another; the kernels come transposed."""
@@ -43,7 +43,7 @@ def forward_kernel(
 
     def leave(start: jax.Array) -> None:
         wide = unpack_words(plan, displaced(plan, masks, ring, t, start, 1))
-        out = narrow(plan, project[...], wide).astype(y.dtype)
+        out = narrow_product(plan, project[...], wide).astype(y.dtype)
         y[0, pl.ds(start, plan.positions)] = split(plan, out)
 
     def enter(start: jax.Array) -> None:
@@ -53,7 +53,7 @@ def forward_kernel(
     for_positions(plan, leave, enter)
 
 
-def forward(
+def forward_rows(
     plan: TPUPlan,
     x: jax.Array,
     expand: jax.Array,
@@ -68,7 +68,7 @@ def forward(
         diagonal(plan, project.T, plan.projected),
     )
     return pl.pallas_call(
-        functools.partial(forward_kernel, plan=plan),
+        functools.partial(_forward_kernel, plan=plan),
         out_shape=jax.ShapeDtypeStruct(shape, x.dtype),
         in_specs=[
             row_block(plan, plan.channels, 0),

@@ -17,8 +17,8 @@ import jax
 from shiftjax.errors import InputError
 from shiftjax.fast import fused_block
 from shiftjax.fast.dispatch import BlockOptions
-from shiftjax.fast.tpu.backward import Gradients, backward
-from shiftjax.fast.tpu.forward import forward
+from shiftjax.fast.tpu.backward import Gradients, backward_rows
+from shiftjax.fast.tpu.forward import forward_rows
 from shiftjax.fast.tpu.plan import LANES, VMEM_LIMIT, TPUPlan, is_supported
 from shiftjax.lowerings import Table
 
@@ -42,7 +42,7 @@ class TPUKernel:
         del stride
         x = x.transpose(1, 2, 3, 0)
         plan = TPUPlan.make(x, weights[-1].shape[1], table, self.interpret)
-        return forward(plan, x, *weights).transpose(3, 0, 1, 2)
+        return forward_rows(plan, x, *weights).transpose(3, 0, 1, 2)
 
     def backward(
         self,
@@ -56,7 +56,7 @@ class TPUKernel:
         del stride
         x, g = x.transpose(1, 2, 3, 0), g.transpose(1, 2, 3, 0)
         plan = TPUPlan.make(x, g.shape[2], table, self.interpret)
-        dx, *gradients = backward(plan, x, g, *weights)
+        dx, *gradients = backward_rows(plan, x, g, *weights)
         d_expand, d_bias, d_project = gradients
         return dx.transpose(3, 0, 1, 2), d_expand, d_bias, d_project
 
@@ -113,4 +113,4 @@ def shift_project(
         )
     table = fused_block.reachable_moves(wide, kernel_size, dilation, x.shape[1:3])
     kernel = TPUKernel(interpret)
-    return fused_block.shift_project(x, expand, bias, project, kernel, table, 1)
+    return fused_block.fused_shift_project(x, expand, bias, project, kernel, table, 1)

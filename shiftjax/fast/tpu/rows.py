@@ -16,20 +16,13 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from shiftjax.fast.fused_block import product
 from shiftjax.fast.tpu.plan import LANES, UNROLL, WORDS, TPUPlan
 
-TRANSPOSED = ((1,), (1,))  # contracts the last axes
 LOW, HIGH = 0xFFFF, -0x10000  # halves of a word
 PARTS = {1: (-1,), 2: (LOW, HIGH)}
 
 Masks = list[list[tuple[int, int, Any]]]
-
-
-def product(
-    a: jax.Array, b: jax.Array, axes: tuple = ((1,), (0,)), dtype: Any = jnp.float32
-) -> jax.Array:
-    """Multiplies two matrices and adds in float32."""
-    return lax.dot_general(a, b, (axes, ((), ())), preferred_element_type=dtype)
 
 
 def parts(plan: TPUPlan, x: jax.Array) -> list[jax.Array]:
@@ -38,7 +31,7 @@ def parts(plan: TPUPlan, x: jax.Array) -> list[jax.Array]:
     return [x[i : i + size] for i in range(0, len(x), size)]
 
 
-def narrow(plan: TPUPlan, kernel: jax.Array, wide: jax.Array) -> jax.Array:
+def narrow_product(plan: TPUPlan, kernel: jax.Array, wide: jax.Array) -> jax.Array:
     """Projects `[positions * expanded, LANES]` to few channels."""
     return jnp.concatenate([product(kernel, part) for part in parts(plan, wide)])
 

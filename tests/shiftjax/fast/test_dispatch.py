@@ -14,7 +14,7 @@ from shiftjax import CSC, ConvNorm, InputError, ShiftConv, create_model, summari
 from shiftjax.fast import dispatch, tpu
 from shiftjax.fast.cpu import Planes
 from shiftjax.fast.dispatch import IMPLEMENTATIONS, NAMES, BlockOptions, choose
-from shiftjax.fast.tpu.block import middle
+from shiftjax.fast.tpu.block import strided_shift_project
 from shiftjax.models.resnet import DepthwiseResNet, ResNet, ShiftResNet
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -268,7 +268,7 @@ def test_a_network_through_the_interpreted_kernel(
 ):
     """Stages of kernels, phases of the strides; eight layers amplify what one loses."""
     interpreted = functools.partial(
-        tpu.shift_block, middle=functools.partial(middle, interpret=True)
+        tpu.shift_block, middle=functools.partial(strided_shift_project, interpret=True)
     )
     monkeypatch.setattr(tpu, "shift_block", interpreted)
     make = functools.partial(ShiftResNet, 14, expansion=2)

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.usefixtures("quick")
 SMALL = gpu.Sizes(pixels=16, back_pixels=16, programs=3)  # several steps and programs
 BLOCK_OF = {
     "tpu": functools.partial(
-        tpu.shift_block, middle=functools.partial(tpu_block.middle, interpret=True)
+        tpu.shift_block,
+        middle=functools.partial(tpu_block.strided_shift_project, interpret=True),
     ),
     "gpu": functools.partial(
         gpu.shift_block,

@@ -16,7 +16,12 @@ from shiftjax.fast.batchnorm import merge
 from shiftjax.fast.cpu import Planes, chunks
 from shiftjax.fast.cpu.chunks import chunk_size, group_count
 from shiftjax.fast.cpu.products import dot, pointwise
-from shiftjax.fast.cpu.shift import ShiftOptions, place, place_back, plan_phases
+from shiftjax.fast.cpu.shift import (
+    ShiftOptions,
+    place_channels,
+    place_channels_back,
+    plan_phases,
+)
 from shiftjax.fast.cpu.statistics import covariance, moments
 from shiftjax.layers import ConvNorm, ShiftConv
 
@@ -190,8 +195,8 @@ def test_phases_are_the_shift(reference, rng, case):
         part = x[:, row::strides, column::strides, own]
         assert part.shape[1:3] == phase.size
         source = channels_first(part)
-        target = place(phase, first, target, source)
-        back = place_back(
+        target = place_channels(phase, first, target, source)
+        back = place_channels_back(
             phase, first, jnp.zeros(source.shape), channels_first(g[..., order])
         )
         gradient = channels_first(expected[:, row::strides, column::strides, own])
