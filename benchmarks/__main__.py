@@ -33,19 +33,26 @@ from rich.console import Console
 
 from benchmarks import RESULTS, ROOT, block, images, nets, shift
 from benchmarks.cases import Options, Table
-from benchmarks.console import show
-from benchmarks.report import Report, Result, cells, speed_page, speed_summary, update
+from benchmarks.console import print_table
+from benchmarks.report import (
+    Report,
+    Result,
+    result_cells,
+    speed_page,
+    speed_summary,
+    update_section,
+)
 from benchmarks.turns import Worker, WorkerError, Workers, measure
 from shiftjax.errors import InputError
 from train.machine import machine
 
 BENCHMARKS: dict[str, Callable[[Options, dict[str, Any]], list[Table]]] = {
-    "shift": shift.tables,
-    "block": block.tables,
-    "training": nets.training,
-    "inference": nets.inference,
-    "memory": nets.memory,
-    "input": images.tables,
+    "shift": shift.shift_tables,
+    "block": block.block_tables,
+    "training": nets.training_tables,
+    "inference": nets.inference_tables,
+    "memory": nets.memory_tables,
+    "input": images.input_tables,
 }
 QUICK = ROOT / "runs" / "quick"
 
@@ -67,7 +74,9 @@ def probe() -> dict[str, Any]:
     return facts
 
 
-def run(options: Options, arguments: Sequence[str], console: Console) -> None:
+def _measure_benchmarks(
+    options: Options, arguments: Sequence[str], console: Console
+) -> None:
     """Measures the chosen benchmarks, and writes the results."""
     start = time.monotonic()
     facts = probe()
@@ -100,34 +109,36 @@ def run(options: Options, arguments: Sequence[str], console: Console) -> None:
                     log=console.log,
                 )
                 results.append(Result.of(table, measured))
-                show(console, table.title, *cells(results[-1]))
+                print_table(console, table.title, *result_cells(results[-1]))
                 report = Report(name, command, facts, tuple(results))
-                report.save(folder(options))
-        console.log(f"wrote {name}-{platform}.json and .md in {folder(options)}")
+                report.save(_results_folder(options))
+        console.log(
+            f"wrote {name}-{platform}.json and .md in {_results_folder(options)}"
+        )
 
 
-def folder(options: Options) -> Path:
+def _results_folder(options: Options) -> Path:
     """Returns the folder of the results."""
     return options.results or (QUICK if options.quick else RESULTS)
 
 
 def write_report(options: Options, console: Console) -> None:
     """Writes the results into README.md, docs/speed.md and docs/speed.png."""
-    from benchmarks.figure import draw  # needs matplotlib
+    from benchmarks.figure import draw_speed_figure  # needs matplotlib
 
-    results = folder(options)
+    results = _results_folder(options)
     pages = {"README.md": speed_summary(results), "docs/speed.md": speed_page(results)}
     for name, body in pages.items():
         path = ROOT / name
         if path.is_file():
-            path.write_text(update(path.read_text(), body))
+            path.write_text(update_section(path.read_text(), body))
             console.log(f"wrote {path}")
     figure = ROOT / "docs" / "speed.png"
-    drawn = draw(results, figure)
+    drawn = draw_speed_figure(results, figure)
     console.log(f"wrote {figure}" if drawn else f"nothing to draw in {figure}")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def run_benchmarks(arguments: Sequence[str] | None = None) -> int:
     """Runs the benchmarks named on the command line."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = tyro.cli(
@@ -142,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise InputError(f"name a benchmark: {', '.join([*BENCHMARKS, 'report'])}")
         if options.rounds < 1:
             raise InputError(f"--rounds {options.rounds}: it must be at least 1")
-        run(options, arguments, console)
+        _measure_benchmarks(options, arguments, console)
         if "report" in options.names:
             write_report(options, console)
     except (InputError, WorkerError) as error:
@@ -152,4 +163,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_benchmarks())

@@ -9,7 +9,8 @@ from benchmarks.cases import Case, Options, Table, copies
 from shiftjax.errors import unknown_name
 from shiftjax.lowerings import LOWERINGS
 
-JAX, TORCH = "benchmarks.jax_blocks:block", "benchmarks.torch_programs:block"
+JAX = "benchmarks.jax_blocks:jax_block"
+TORCH = "benchmarks.torch_programs:torch_block"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,12 +126,12 @@ SIZES: Mapping[str, dict[str, Any]] = {
 }
 
 
-def tables(options: Options, machine: dict[str, Any]) -> list[Table]:
+def block_tables(options: Options, machine: dict[str, Any]) -> list[Table]:
     """Returns a table for each shape, dtype and pass."""
     platform = machine["platform"]
     both = ("float32", "bfloat16")
     return [
-        table(shape, dtype, passes, options, machine)
+        _block_table(shape, dtype, passes, options, machine)
         for shape in shapes(options, platform)
         for dtype in options.dtypes or (both if platform == "cpu" else both[1:])
         for passes in ("forward", "forward + backward")
@@ -159,7 +160,7 @@ def shapes(options: Options, platform: str) -> list[Shape]:
     return [dataclasses.replace(shape, **changes) for shape in found]
 
 
-def table(
+def _block_table(
     shape: Shape, dtype: str, passes: str, options: Options, machine: dict[str, Any]
 ) -> Table:
     """Returns the table of a shape: the block, its implementations and baselines."""
@@ -179,12 +180,12 @@ def table(
     return Table(
         title=f"block of {shape}, {dtype}, {passes}",
         base="without its shift",
-        cases=tuple(cases(common, options, machine)),
+        cases=tuple(_block_cases(common, options, machine)),
         facts=facts,
     )
 
 
-def cases(
+def _block_cases(
     common: dict[str, Any], options: Options, machine: dict[str, Any]
 ) -> list[Case]:
     """Returns the cases of a table, with their common options."""

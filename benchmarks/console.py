@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 
 
-def show(
+def print_table(
     console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]
 ) -> None:
     """Prints a table whose first column has the names of its rows."""

@@ -8,7 +8,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from benchmarks.report import DEPTH, PLATFORMS, Report, Result, load, place
+from benchmarks.report import (
+    DEPTH,
+    PLATFORMS,
+    Report,
+    Result,
+    load_report,
+    machine_name,
+)
 from benchmarks.turns import ratio
 
 SHIFT, RESNET, DEPTHWISE, FRAME = "#1f6fb4", "#333333", "#c8641e", "#999999"
@@ -26,7 +33,7 @@ SERIES = {
 }
 
 
-def draw(folder: Path, path: Path) -> bool:
+def draw_speed_figure(folder: Path, path: Path) -> bool:
     """Draws the results of training and of the operation.
 
     Args:
@@ -37,7 +44,10 @@ def draw(folder: Path, path: Path) -> bool:
       True if there was anything to draw.
     """
     found = [
-        (load(folder, "training", platform), load(folder, "shift", platform))
+        (
+            load_report(folder, "training", platform),
+            load_report(folder, "shift", platform),
+        )
         for platform in PLATFORMS
     ]
     found = [pair for pair in found if pair != (None, None)]
@@ -225,7 +235,7 @@ def finish(
     )
     legend.set_in_layout(False)  # it may reach over the labels of the axis
     axes.annotate(
-        place(report),
+        machine_name(report),
         (1, 0),
         (0, -32),
         xycoords="axes fraction",

@@ -37,7 +37,7 @@ from jax.sharding import (
 
 from benchmarks import RESULTS, block, jax_blocks, jax_operations
 from benchmarks.cases import Options
-from benchmarks.console import show
+from benchmarks.console import print_table
 from benchmarks.jax_programs import Traced
 from shiftjax.lowerings import LOWERINGS
 from train.machine import machine
@@ -145,7 +145,7 @@ def compile_for_gpu(function: Any, *shapes: Any) -> GPUCost:
     return GPUCost(kernels, moved, memory.temp_size_in_bytes)
 
 
-def cells(floor: int, costs: dict[str, GPUCost]) -> list[list[str]]:
+def _cost_cells(floor: int, costs: dict[str, GPUCost]) -> list[list[str]]:
     """Returns the rows of a table."""
     return [
         [
@@ -160,14 +160,16 @@ def cells(floor: int, costs: dict[str, GPUCost]) -> list[list[str]]:
     ]
 
 
-def cases(patterns: tuple[str, ...]) -> Iterator[tuple[str, int, dict[str, Traced]]]:
+def _traced_programs(
+    patterns: tuple[str, ...],
+) -> Iterator[tuple[str, int, dict[str, Traced]]]:
     """Yields (title, floor in bytes, function and arguments by implementation)."""
     shape = (128, 32, 32, 48)
     for backward in (False, True):
         title = f"shift {shape}, {passes(backward)}"
         common = {"shape": shape, "dtype": "bfloat16", "backward": backward}
-        found = {"copy": jax_operations.traced("copy", **common)} | {
-            name: jax_operations.traced("shift", lowering=name, **common)
+        found = {"copy": jax_operations.traced_operation("copy", **common)} | {
+            name: jax_operations.traced_operation("shift", lowering=name, **common)
             for name in LOWERINGS
         }
         yield title, (2 + 2 * backward) * 2 * math.prod(shape), found
@@ -175,7 +177,7 @@ def cases(patterns: tuple[str, ...]) -> Iterator[tuple[str, int, dict[str, Trace
         for backward in (False, True):
             common = shape.options | {"dtype": "bfloat16", "backward": backward}
             found = {
-                name: jax_blocks.traced(**common, **own, train=True)
+                name: jax_blocks.traced_block(**common, **own, train=True)
                 for name, own in block.implementations("gpu").items()
                 if not own.get("sizes")
             }
@@ -196,18 +198,18 @@ class GPUOptions:
     """Shapes of the block, by wildcards."""
 
 
-def main() -> int:
+def _main() -> int:
     """Estimates the cost of every case in every implementation."""
     prog = "python -m benchmarks.gpu_costs"
     options = tyro.cli(GPUOptions, prog=prog, description=__doc__)
     console, tables = Console(), []
-    for title, floor, found in cases(options.blocks):
+    for title, floor, found in _traced_programs(options.blocks):
         costs, start = {}, time.perf_counter()
         for name, (function, arguments) in found.items():
             costs[name] = compile_for_gpu(function, *jax.eval_shape(arguments))
         console.log(f"{title}: {time.perf_counter() - start:.0f} s")
         heading = f"{title}: floor {floor / 1e6:.0f} MB"
-        show(console, heading, HEADINGS, cells(floor, costs))
+        print_table(console, heading, HEADINGS, _cost_cells(floor, costs))
         rows = [
             {"implementation": name, **dataclasses.asdict(costs[name])}
             for name in costs
@@ -221,4 +223,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_main())

@@ -38,7 +38,7 @@ IMAGE_SIZE = 224
 SCALE = (0.08, 1.0)
 
 
-def tables(options: Options, machine: dict[str, Any]) -> list[Table]:
+def input_tables(options: Options, machine: dict[str, Any]) -> list[Table]:
     """Returns a table for one core and one for all cores."""
     images = options.batch_size or (8 if options.quick else IMAGES)
     other = "torchvision" if importlib.util.find_spec("torchvision") else "Pillow"
@@ -95,9 +95,9 @@ def feeding(images: int, cores: int) -> Program:
 
 
 def _examples(images: int, cores: int) -> tuple[Encoded, tempfile.TemporaryDirectory]:
-    """Draws the images, into a folder that exists as long as it is referred to."""
+    """Writes the images, into a folder that exists as long as it is referred to."""
     folder = tempfile.TemporaryDirectory()
-    paths = draw(Path(folder.name), images)
+    paths = _write_photographs(Path(folder.name), images)
     files = Files(paths, np.zeros(images, np.int32), ("photograph",))
     decoding = Decoding(image_size=IMAGE_SIZE, crop_scale=SCALE, threads=cores)
     return Encoded.of(files, decoding), folder
@@ -110,7 +110,7 @@ def data_loader(images: int, cores: int) -> Program:
     folder = tempfile.TemporaryDirectory()
     several = {"multiprocessing_context": "forkserver", "persistent_workers": True}
     loader = DataLoader(
-        Photographs(draw(Path(folder.name), images)),  # pyright: ignore
+        Photographs(_write_photographs(Path(folder.name), images)),  # pyright: ignore
         batch_size=min(64, max(images // cores, 1)),
         num_workers=cores if cores > 1 else 0,
         **(several if cores > 1 else {}),
@@ -152,7 +152,7 @@ class Photographs:
         return image.crop(box).resize(size, Image.Resampling.BILINEAR)
 
 
-def draw(folder: Path, images: int) -> list[Path]:
+def _write_photographs(folder: Path, images: int) -> list[Path]:
     """Writes sections of two photographs as JPEG files of about `BYTES`."""
     from sklearn.datasets import load_sample_image
 

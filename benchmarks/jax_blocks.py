@@ -11,8 +11,8 @@ import numpy as np
 
 import shiftjax
 from benchmarks.cases import Program
-from benchmarks.jax_operations import convolve, operation
-from benchmarks.jax_programs import Traced, make, random
+from benchmarks.jax_operations import convolve, jax_operation
+from benchmarks.jax_programs import Traced, make_program, random
 from shiftjax.fast import gpu
 from shiftjax.fast.cpu import Planes
 from shiftjax.fast.dispatch import NAMES
@@ -79,7 +79,7 @@ def fold_shift(project: jax.Array, kernel_size: int) -> jax.Array:
     return jnp.asarray(taps)[..., None] * project
 
 
-def narrow(
+def _shift_project_without_kernel(
     lowering: str,
     x: jax.Array,
     expand: jax.Array,
@@ -129,7 +129,9 @@ def module_of(
         return module, applied(module)
 
     block = ShiftConv(features, implementation="reference", **options)
-    between: Any = functools.partial(narrow, lowering or "select")
+    between: Any = functools.partial(
+        _shift_project_without_kernel, lowering or "select"
+    )
     if middle == "gpu":
         own = gpu.Sizes(**sizes) if sizes else None
         between = functools.partial(gpu.shift_project, sizes=own)
@@ -176,7 +178,7 @@ def applied(module: nn.Module) -> Callable[[Any, Any, bool], Any]:
     return apply
 
 
-def traced(
+def traced_block(
     middle: str,
     shape: Sequence[int],
     expansion: int,
@@ -192,8 +194,7 @@ def traced(
 
     Args:
       middle: middle of a `Block`; or one of `NAMES`, an implementation of the library;
-        or for the block for GPUs, "narrow" for the function `narrow`, or "gpu" for the
-        kernel.
+        or for the block for GPUs, "narrow" without a kernel, or "gpu" for the kernel.
       shape: `[batch, height, width, channels]` of the input.
       expansion: E.
       kernel_size: side of the window.
@@ -237,15 +238,15 @@ def traced(
     return (trained(apply), with_cotangent) if backward else (forward, arguments)
 
 
-def block(copies: int = 1, **options: Any) -> Program:
+def jax_block(copies: int = 1, **options: Any) -> Program:
     """Makes the program of a block.
 
     Args:
       copies: number of inputs of a call.
-      **options: options of `traced`; the middle "copy" only copies the input.
+      **options: options of `traced_block`; the middle "copy" only copies the input.
     """
     if options["middle"] == "copy":
         names = ("shape", "dtype", "backward")
         own = {name: options[name] for name in names}
-        return operation(copies, kind="copy", **own)
-    return make(traced(**options), copies)
+        return jax_operation(copies, kind="copy", **own)
+    return make_program(traced_block(**options), copies)

@@ -11,7 +11,13 @@ from jax import lax
 
 import shiftjax
 from benchmarks.cases import Program
-from benchmarks.jax_programs import compiled, is_queue, parameters, peak_bytes, random
+from benchmarks.jax_programs import (
+    compile_program,
+    is_queue,
+    parameter_count,
+    peak_bytes,
+    random,
+)
 from shiftjax.fast.dispatch import default_platform
 from shiftjax.layers import CSC
 from shiftjax.module import Unit
@@ -61,7 +67,7 @@ def network(model: str, overrides: Mapping[str, Any], **options: Any) -> Unit:
     return shiftjax.create_model(model, **overrides, **options)
 
 
-def training_step(
+def jax_training_step(
     model: str,
     batch_size: int,
     dtype: str,
@@ -100,13 +106,13 @@ def training_step(
     steps, replicas = setup.steps_per_dispatch, setup.replicas
     data, _ = setup.on_devices(examples)
     state = replicas.replicate(setup.initial_state())
-    params, count = parameters(state.variables), np.int32(steps)
+    params, count = parameter_count(state.variables), np.int32(steps)
 
     def batch(index: int) -> Any:
         indices = [setup.order.indices(index + i) for i in range(steps)]
         return replicas.split(items(np.stack(indices), None, steps))
 
-    program, memory = compiled(setup.train_steps, state, data, batch(0), count)
+    program, memory = compile_program(setup.train_steps, state, data, batch(0), count)
     position = 0
 
     def call() -> jax.Array:
@@ -126,14 +132,14 @@ def training_step(
     )
 
 
-def inference(
+def jax_inference(
     model: str,
     batch_size: int,
     dtype: str,
     image_size: int = 32,
     overrides: Mapping[str, Any] | None = None,
 ) -> Program:
-    """Makes the program of inference; see `training_step` for the arguments.
+    """Makes the program of inference; see `jax_training_step` for the arguments.
 
     Returns:
       The program `model.apply(variables, images, train=False)`. A large batch is split
@@ -156,14 +162,14 @@ def inference(
         function = replicas.parallelize(share)
         split = replicas.split(images[None])
         arguments = (replicas.replicate(variables), None, split, None)
-    program, memory = compiled(function, *arguments)
+    program, memory = compile_program(function, *arguments)
     return Program(
         lambda: program(*arguments),
         jax.block_until_ready,
         queued=is_queue() and batch_size > 1,
         memory_bytes=memory * replicas.count,
         peak_bytes=peak_bytes,
-        facts={"params": parameters(variables)} | multiply_adds(net, image_size),
+        facts={"params": parameter_count(variables)} | multiply_adds(net, image_size),
     )
 
 

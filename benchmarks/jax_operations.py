@@ -11,7 +11,7 @@ from jax import lax
 
 import shiftjax
 from benchmarks.cases import Program
-from benchmarks.jax_programs import Traced, make, random
+from benchmarks.jax_programs import Traced, make_program, random
 
 
 def both(function: Any, arguments: tuple, g: Any) -> tuple[Any, Any]:
@@ -39,7 +39,7 @@ def convolve(
     )
 
 
-def traced(
+def traced_operation(
     kind: str,
     shape: Sequence[int],
     dtype: str,
@@ -88,16 +88,16 @@ def traced(
     return functools.partial(both, function), with_cotangent
 
 
-def operation(copies: int = 1, **options: Any) -> Program:
+def jax_operation(copies: int = 1, **options: Any) -> Program:
     """Makes the program of an operation; the facts of a copy have the bytes moved.
 
     Args:
       copies: number of inputs of a call.
-      **options: options of `traced`.
+      **options: options of `traced_operation`.
     """
     facts = {}
     if options["kind"] == "copy":
         size = jnp.dtype(options["dtype"]).itemsize
         tensors = 2 * (1 + options["backward"])  # read and written
         facts["bytes"] = tensors * size * math.prod(options["shape"])
-    return make(traced(**options), copies, **facts)
+    return make_program(traced_operation(**options), copies, **facts)

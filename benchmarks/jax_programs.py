@@ -19,7 +19,7 @@ def random(shape: tuple[int, ...], dtype: str) -> jax.Array:
     return jax.random.normal(jax.random.key(0), shape, "float32").astype(dtype)
 
 
-def make(traced: Traced, copies: int = 1, **facts: int) -> Program:
+def make_program(traced: Traced, copies: int = 1, **facts: int) -> Program:
     """Makes a program of a function.
 
     Args:
@@ -35,7 +35,7 @@ def make(traced: Traced, copies: int = 1, **facts: int) -> Program:
     def on_all(groups: list[tuple]) -> list[Any]:
         return [function(*group) for group in groups]
 
-    program, memory = compiled(on_all, groups)
+    program, memory = compile_program(on_all, groups)
     return Program(
         lambda: program(groups),
         jax.block_until_ready,
@@ -47,7 +47,7 @@ def make(traced: Traced, copies: int = 1, **facts: int) -> Program:
     )
 
 
-def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
+def compile_program(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
     """Compiles a function for its arguments.
 
     Returns:
@@ -65,7 +65,7 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Any, int]:
     return program, analysis.temp_size_in_bytes + results
 
 
-def parameters(variables: Mapping[str, Any]) -> int:
+def parameter_count(variables: Mapping[str, Any]) -> int:
     """Returns the number of parameters among a network's variables."""
     return sum(x.size for x in jax.tree.leaves(variables["params"]))
 

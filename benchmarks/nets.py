@@ -15,6 +15,14 @@ from benchmarks.cases import Case, Options, Table
 from shiftjax.errors import InputError, unknown_name
 from shiftjax.registry import list_models
 
+# The builders, by library and program.
+BUILD = {
+    ("jax", "training"): "benchmarks.jax_nets:jax_training_step",
+    ("jax", "inference"): "benchmarks.jax_nets:jax_inference",
+    ("torch", "training"): "benchmarks.torch_programs:torch_training_step",
+    ("torch", "inference"): "benchmarks.torch_programs:torch_inference",
+}
+
 # Options of the library's networks.
 REFERENCE, KERNELS = {"implementation": "reference"}, {"implementation": "gpu"}
 
@@ -89,26 +97,26 @@ class Group:
     batch_size: int
 
 
-def training(options: Options, machine: dict[str, Any]) -> list[Table]:
+def training_tables(options: Options, machine: dict[str, Any]) -> list[Table]:
     """Returns a table of training steps per shift net and dtype."""
     return [
-        table("training", group, dtype, group.batch_size, machine)
+        _network_table("training", group, dtype, group.batch_size, machine)
         for dtype in dtypes(options, machine)
         for group in groups(options, machine)
     ]
 
 
-def inference(options: Options, machine: dict[str, Any]) -> list[Table]:
+def inference_tables(options: Options, machine: dict[str, Any]) -> list[Table]:
     """Returns a table of inference per shift net, dtype and batch size."""
     return [
-        table("inference", group, dtype, batch_size, machine)
+        _network_table("inference", group, dtype, batch_size, machine)
         for dtype in dtypes(options, machine)
         for group in groups(options, machine)
         for batch_size in (group.batch_size, 1)
     ]
 
 
-def memory(options: Options, machine: dict[str, Any]) -> list[Table]:
+def memory_tables(options: Options, machine: dict[str, Any]) -> list[Table]:
     """Returns tables of the deepest network, whose memory should not grow with E."""
     depth = 20 if options.quick else 110
     found = []
@@ -129,7 +137,9 @@ def memory(options: Options, machine: dict[str, Any]) -> list[Table]:
             4 if options.quick else options.batch_size or 128,
         )
         for dtype in dtypes(options, machine):
-            found.append(table("training", group, dtype, group.batch_size, machine))
+            found.append(
+                _network_table("training", group, dtype, group.batch_size, machine)
+            )
     return [dataclasses.replace(each, processes="alone") for each in found]
 
 
@@ -152,7 +162,7 @@ def dtypes(options: Options, machine: dict[str, Any]) -> tuple[str, ...]:
     return options.dtypes or (default,)
 
 
-def table(
+def _network_table(
     program: str, group: Group, dtype: str, batch_size: int, machine: dict[str, Any]
 ) -> Table:
     """Returns the table of the networks of a group, in training or inference."""
@@ -161,8 +171,6 @@ def table(
         "dtype": dtype,
         "image_size": group.image_size,
     }
-    modules = {"jax": "benchmarks.jax_nets", "torch": "benchmarks.torch_programs"}
-    build = "training_step" if program == "training" else program
     images = "1 image" if batch_size == 1 else f"{batch_size} images"
     what = "training step" if program == "training" else "inference"
     return Table(
@@ -172,7 +180,7 @@ def table(
             Case(
                 net.name,
                 net.library,
-                f"{modules[net.library]}:{build}",
+                BUILD[net.library, program],
                 net.options | common,
             )
             for net in group.nets

@@ -122,7 +122,7 @@ class Report:
         return [t for t in self.tables if facts.items() <= t.facts.items()]
 
 
-def load(folder: Path, benchmark: str, platform: str) -> Report | None:
+def load_report(folder: Path, benchmark: str, platform: str) -> Report | None:
     """Returns a report of the folder, or None if it does not exist."""
     path = folder / f"{benchmark}-{platform}.json"
     return Report.load(path) if path.exists() else None
@@ -139,7 +139,7 @@ def rounded(value: Any) -> Any:
     )
 
 
-def cells(result: Result) -> tuple[list[str], list[list[str]]]:
+def result_cells(result: Result) -> tuple[list[str], list[list[str]]]:
     """Returns headings and rows of a table, as text."""
     headings = ["case", "ms", f"over {result.base}", "quartiles", "first call, s"]
     headings.append("memory, MB")
@@ -172,7 +172,7 @@ def megabytes(count: int | None) -> str:
     return "" if count is None else f"{count / 1e6:.4g}"
 
 
-def place(report: Report) -> str:
+def machine_name(report: Report) -> str:
     """Returns the name of the machine."""
     machine = report.machine
     if machine["platform"] == "cpu":
@@ -190,11 +190,15 @@ def markdown(report: Report) -> str:
     ]
     parts = [
         f"# {report.benchmark}, {machine['platform']}",
-        f"`{report.command}` on {place(report)}; {', '.join(versions)}.",
+        f"`{report.command}` on {machine_name(report)}; {', '.join(versions)}.",
     ]
     for result in report.tables:
         count = max((len(row.times) for row in result.rows), default=0)
-        parts += [f"## {result.title}", grid(*cells(result)), f"Rounds: {count}."]
+        parts += [
+            f"## {result.title}",
+            grid(*result_cells(result)),
+            f"Rounds: {count}.",
+        ]
         parts += [f"Left out {name}: {why}" for name, why in result.left_out.items()]
     return "\n\n".join(parts) + "\n"
 
@@ -202,7 +206,7 @@ def markdown(report: Report) -> str:
 # The sections of README.md and docs/speed.md.
 
 
-def update(page: str, body: str) -> str:
+def update_section(page: str, body: str) -> str:
     """Returns a page with a new body between its markers.
 
     Args:
@@ -241,7 +245,7 @@ def speed_summary(folder: Path) -> str:
 def timed(folder: Path) -> list[Report]:
     """Returns the reports of a folder that the pages show, in order."""
     reports = (
-        load(folder, name, platform) for platform in PLATFORMS for name in TITLES
+        load_report(folder, name, platform) for platform in PLATFORMS for name in TITLES
     )
     return [report for report in reports if report is not None]
 
@@ -257,10 +261,10 @@ def sentence(report: Report) -> str:
             article = "a " if report.benchmark == "training" else ""
             facts = f"E = {EXPANSION}, {images(table)}, {table.facts['dtype']}"
             return (
-                f"On {place(report)}, {article}{what} of ShiftResNet-{DEPTH} ({facts}) "
-                f"takes {same.median:.1f} times as long in PyTorch as in shiftjax, and "
-                f"that of ResNet-{DEPTH} in PyTorch takes {resnet.median:.1f} times as "
-                "long."
+                f"On {machine_name(report)}, {article}{what} of ShiftResNet-{DEPTH} "
+                f"({facts}) takes {same.median:.1f} times as long in PyTorch as in "
+                f"shiftjax, and that of ResNet-{DEPTH} in PyTorch takes "
+                f"{resnet.median:.1f} times as long."
             )
     return ""
 
@@ -277,8 +281,8 @@ def comparison(report: Report) -> list[str]:
         table, spread = pivot(found)
         what = f"{TITLES[report.benchmark]} of ShiftResNet-{DEPTH}"
         origin = (
-            f"Measured by `{report.command}` on {place(report)}. The quartiles lie "
-            f"within {spread:.0%} of the medians."
+            f"Measured by `{report.command}` on {machine_name(report)}. The quartiles "
+            f"lie within {spread:.0%} of the medians."
         )
         parts += [f"### {what}, {images(found[0])}, {dtype}", table]
         parts.append("\n".join(wrap(origin)))

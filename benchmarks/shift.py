@@ -13,12 +13,12 @@ SHAPES = {
 }
 TORCH_LOWERINGS = ("one-hot", "slices")
 BUILD = {
-    "jax": "benchmarks.jax_operations:operation",
-    "torch": "benchmarks.torch_programs:operation",
+    "jax": "benchmarks.jax_operations:jax_operation",
+    "torch": "benchmarks.torch_programs:torch_operation",
 }
 
 
-def tables(options: Options, machine: dict[str, Any]) -> list[Table]:
+def shift_tables(options: Options, machine: dict[str, Any]) -> list[Table]:
     """Returns a table for each shape, dtype and pass."""
     shapes = [
         [options.batch_size or images, *shape]
@@ -30,7 +30,7 @@ def tables(options: Options, machine: dict[str, Any]) -> list[Table]:
         Table(
             title=f"shift of {' x '.join(map(str, shape))}, {dtype}, {passes}",
             base="copy",
-            cases=tuple(cases(shape, dtype, passes != "forward", machine)),
+            cases=tuple(_shift_cases(shape, dtype, passes != "forward", machine)),
             facts={"shape": shape, "dtype": dtype, "passes": passes},
         )
         for shape in shapes
@@ -39,7 +39,7 @@ def tables(options: Options, machine: dict[str, Any]) -> list[Table]:
     ]
 
 
-def cases(
+def _shift_cases(
     shape: list[int], dtype: str, backward: bool, machine: dict[str, Any]
 ) -> list[Case]:
     """Returns a copy, every lowering for each K, and convolutions, in each library."""

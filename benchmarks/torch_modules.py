@@ -87,7 +87,9 @@ class Slices(nn.Module):
         return torch.cat(parts, 1).contiguous(memory_format=torch.channels_last)
 
 
-def middle(kind: str, channels: int, kernel_size: int) -> nn.Conv2d | Slices | None:
+def _middle_module(
+    kind: str, channels: int, kernel_size: int
+) -> nn.Conv2d | Slices | None:
     """Makes the module between the 1x1 convolutions, or None.
 
     Args:
@@ -129,7 +131,7 @@ class TorchBlock(nn.Module):
         else:
             self.first = TorchConvNorm(inputs, wide)
             self.second = TorchConvNorm(wide, outputs, 1, stride)
-            self.middle = middle(kind, wide, kernel_size)
+            self.middle = _middle_module(kind, wide, kernel_size)
         if kind == "depthwise":
             self.middle = TorchConvNorm(wide, wide, kernel_size, groups=wide)
         self.shortcut = nn.Identity()
@@ -164,7 +166,7 @@ class TorchCSC(nn.Module):
         self.norm = nn.BatchNorm2d(inputs)
         self.expand = convolution(inputs, e * branch)
         self.middle: nn.Module = nn.BatchNorm2d(e * branch)
-        between = middle(kind, e * branch, kernel_size)
+        between = _middle_module(kind, e * branch, kernel_size)
         if isinstance(between, nn.Conv2d):
             self.middle = TorchConvNorm(e * branch, e * branch)
             self.middle.conv = between

@@ -35,7 +35,7 @@ NETS: Mapping[str, Callable[..., nn.Module]] = {
 }
 
 
-def make(
+def _make_program(
     call: Callable[[], Any], *, queued: bool = True, steps: int = 1, **facts: int
 ) -> Program:
     """Makes a program, and measures the memory of a call on a GPU."""
@@ -69,7 +69,7 @@ def on_copies(call: Callable[..., Any], inputs: Sequence, copies: int) -> Progra
         return [call(*group) for group in groups]
 
     if not CUDA:
-        return make(run, steps=copies)
+        return _make_program(run, steps=copies)
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for _ in range(3):
@@ -78,7 +78,7 @@ def on_copies(call: Callable[..., Any], inputs: Sequence, copies: int) -> Progra
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
         run()
-    return make(graph.replay, steps=copies)
+    return _make_program(graph.replay, steps=copies)
 
 
 def random_images(*shape: int, dtype: str = "float32") -> torch.Tensor:
@@ -94,17 +94,17 @@ def to_device(net: nn.Module) -> nn.Module:
     return net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-def compiled(net: nn.Module) -> Any:
+def _compile_network(net: nn.Module) -> Any:
     """Compiles a network; on a GPU, the launches of a step are one graph."""
     return torch.compile(net, mode="reduce-overhead" if CUDA else None)
 
 
-def parameters(net: nn.Module) -> int:
+def trainable_count(net: nn.Module) -> int:
     """Returns the number of parameters, without the one-hot kernels."""
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
 
 
-def training_step(
+def torch_training_step(
     family: str,
     batch_size: int,
     dtype: str,
@@ -125,7 +125,7 @@ def training_step(
     net = to_device(NETS[family](**options))
     x = random_images(batch_size, 3, image_size, image_size)
     labels = torch.randint(0, 10, (batch_size,), device=DEVICE)
-    forward = compiled(net) if compile else net
+    forward = _compile_network(net) if compile else net
     trained = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(
         trained, 0.01, momentum=0.9, weight_decay=5e-4, fused=True
@@ -139,10 +139,10 @@ def training_step(
         optimizer.step()
         return loss
 
-    return make(call, params=parameters(net))
+    return _make_program(call, params=trainable_count(net))
 
 
-def inference(
+def torch_inference(
     family: str,
     batch_size: int,
     dtype: str,
@@ -150,18 +150,18 @@ def inference(
     compile: bool = False,  # noqa: A002 (as torch has it)
     **options: Any,
 ) -> Program:
-    """Makes inference by a folded network; see `training_step` for the arguments."""
+    """Makes inference by a folded network; for arguments see `torch_training_step`."""
     net = NETS[family](**options)
-    params = parameters(net)
+    params = trainable_count(net)
     net = to_device(fold_norms(net)).to(getattr(torch, dtype))
     x = random_images(batch_size, 3, image_size, image_size, dtype=dtype)
-    forward = compiled(net) if compile else net
+    forward = _compile_network(net) if compile else net
 
     @torch.inference_mode()
     def call() -> torch.Tensor:
         return forward(x)
 
-    return make(call, queued=batch_size > 1, params=params)
+    return _make_program(call, queued=batch_size > 1, params=params)
 
 
 def slices(x: torch.Tensor, kernel_size: int) -> torch.Tensor:
@@ -178,7 +178,7 @@ def slices(x: torch.Tensor, kernel_size: int) -> torch.Tensor:
     return out
 
 
-def operation(
+def torch_operation(
     kind: str,
     shape: Sequence[int],
     dtype: str,
@@ -187,7 +187,7 @@ def operation(
     lowering: str = "one-hot",
     copies: int = 1,
 ) -> Program:
-    """Makes an operation on one tensor, as `benchmarks.jax_operations.operation`.
+    """Makes an operation on one tensor, as `benchmarks.jax_operations.jax_operation`.
 
     Args:
       kind: "copy" (of two tensors with `backward`), "shift", "depthwise" or "dense".
@@ -239,7 +239,7 @@ def differentiated(
     return call
 
 
-def block(
+def torch_block(
     middle: str,
     shape: Sequence[int],
     expansion: int,
@@ -250,7 +250,7 @@ def block(
     copies: int = 1,
     compile: bool = False,  # noqa: A002 (as torch has it)
 ) -> Program:
-    """Makes a block, as `benchmarks.jax_blocks.block`.
+    """Makes a block, as `benchmarks.jax_blocks.jax_block`.
 
     Args:
       middle: "shift", "slices", "depthwise", "dense" or "nothing".

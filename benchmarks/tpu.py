@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import RESULTS
-from benchmarks.console import show
+from benchmarks.console import print_table
 from benchmarks.jax_blocks import applied, trained
 from shiftjax.layers import ShiftConv
 from shiftjax.models.resnet import ShiftResNet
@@ -125,7 +125,7 @@ ROWS = {
 }
 
 
-def stages(row: str, name: str) -> TPUCost:
+def _stages_cost(row: str, name: str) -> TPUCost:
     """Estimates the cost of output, gradients and statistics of stages of blocks."""
     (images, side, channels), shapes = STAGES[name]
     module = Stages(tuple(shapes), *ROWS[row])
@@ -139,7 +139,7 @@ def stages(row: str, name: str) -> TPUCost:
     )
 
 
-def training_step(row: str, batch_size: int) -> TPUCost:
+def _training_step_cost(row: str, batch_size: int) -> TPUCost:
     """Estimates a step of `python -m train cifar10`, with resident images."""
     implementation, shifts = ROWS[row]
     network = ShiftResNet(
@@ -177,7 +177,7 @@ def training_step(row: str, batch_size: int) -> TPUCost:
     )
 
 
-def cells(costs: dict[str, TPUCost]) -> list[list[str]]:
+def _cost_cells(costs: dict[str, TPUCost]) -> list[list[str]]:
     """Returns the rows of a table."""
     base = costs["no shift"]
     return [
@@ -193,7 +193,7 @@ def cells(costs: dict[str, TPUCost]) -> list[list[str]]:
     ]
 
 
-def write(table: dict[str, Any]) -> None:
+def _write_table(table: dict[str, Any]) -> None:
     """Writes a table, which replaces the one with its title."""
     path = RESULTS / "tpu.json"
     tables = json.loads(path.read_text())["tables"] if path.exists() else []
@@ -202,28 +202,28 @@ def write(table: dict[str, Any]) -> None:
     path.write_text(json.dumps(report | {"tables": [*others, table]}, indent=1) + "\n")
 
 
-def main() -> int:
+def _main() -> int:
     """Estimates the cost of every case in every implementation."""
     options = tyro.cli(TPUOptions, prog="python -m benchmarks.tpu", description=__doc__)
     console, facts = Console(), machine()
     cases: list[tuple[str, Callable[[str, Any], TPUCost], Any]]
-    cases = [(f"blocks {name}", stages, name) for name in options.stages]
+    cases = [(f"blocks {name}", _stages_cost, name) for name in options.stages]
     if options.batch_size:
         title = f"training step, ShiftResNet-20, E = 3, {options.batch_size} images"
-        cases.append((title, training_step, options.batch_size))
+        cases.append((title, _training_step_cost, options.batch_size))
     for title, function, argument in cases:
         costs = {}
         for row in ROWS:
             start = time.perf_counter()
             costs[row] = function(row, argument)
             console.log(f"{title}, {row}: {time.perf_counter() - start:.0f} s")
-        show(console, title, HEADINGS, cells(costs))
+        print_table(console, title, HEADINGS, _cost_cells(costs))
         rows = [
             {"implementation": row, **dataclasses.asdict(costs[row])} for row in costs
         ]
-        write({"title": title, "machine": facts, "rows": rows})
+        _write_table({"title": title, "machine": facts, "rows": rows})
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_main())

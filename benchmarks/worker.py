@@ -34,7 +34,7 @@ QUEUE_SECONDS = 0.02  # of asynchronous work to queue at once
 LONGEST_QUEUE = 200
 
 
-def run(program: Program, calls: int = 1) -> float:
+def time_calls(program: Program, calls: int = 1) -> float:
     """Returns the seconds that a number of calls take."""
     start = time.perf_counter()
     result = None
@@ -54,14 +54,14 @@ def median_time(program: Program, seconds: float) -> float:
     """
     calls, spent = 1, 0.0
     while spent < min(WARM_SECONDS, seconds):
-        spent += run(program, calls)
+        spent += time_calls(program, calls)
     while program.queued and calls < LONGEST_QUEUE:
-        if run(program, calls) > QUEUE_SECONDS:
+        if time_calls(program, calls) > QUEUE_SECONDS:
             break
         calls *= 2
-    times = [run(program, calls)]
+    times = [time_calls(program, calls)]
     while sum(times) < (seconds if len(times) >= RUNS else LONGEST_TURN * seconds):
-        times.append(run(program, calls))
+        times.append(time_calls(program, calls))
     return statistics.median(times) / (calls * program.steps)
 
 
@@ -77,9 +77,9 @@ def build(case: Case) -> tuple[Program, dict[str, Any]]:
     start = time.perf_counter()
     program = getattr(importlib.import_module(module), function)(**case.options)
     before = _resident_peak()
-    run(program)
+    time_calls(program)
     first_call = time.perf_counter() - start
-    run(program)
+    time_calls(program)
     return program, {
         "first_call": first_call,
         "memory_bytes": program.memory_bytes,
@@ -170,7 +170,7 @@ def _resident_peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def main() -> None:
+def _main() -> None:
     """Answers requests until the input ends."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # output of libraries is no answer
@@ -181,4 +181,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    _main()

@@ -8,9 +8,9 @@ import pytest
 from benchmarks import block as blocks
 from benchmarks.block import Shape
 from benchmarks.cases import Options
-from benchmarks.jax_blocks import Block, block, traced
-from benchmarks.jax_nets import inference, training_step
-from benchmarks.jax_operations import operation
+from benchmarks.jax_blocks import Block, jax_block, traced_block
+from benchmarks.jax_nets import jax_inference, jax_training_step
+from benchmarks.jax_operations import jax_operation
 from shiftjax import ShiftConv
 from shiftjax.lowerings import LOWERINGS
 from train.assemble import Setup
@@ -35,7 +35,7 @@ def moved(x, sign):
 @pytest.mark.parametrize("lowering", LOWERINGS)
 def test_a_shift_and_its_gradient(lowering):
     """The gradient of a shift is the opposite one of what comes back: 2 x."""
-    program = operation(
+    program = jax_operation(
         kind="shift", shape=SHAPE, dtype="float32", backward=True, lowering=lowering
     )
     ((y, (gradient,)),) = program.call()
@@ -48,7 +48,7 @@ def test_a_shift_and_its_gradient(lowering):
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("kind", ["copy", "depthwise", "dense"])
 def test_what_the_shift_is_compared_with(kind, backward, dtype):
-    program = operation(kind=kind, shape=SHAPE, dtype=dtype, backward=backward)
+    program = jax_operation(kind=kind, shape=SHAPE, dtype=dtype, backward=backward)
     results = jax.tree.leaves(program.wait(program.call()))
     kernels = kind != "copy"
     assert len(results) == (2 + kernels if backward else 1)
@@ -72,7 +72,7 @@ def test_the_block_is_that_of_the_library(rng):
 @pytest.mark.parametrize("middle", ["copy", "nothing", "depthwise", "dense", "cpu"])
 def test_blocks_run(middle, backward, dtype):
     options = Shape(2, 4, 16, 3).options | {"dtype": dtype, "backward": backward}
-    program = block(middle=middle, **options)
+    program = jax_block(middle=middle, **options)
     assert program.wait(program.call()) is not None
 
 
@@ -91,7 +91,7 @@ def test_all_implementations_for_a_gpu_are_the_same(name, strides):
     options = shape.options | {"dtype": "float32", "backward": True}
 
     def compute(own):
-        function, arguments = traced(**options, **own)
+        function, arguments = traced_block(**options, **own)
         with jax.default_matmul_precision("highest"):
             y, _, gradients = jax.jit(function)(*arguments())
         return jax.tree.leaves([y, gradients])
@@ -107,7 +107,7 @@ def test_all_implementations_for_a_gpu_are_the_same(name, strides):
 def test_cases_of_a_gpu_run_on_several_inputs(passes):
     """Cases of a quick table, the kernel interpreted, in one dispatch."""
     machine = {"platform": "gpu", "torch": "gpu"}
-    tables = blocks.tables(Options(("block",), quick=True), machine)
+    tables = blocks.block_tables(Options(("block",), quick=True), machine)
     (table,) = (table for table in tables if table.facts["passes"] == passes)
     cases = [case for case in table.cases if case.library == "jax"]
     assert "implementation gpu, tiles of 32" in [case.name for case in cases]
@@ -117,7 +117,7 @@ def test_cases_of_a_gpu_run_on_several_inputs(passes):
     for case in cases:
         inputs = 2 if passes == "forward" else 1
         assert case.options["copies"] == 2
-        program = block(**case.options | {"copies": inputs})
+        program = jax_block(**case.options | {"copies": inputs})
         results = program.wait(program.call())
         assert len(results) == program.steps == inputs
         assert np.isfinite(jax.tree.leaves(results)[0]).all()
@@ -126,14 +126,14 @@ def test_cases_of_a_gpu_run_on_several_inputs(passes):
 def test_steps_of_one_dispatch(monkeypatch):
     """A call runs several steps, as on an accelerator, and the state continues."""
     monkeypatch.setattr(Setup, "steps_per_dispatch", 3)
-    program = training_step("shiftnet", 2, "float32", 16, TINY)
+    program = jax_training_step("shiftnet", 2, "float32", 16, TINY)
     assert program.steps == 3
     losses = [float(program.call()) for _ in range(4)]
     assert np.isfinite(losses).all()
     assert len(set(losses)) == 4
 
 
-@pytest.mark.parametrize("make", [training_step, inference])
+@pytest.mark.parametrize("make", [jax_training_step, jax_inference])
 def test_networks_run(make):
     program = make("shiftnet", 2, "float32", 16, TINY)
     program.wait(program.call())

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import __main__ as command
 from benchmarks.cases import Case, Table
-from benchmarks.report import load
+from benchmarks.report import load_report
 
 SLEEP = "tests.benchmarks.programs:sleep"
 
@@ -20,12 +20,12 @@ def tables(options, machine):
 def test_a_benchmark_is_run_shown_and_written(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(command.BENCHMARKS, "shift", tables)
     options = ["--quick", "--rounds", "3", "--minutes", "1", "--models", "shiftnet_*"]
-    assert command.main(["shift", *options, "--results", str(tmp_path)]) == 0
+    assert command.run_benchmarks(["shift", *options, "--results", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     assert "naps 0" in printed
     assert "over short" in printed
     (path,) = tmp_path.glob("*.json")
-    report = load(tmp_path, "shift", path.stem.removeprefix("shift-"))
+    report = load_report(tmp_path, "shift", path.stem.removeprefix("shift-"))
     assert report is not None
     assert report.command.startswith("python -m benchmarks shift --quick")
     assert "--models 'shiftnet_*' --results" in report.command
@@ -48,7 +48,7 @@ def test_a_benchmark_is_run_shown_and_written(monkeypatch, tmp_path, capsys):
     ],
 )
 def test_mistakes_are_named(arguments, message, capsys):
-    assert command.main(arguments) == 2
+    assert command.run_benchmarks(arguments) == 2
     assert message in capsys.readouterr().err
 
 
@@ -60,7 +60,7 @@ def test_report_writes_the_pages(monkeypatch, tmp_path):
     for page in pages:
         page.write_text(section)
     monkeypatch.setattr(command, "ROOT", tmp_path)
-    assert command.main(["report", "--results", str(command.RESULTS)]) == 0
+    assert command.run_benchmarks(["report", "--results", str(command.RESULTS)]) == 0
     readme, tables = (page.read_text() for page in pages)
     assert "docs/speed.png" in readme
     assert "|" in tables
@@ -71,6 +71,6 @@ def test_report_without_results_writes_nothing(monkeypatch, tmp_path):
     """Without results there is nothing to change, and nothing to draw."""
     (tmp_path / "README.md").write_text("as it was")
     monkeypatch.setattr(command, "ROOT", tmp_path)
-    assert command.main(["report", "--results", str(tmp_path)]) == 0
+    assert command.run_benchmarks(["report", "--results", str(tmp_path)]) == 0
     assert (tmp_path / "README.md").read_text() == "as it was"
     assert not (tmp_path / "docs").exists()

@@ -5,18 +5,18 @@ import dataclasses
 import pytest
 
 from benchmarks import RESULTS, ROOT
-from benchmarks.figure import draw
+from benchmarks.figure import draw_speed_figure
 from benchmarks.report import (
     Report,
     Result,
-    cells,
-    load,
+    load_report,
     markdown,
     pivot,
+    result_cells,
     rounded,
     speed_page,
     speed_summary,
-    update,
+    update_section,
 )
 from benchmarks.turns import Row
 
@@ -70,8 +70,8 @@ def operation(passes, scale):
 def test_a_report_comes_back_as_it_was_kept(report, tmp_path):
     path = report.save(tmp_path)
     assert path == tmp_path / "training-cpu.json"
-    assert load(tmp_path, "training", "cpu") == report
-    assert load(tmp_path, "training", "gpu") is None
+    assert load_report(tmp_path, "training", "cpu") == report
+    assert load_report(tmp_path, "training", "gpu") is None
     assert (tmp_path / "training-cpu.md").read_text() == markdown(report)
 
 
@@ -121,13 +121,13 @@ def test_expansions_stand_side_by_side(report):
 
 def test_update_writes_between_the_markers(report, tmp_path):
     report.save(tmp_path)
-    text = update(PAGE, speed_page(tmp_path))
+    text = update_section(PAGE, speed_page(tmp_path))
     assert text.startswith("before\n<!-- speed: made by x -->\n")
     assert text.endswith("\n<!-- end of speed -->\nafter\n")
     assert "old" not in text
     assert "### Training step of ShiftResNet-20, 128 images, float32\n" in text
     assert "| ShiftResNet-20 in PyTorch | 0.5 | 2.0 |" in text
-    assert update(text, speed_page(tmp_path)) == text
+    assert update_section(text, speed_page(tmp_path)) == text
     assert max(map(len, text.splitlines())) <= 88
 
 
@@ -181,7 +181,7 @@ def test_floor_of_a_table():
     facts = {"floor_bytes": 16_000_000, "flops": 10**9, "tflops": 1}
     table = Result("block", "block", facts, True, rows, {})
     assert table.floor() == pytest.approx(2e-3)
-    headings, shown = cells(table)
+    headings, shown = result_cells(table)
     assert headings[-1] == "over the floor, 2 ms"
     assert [row[-1] for row in shown] == ["0.50", "2.00", "3.00"]
     products = dataclasses.replace(table, facts=facts | {"flops": 5 * 10**9})
@@ -191,8 +191,8 @@ def test_floor_of_a_table():
 
 
 def test_update_without_results_changes_nothing(tmp_path):
-    assert update(PAGE, speed_page(tmp_path)) == PAGE
-    assert update(PAGE, speed_summary(tmp_path)) == PAGE
+    assert update_section(PAGE, speed_page(tmp_path)) == PAGE
+    assert update_section(PAGE, speed_summary(tmp_path)) == PAGE
 
 
 @pytest.mark.parametrize(
@@ -201,16 +201,18 @@ def test_update_without_results_changes_nothing(tmp_path):
 def test_the_pages_agree_with_the_results(name, make):
     page = (ROOT / name).read_text()
     assert "<!-- speed: " in page
-    assert update(page, make(RESULTS)) == page, "run `python -m benchmarks report`"
+    assert update_section(page, make(RESULTS)) == page, (
+        "run `python -m benchmarks report`"
+    )
 
 
 def test_the_picture_is_drawn_from_what_there_is(report, tmp_path):
     path = tmp_path / "speed.png"
-    assert not draw(tmp_path, path)
+    assert not draw_speed_figure(tmp_path, path)
     report.save(tmp_path)
-    assert draw(tmp_path, path)
+    assert draw_speed_figure(tmp_path, path)
     first = path.read_bytes()
     tables = operation("forward", 1), operation("forward + backward", 2)
     Report("shift", "python -m benchmarks shift", MACHINE, tables).save(tmp_path)
-    assert draw(tmp_path, path)
+    assert draw_speed_figure(tmp_path, path)
     assert path.read_bytes() != first

@@ -17,11 +17,11 @@ def test_sizes_of_the_cifar_networks(expansion):
     """PyTorch's count, and that of `summarize`, which is the paper's."""
     net = torch_modules.cifar_net("shift", 20, expansion)
     model = f"shiftresnet20_e{expansion}"
-    assert torch_programs.parameters(net) == shiftjax.summarize(model).params
+    assert torch_programs.trainable_count(net) == shiftjax.summarize(model).params
     reduction = REDUCTIONS[expansion]
     net = torch_modules.cifar_net("depthwise", 20, 1 / reduction)
     model = shiftjax.create_model("depthwise_resnet20", reduction=reduction)
-    assert torch_programs.parameters(net) == shiftjax.summarize(model).params
+    assert torch_programs.trainable_count(net) == shiftjax.summarize(model).params
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_sizes_of_the_shiftnets(name, params):
     shape = SHIFTNETS[name]
     assert shiftjax.summarize(CSCNet(**shape), 224).params == params
     net = torch_modules.shift_net("shift", **shape)
-    assert torch_programs.parameters(net) == params
+    assert torch_programs.trainable_count(net) == params
 
 
 @pytest.mark.parametrize("kernel_size", [3, 5])
@@ -76,10 +76,12 @@ def test_folding_changes_nothing(family):
 def test_programs_run(kind, dtype):
     if kind in ("training_step", "inference"):
         options = {"kind": "shift", "depth": 20, "expansion": 1, "batch_size": 2}
-        program = getattr(torch_programs, kind)("cifar", dtype=dtype, **options)
+        program = getattr(torch_programs, f"torch_{kind}")(
+            "cifar", dtype=dtype, **options
+        )
     else:
         more = {"expansion": 3, "kernel_size": 3} if kind == "block" else {}
-        program = getattr(torch_programs, kind)(
+        program = getattr(torch_programs, f"torch_{kind}")(
             "shift", (2, 4, 4, 18), dtype=dtype, backward=True, **more
         )
     program.wait(program.call())
@@ -89,7 +91,7 @@ def test_programs_run(kind, dtype):
 @pytest.mark.parametrize("backward", [False, True])
 def test_blocks_run_on_several_inputs(middle, backward):
     """With stride 2 the output has half the side and twice the channels."""
-    program = torch_programs.block(
+    program = torch_programs.torch_block(
         middle, (2, 6, 6, 16), 3, 3, "float32", backward, strides=2, copies=3
     )
     results = program.call()

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.cases import Case, Program, Table
 from benchmarks.turns import Row, Workers, measure, ratio
-from benchmarks.worker import median_time, run
+from benchmarks.worker import median_time, time_calls
 
 PROGRAMS = "tests.benchmarks.programs"
 
@@ -177,5 +177,5 @@ def test_calls_are_queued_only_where_the_device_works_alone():
     queued = Program(lambda: None, wait, queued=True)
     assert median_time(queued, 0.01) < 0.0005
     waits.clear()
-    run(queued, 7)
+    time_calls(queued, 7)
     assert len(waits) == 1
