@@ -24,7 +24,7 @@ _SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
-def find(folder: str | Path) -> list[Path]:
+def find_images(folder: str | Path) -> list[Path]:
     """Lists the image files of a folder, at any depth.
 
     Args:

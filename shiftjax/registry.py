@@ -35,7 +35,7 @@ def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
       >>> list_models("shiftresnet20*")[:2]
       ['shiftresnet20_e1', 'shiftresnet20_e3']
     """
-    names = manifest.names() if pretrained else VARIANTS
+    names = manifest.release_names() if pretrained else VARIANTS
     return sorted(fnmatch.filter(names, pattern))
 
 

@@ -200,7 +200,7 @@ def save(path: str | os.PathLike, variables: Mapping[str, Any], card: Card) -> b
         name: np.ascontiguousarray(value)
         for name, value in flatten_dict(dict(variables), sep="/").items()
     }
-    compare(arrays, card, str(path))
+    _check_variables(arrays, card, str(path))
     import safetensors.numpy
 
     fields = dataclasses.asdict(card)
@@ -219,7 +219,7 @@ def digest(data: bytes) -> tuple[int, str]:
     return len(data), hashlib.sha256(data).hexdigest()
 
 
-def compare(arrays: Mapping[str, np.ndarray], card: Card, where: str) -> None:
+def _check_variables(arrays: Mapping[str, np.ndarray], card: Card, where: str) -> None:
     """Compares arrays with the variables of a network.
 
     Args:
@@ -264,7 +264,7 @@ def _parse(data: bytes, where: str) -> Pretrained:
         card = Card(**{name: _tuple(value) for name, value in fields.items()})
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{where} is not a file of weights: {error}") from error
-    compare(arrays, card, where)
+    _check_variables(arrays, card, where)
     variables = unflatten_dict(
         {tuple(name.split("/")): jnp.array(value) for name, value in arrays.items()}
     )

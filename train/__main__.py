@@ -94,7 +94,9 @@ def _compile(given: Sequence[str]) -> commands.Compile:
 
 
 def _parse(kind: Any, name: str, rest: list[str], **options: Any) -> Any:
-    return arguments.parse(kind, f"{commands.PROGRAM} {name}", rest, **options)
+    return arguments.parse_command_line(
+        kind, f"{commands.PROGRAM} {name}", rest, **options
+    )
 
 
 def _overview() -> str:

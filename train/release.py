@@ -173,7 +173,7 @@ def _add(
         assert older is not None  # it has the run of this seed
         entry = older
     entry = dataclasses.replace(entry, runs=ordered)
-    manifest.write(out, releases | {name: entry})
+    manifest.write_manifest(out, releases | {name: entry})
     return entry
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from shiftjax.apps.predict import Classifier, normalize
+from shiftjax.apps.predict import Classifier, normalize_images
 from shiftjax.errors import InputError
 from shiftjax.fast.batchnorm import affine
 from shiftjax.layers import Shift
@@ -58,7 +58,7 @@ def analyze(pretrained: Pretrained, images: np.ndarray) -> list[BlockAnalysis]:
     kernel_size, dilation = _window(pretrained)
     _, captured = model.apply(
         pretrained.variables,
-        normalize(images, pretrained.card),
+        normalize_images(images, pretrained.card),
         capture_intermediates=lambda module, _: isinstance(module, Shift),
         mutable=["intermediates"],
     )

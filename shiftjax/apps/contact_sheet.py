@@ -13,7 +13,7 @@ LINE = 20
 COLUMNS = 5
 
 
-def draw(predictions: Sequence[Prediction]) -> Image.Image:
+def draw_contact_sheet(predictions: Sequence[Prediction]) -> Image.Image:
     """Draws images with their predictions side by side, five in a row.
 
     Args:

@@ -24,7 +24,9 @@ STABLEHLO, ONNX = ".stablehlo", ".onnx"
 FREE = "batch"  # name of the symbolic batch size
 
 
-def forward(pretrained: Pretrained, *, uint8: bool = False) -> Callable[..., Any]:
+def inference_function(
+    pretrained: Pretrained, *, uint8: bool = False
+) -> Callable[..., Any]:
     """Returns the network as a function of images alone.
 
     Args:
@@ -60,7 +62,7 @@ def to_stablehlo(
 
     Args:
       pretrained: the network and its weights.
-      uint8: see `forward`.
+      uint8: see `inference_function`.
       platforms: any of "cpu", "cuda", "rocm", "tpu".
 
     Returns:
@@ -74,7 +76,7 @@ def to_stablehlo(
         f"{FREE}, {', '.join(map(str, pretrained.card.image_shape()))}"
     )
     dtype = jnp.uint8 if uint8 else jnp.float32
-    program = jax.jit(forward(pretrained, uint8=uint8))
+    program = jax.jit(inference_function(pretrained, uint8=uint8))
     export = jax.export.export(program, platforms=tuple(platforms))
     return bytes(export(jax.ShapeDtypeStruct(shape, dtype)).serialize())
 
@@ -104,7 +106,7 @@ def to_onnx(pretrained: Pretrained, *, uint8: bool = False) -> bytes:
 
     Args:
       pretrained: the network and its weights.
-      uint8: see `forward`.
+      uint8: see `inference_function`.
 
     Returns:
       The serialized model, as the ONNX runtimes read it.
@@ -117,7 +119,7 @@ def to_onnx(pretrained: Pretrained, *, uint8: bool = False) -> bytes:
 
     dtype = jnp.uint8 if uint8 else jnp.float32
     shape = ("B", *pretrained.card.image_shape())
-    function = in_common_primitives(forward(pretrained, uint8=uint8))
+    function = in_common_primitives(inference_function(pretrained, uint8=uint8))
     model: Any = to_onnx(function, [jax.ShapeDtypeStruct(shape, dtype)])
     return model.SerializeToString()
 
@@ -170,7 +172,7 @@ def export(pretrained: Pretrained, path: str | Path, *, uint8: bool = False) -> 
     Args:
       pretrained: the network and its weights.
       path: the file, which ends in ".stablehlo" or ".onnx", in an existing folder.
-      uint8: see `forward`.
+      uint8: see `inference_function`.
 
     Returns:
       The size of the file in bytes.

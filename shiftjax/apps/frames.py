@@ -32,7 +32,7 @@ class ImageFile:
     loop: int | None = None
 
 
-def read(path: Path) -> ImageFile:
+def read_image_file(path: Path) -> ImageFile:
     """Reads an image file; a still image is turned upright by its EXIF orientation.
 
     Args:
@@ -55,7 +55,7 @@ def read(path: Path) -> ImageFile:
         return ImageFile(tuple(frames), tuple(durations), file.info.get("loop"))
 
 
-def write(path: Path, image: ImageFile) -> None:
+def write_image_file(path: Path, image: ImageFile) -> None:
     """Writes an image file atomically.
 
     Args:

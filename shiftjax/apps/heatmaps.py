@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 COLUMNS = 6
 
 
-def draw(
+def draw_heatmaps(
     blocks: Sequence[BlockAnalysis], kept: Mapping[Move, float], path: str
 ) -> None:
     """Draws a heat map of the window for each block, and one of the predictions kept.

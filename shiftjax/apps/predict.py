@@ -68,7 +68,7 @@ class Classifier:
         size = max(1, min(BATCH_SIZE, len(images)))
         outs = [np.zeros((0, len(self.card.class_names)), np.float32)]
         for start in range(0, len(images), size):
-            batch = normalize(images[start : start + size], self.card)
+            batch = normalize_images(images[start : start + size], self.card)
             # The last batch is filled up, so that one shape is compiled once.
             padding = [(0, size - len(batch))] + [(0, 0)] * 3
             out = self._apply(self.variables, np.pad(batch, padding))
@@ -126,7 +126,7 @@ class Classifier:
                 yield Prediction(str(path), classes)
 
 
-def normalize(images: np.ndarray, card: Card) -> np.ndarray:
+def normalize_images(images: np.ndarray, card: Card) -> np.ndarray:
     """Normalizes images with the mean and deviation of a network's training.
 
     Args:
@@ -175,7 +175,7 @@ def _files(paths: Iterable[str | Path]) -> Iterator[Path]:
     """
     for path in map(Path, paths):
         if path.is_dir():
-            yield from image_files.find(path)
+            yield from image_files.find_images(path)
         elif path.is_file():
             yield path
         else:

@@ -11,7 +11,7 @@ from shiftjax import image_files
 from shiftjax.apps import contact_sheet, frames
 from shiftjax.apps.bands import apply_in_bands
 from shiftjax.apps.frames import ImageFile
-from shiftjax.apps.predict import normalize
+from shiftjax.apps.predict import normalize_images
 from shiftjax.errors import InputError, MissingFileError
 from shiftjax.models.stylizer import StyleNet
 from shiftjax.weights import Pretrained
@@ -60,7 +60,7 @@ class Stylizer:
                 f"the image is {image.dtype} {list(image.shape)}; a stylizer takes "
                 "uint8 [height, width, 3]"
             )
-        x = normalize(image[None], self.card)
+        x = normalize_images(image[None], self.card)
         if image.shape[0] * image.shape[1] <= self.pixels:
             y = np.array(self._apply(self.variables, x)[0])
         else:
@@ -102,7 +102,7 @@ class Stylizer:
         Raises:
           InputError: if the source cannot be read, or the target cannot be written.
         """
-        original = frames.read(source)
+        original = frames.read_image_file(source)
         painted = []
         for frame in original.frames:
             new = self(frame)
@@ -110,7 +110,7 @@ class Stylizer:
                 contact_sheet.beside([frame, new], labels) if labels else new
             )
         result = ImageFile(tuple(painted), original.durations, original.loop)
-        frames.write(target, result)
+        frames.write_image_file(target, result)
         return result
 
 
@@ -140,7 +140,7 @@ def targets(paths: Iterable[str | Path], output: str | Path) -> list[tuple[Path,
     else:
         pairs = []
         for path in given:
-            found = image_files.find(path) if path.is_dir() else [path]
+            found = image_files.find_images(path) if path.is_dir() else [path]
             top = path if path.is_dir() else path.parent
             pairs += [(file, output / file.relative_to(top)) for file in found]
     taken: set[Path] = set()

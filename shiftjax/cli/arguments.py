@@ -10,7 +10,9 @@ import tyro
 from shiftjax.errors import InputError
 
 
-def parse(kind: Any, prog: str, arguments: Sequence[str], **options: Any) -> Any:
+def parse_command_line(
+    kind: Any, prog: str, arguments: Sequence[str], **options: Any
+) -> Any:
     """Parses a command line into a dataclass.
 
     Args:

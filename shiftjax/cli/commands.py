@@ -98,10 +98,10 @@ class Predict:
             if self.plot:
                 shown.append(prediction)
         if self.plot:
-            from shiftjax.apps.contact_sheet import draw
+            from shiftjax.apps.contact_sheet import draw_contact_sheet
 
             try:
-                draw(shown).save(self.plot)
+                draw_contact_sheet(shown).save(self.plot)
             except (OSError, ValueError) as error:
                 raise InputError(f"--plot {self.plot}: {error}") from error
 
@@ -135,7 +135,7 @@ class Analyze:
         """Prints a table of the blocks, and a line for each displacement."""
         from shiftjax.allocator import keep_freed_memory
         from shiftjax.apps.analysis import agreement, analyze
-        from shiftjax.apps.heatmaps import draw
+        from shiftjax.apps.heatmaps import draw_heatmaps
         from shiftjax.apps.predict import Classifier
         from shiftjax.weights import open_pretrained
 
@@ -167,7 +167,7 @@ class Analyze:
                 f"without {move}: {100 * share:5.1f}% of predictions stay the same",
             )
         if self.plot:
-            draw(blocks, kept, self.plot)
+            draw_heatmaps(blocks, kept, self.plot)
 
 
 @dataclasses.dataclass(frozen=True)

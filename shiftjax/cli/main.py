@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 
 from shiftjax.cli import commands, style_commands
-from shiftjax.cli.arguments import parse
+from shiftjax.cli.arguments import parse_command_line
 from shiftjax.errors import InputError
 
 USER_MISTAKE = 2
@@ -50,7 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        command = parse(every_command(), "shiftjax", given, description=DESCRIPTION)
+        command = parse_command_line(
+            every_command(), "shiftjax", given, description=DESCRIPTION
+        )
         command.run(Console(width=None if sys.stdout.isatty() else 120))
     except InputError as error:
         print(f"shiftjax: {error}", file=sys.stderr)

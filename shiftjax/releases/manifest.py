@@ -160,7 +160,7 @@ def read(directory: str | os.PathLike | None = None) -> dict[str, Release]:
     return dict(_parsed(path, stat.st_mtime_ns, stat.st_size))
 
 
-def names(directory: str | os.PathLike | None = None) -> list[str]:
+def release_names(directory: str | os.PathLike | None = None) -> list[str]:
     """Lists the names of the releases of a folder; empty without a manifest."""
     try:
         return list(read(directory))
@@ -185,7 +185,7 @@ def find(name: str, directory: str | os.PathLike | None = None) -> Release:
     return releases[name]
 
 
-def write(directory: Path, releases: Mapping[str, Release]) -> None:
+def write_manifest(directory: Path, releases: Mapping[str, Release]) -> None:
     """Writes the manifest of a folder atomically.
 
     Args:

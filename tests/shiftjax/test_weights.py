@@ -49,7 +49,7 @@ def released(tmp_path, variables):
     entry = Release(
         NAME, path.name, size, sha256, costs.params, costs.macs, "t", "", runs, logits
     )
-    manifest.write(tmp_path, {NAME: entry})
+    manifest.write_manifest(tmp_path, {NAME: entry})
     return tmp_path
 
 
@@ -60,7 +60,7 @@ def file_of(folder):
 def change(folder, **fields):
     """Changes the release in the manifest."""
     entry = manifest.find(NAME, folder)
-    manifest.write(folder, {NAME: dataclasses.replace(entry, **fields)})
+    manifest.write_manifest(folder, {NAME: dataclasses.replace(entry, **fields)})
 
 
 def test_what_is_loaded_is_what_was_saved(released, variables, assert_trees_close):
@@ -171,7 +171,7 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_a_file_of_another_network_than_the_manifest_says(released):
     entry = manifest.find(NAME, released)
     other = dataclasses.replace(entry, name="resnet20.toys")
-    manifest.write(released, {other.name: other})
+    manifest.write_manifest(released, {other.name: other})
     with pytest.raises(InputError, match="holds a shiftresnet20_e3, not the resnet20"):
         load_pretrained(other.name, directory=released)
 

@@ -148,7 +148,7 @@ def _files(root: Path, classes: list[str]) -> Files:
     files: list[Path] = []
     counts = []
     for name in classes:
-        found = image_files.find(root / name)
+        found = image_files.find_images(root / name)
         files += found
         counts.append(len(found))
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from shiftjax.convert.torch_files.unpickle import load
+from shiftjax.convert.torch_files.unpickle import load_torch_pickle
 from shiftjax.convert.torch_files.values import Record, Storage, Tensor
 from shiftjax.errors import InputError, MissingFileError
 
@@ -38,7 +38,8 @@ def read(path: str | os.PathLike[str]) -> Any:
       path: the file.
 
     Returns:
-      The saved value, as `shiftjax.convert.torch_files.unpickle.load` returns it.
+      The saved value, as `shiftjax.convert.torch_files.unpickle.load_torch_pickle`
+      returns it.
 
     Raises:
       MissingFileError: if the file does not exist.
@@ -109,7 +110,7 @@ def _read_archive(data: bytes) -> Any:
             order = f"{folder}byteorder"
             if order in members and archive.read(order) != b"little":
                 raise InputError("its numbers are big-endian")
-            value = load(io.BytesIO(archive.read(roots[0])), storages)
+            value = load_torch_pickle(io.BytesIO(archive.read(roots[0])), storages)
             for key, storage in storages.items():
                 storage.data = archive.read(f"{folder}data/{key}")
                 _check_size(storage, len(storage.data))
@@ -125,19 +126,19 @@ def _read_archive(data: bytes) -> Any:
 def _read_legacy(data: bytes) -> Any:
     """Reads the value of a sequence of pickles, the format before PyTorch 1.6."""
     stream = io.BytesIO(data)
-    if load(stream) != LEGACY_MARK:
+    if load_torch_pickle(stream) != LEGACY_MARK:
         raise InputError("it is a pickle, but not a file of torch.save")
-    if load(stream) != LEGACY_VERSION:
+    if load_torch_pickle(stream) != LEGACY_VERSION:
         raise InputError(
             f"it has another version of the format than {LEGACY_VERSION}, the only one "
             "that is read"
         )
-    machine = load(stream)
+    machine = load_torch_pickle(stream)
     if not isinstance(machine, dict) or machine.get("little_endian") is not True:
         raise InputError("its numbers are not little-endian")
     storages: dict[str, Storage] = {}
-    value = load(stream, storages)
-    keys = load(stream)
+    value = load_torch_pickle(stream, storages)
+    keys = load_torch_pickle(stream)
     if not isinstance(keys, list) or any(type(key) is not str for key in keys):
         raise InputError("it is damaged: its keys of storages are not a list of names")
     if sorted(keys) != sorted(storages):

@@ -20,7 +20,9 @@ from shiftjax.convert.torch_files.values import Name, Record, Storage, Tensor
 from shiftjax.errors import InputError
 
 
-def load(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
+def load_torch_pickle(
+    stream: BinaryIO, storages: dict[str, Storage] | None = None
+) -> Any:
     """Reads one pickle.
 
     Args:
@@ -37,7 +39,7 @@ def load(stream: BinaryIO, storages: dict[str, Storage] | None = None) -> Any:
 
     Example:
       >>> import io, pickle
-      >>> load(io.BytesIO(pickle.dumps({"epoch": 3, "function": print})))
+      >>> load_torch_pickle(io.BytesIO(pickle.dumps({"epoch": 3, "function": print})))
       {'epoch': 3, 'function': Name(path='builtins.print')}
     """
     machine = _Machine(storages)

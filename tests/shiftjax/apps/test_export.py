@@ -6,7 +6,7 @@ import pytest
 
 from shiftjax import InputError, MissingFileError
 from shiftjax.apps import export
-from shiftjax.apps.predict import normalize
+from shiftjax.apps.predict import normalize_images
 from shiftjax.cli.main import main
 from shiftjax.weights import Card, Pretrained, open_pretrained
 
@@ -33,7 +33,7 @@ def pictures(rng, count):
 
 
 def expected(pretrained, images):
-    x = normalize(images, CARD)
+    x = normalize_images(images, CARD)
     return np.asarray(pretrained.model.apply(pretrained.variables, x))
 
 
@@ -46,16 +46,16 @@ def test_stablehlo(pretrained, rng, raw):
     call = export.load_stablehlo(data)
     for count in BATCHES:
         images = pictures(rng, count)
-        actual = call(images if raw else normalize(images, CARD))
+        actual = call(images if raw else normalize_images(images, CARD))
         wanted = expected(pretrained, images)
         np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_in_common_primitives(pretrained, rng):
     """The same logits, and nothing of this package in the program."""
-    function = export.forward(pretrained)
+    function = export.inference_function(pretrained)
     rewritten = export.in_common_primitives(function)
-    x = normalize(pictures(rng, 2), CARD)
+    x = normalize_images(pictures(rng, 2), CARD)
     np.testing.assert_allclose(rewritten(x), function(x), rtol=1e-5, atol=1e-5)
     assert "displace" in str(jax.make_jaxpr(function)(x))
     assert "displace" not in str(jax.make_jaxpr(rewritten)(x))
@@ -70,7 +70,7 @@ def test_onnx(pretrained, rng, raw):
     (name,) = [x.name for x in session.get_inputs()]
     for count in BATCHES:
         images = pictures(rng, count)
-        given = images if raw else normalize(images, CARD)
+        given = images if raw else normalize_images(images, CARD)
         (actual,) = session.run(None, {name: given})
         wanted = expected(pretrained, images)
         np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-4)

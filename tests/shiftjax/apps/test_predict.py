@@ -9,8 +9,8 @@ from PIL import Image
 
 from shiftjax import InputError, MissingFileError
 from shiftjax.apps import predict
-from shiftjax.apps.contact_sheet import draw
-from shiftjax.apps.predict import Classifier, Prediction, normalize, top_classes
+from shiftjax.apps.contact_sheet import draw_contact_sheet
+from shiftjax.apps.predict import Classifier, Prediction, normalize_images, top_classes
 from shiftjax.apps.verify import sample_logits
 from shiftjax.cli.main import main
 from shiftjax.releases import manifest
@@ -48,7 +48,7 @@ def folder(tmp_path, pretrained):
     entry = manifest.Release(
         NAME, path.name, size, sha256, *costs, "toys", "", (), logits
     )
-    manifest.write(out, {NAME: entry})
+    manifest.write_manifest(out, {NAME: entry})
     return out
 
 
@@ -68,7 +68,7 @@ def photos(tmp_path, rng):
 def test_pictures_are_normalised_by_the_card():
     """By hand: (255 / 255 - 0.5) / 0.2 = 2.5, (0 - 0.4) / 0.25 = -1.6, 1/3 - 0.3."""
     images = np.array([[[[255, 0, 85]]]], np.uint8)
-    actual = normalize(images, CARD)
+    actual = normalize_images(images, CARD)
     assert actual.dtype == np.float32
     np.testing.assert_allclose(actual[0, 0, 0], [2.5, -1.6, 1 / 9], rtol=1e-5)
 
@@ -81,7 +81,7 @@ def test_batches_change_nothing(pretrained, rng, monkeypatch, count):
     actual = Classifier(pretrained).logits(images)
     assert actual.shape == (count, 3)
     for logits, image in zip(actual, images, strict=True):
-        x = normalize(image[None], CARD)
+        x = normalize_images(image[None], CARD)
         expected = pretrained.model.apply(pretrained.variables, x)[0]
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
@@ -126,12 +126,12 @@ def test_a_strip_shows_every_picture(photos):
     Image.new("RGB", (4, 4), "red").save(photos / "red.png")
     classes = (("ball", 0.75), ("car", 0.25))
     shown = [Prediction(str(photos / "red.png"), classes)] * 7
-    sheet = draw(shown)
+    sheet = draw_contact_sheet(shown)
     assert sheet.getpixel((0, 0)) == (255, 255, 255)
     reds = (np.asarray(sheet) == (255, 0, 0)).all(-1).sum()
     assert reds == 7 * 192 * 192
     assert sheet.width == 5 * 200 + 8  # five in a row
-    assert draw([]).size == (200 + 8, 8)  # a row of none
+    assert draw_contact_sheet([]).size == (200 + 8, 8)  # a row of none
 
 
 # The commands.
@@ -174,7 +174,7 @@ def test_the_command_verifies(capsys, folder):
     costs = {"params": summary.params, "macs": summary.macs}
     entry = manifest.find(NAME, folder)
     good = manifest.Release(**(vars(entry) | costs))
-    manifest.write(folder, {NAME: good})
+    manifest.write_manifest(folder, {NAME: good})
     code, out, err = run(capsys, "verify", "--all", "--directory", folder)
     assert (code, err) == (0, "")
     assert out == f"{NAME}: as released (logits of: rings, temple)\n"

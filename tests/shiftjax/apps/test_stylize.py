@@ -50,7 +50,7 @@ def folder(tmp_path, variables):
     release = manifest.Release(
         NAME, path.name, size, sha256, costs.params, costs.macs, "d", "", (), logits
     )
-    manifest.write(out, {NAME: release})
+    manifest.write_manifest(out, {NAME: release})
     return out
 
 
@@ -132,7 +132,7 @@ def test_every_frame_of_an_animation_is_painted(stylizer, tmp_path, rng, kind):
     assert (painted.durations, painted.loop) == ((40, 80, 120), 0)
     expected = [stylizer(frame) for frame in frames_of(source)]
     np.testing.assert_array_equal(painted.frames, expected)
-    again = frames.read(target)
+    again = frames.read_image_file(target)
     assert (again.durations, again.loop) == ((40, 80, 120), 0)
     assert len(again.frames) == 3
     if kind == "png":  # the others have fewer colours, or lose some
@@ -227,7 +227,7 @@ def test_other_weights_are_not_verified(folder, variables):
     size, sha256 = digest(save(path, variables, CARD))
     entry = manifest.find(NAME, folder)
     changed = manifest.Release(**(vars(entry) | {"size": size, "sha256": sha256}))
-    manifest.write(folder, {NAME: changed})
+    manifest.write_manifest(folder, {NAME: changed})
     with pytest.raises(InputError, match="of the image 'rings' differ"):
         verify(NAME, folder)
 

@@ -12,7 +12,7 @@ import pytest
 
 from shiftjax import InputError
 from shiftjax.convert.torch_files import read
-from shiftjax.convert.torch_files.unpickle import load
+from shiftjax.convert.torch_files.unpickle import load_torch_pickle
 from shiftjax.convert.torch_files.values import Name, Record
 from tests.shiftjax.convert import torch_writer as writer
 from tests.shiftjax.convert.conftest import MARK, SYSTEM, damaged
@@ -92,7 +92,7 @@ def test_nothing_is_run(tmp_path, attack, place):
     data = ATTACKS[attack](f"touch {witness}")
     if place == "alone":
         with pytest.raises(InputError):
-            load(io.BytesIO(data), {})
+            load_torch_pickle(io.BytesIO(data), {})
     else:
         if place == "archive":
             data = writer.archive({}, **{"data.pkl": data})
@@ -107,7 +107,7 @@ def test_nothing_is_run(tmp_path, attack, place):
 @pytest.mark.parametrize("name", ["REDUCE", "INST", "OBJ", "REDUCE, nested"])
 def test_what_would_have_been_called_is_named(name):
     with pytest.raises(InputError, match=r"it calls (os|posix)\.system, "):
-        load(io.BytesIO(ATTACKS[name]("true")))
+        load_torch_pickle(io.BytesIO(ATTACKS[name]("true")))
 
 
 def test_a_network_with_an_attack_beside_it_is_refused(save, arrays, tmp_path):
@@ -122,7 +122,9 @@ def test_a_network_with_an_attack_beside_it_is_refused(save, arrays, tmp_path):
 def test_classes_are_never_looked_up():
     """Not even imported; what was saved of an object is kept."""
     state = {"function": Global("this", "s")}
-    found = load(io.BytesIO(pickled(Instance(Global("this", "Class"), state))))
+    found = load_torch_pickle(
+        io.BytesIO(pickled(Instance(Global("this", "Class"), state)))
+    )
     assert (found.path, found.state) == ("this.Class", {"function": Name("this.s")})
     assert "this" not in sys.modules
 
@@ -139,7 +141,7 @@ PLAIN = [
 def test_plain_values(protocol, value):
     if protocol < 3 and "bytes" in value:
         value = {key: v for key, v in value.items() if key != "bytes"}
-    assert load(io.BytesIO(pickle.dumps(value, protocol))) == value
+    assert load_torch_pickle(io.BytesIO(pickle.dumps(value, protocol))) == value
 
 
 def test_values_that_are_no_tensors_are_records():
@@ -149,7 +151,7 @@ def test_values_that_are_no_tensors_are_records():
         "bytes": b"\xff",
         "self": argparse.Namespace(a=1),
     }
-    found = load(io.BytesIO(pickle.dumps(value, 2)))
+    found = load_torch_pickle(io.BytesIO(pickle.dumps(value, 2)))
     assert {type(v) for v in found.values()} == {Record}
     assert found["self"].state == {"a": 1}
 
@@ -182,4 +184,4 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_pickles_are_refused(case):
     with pytest.raises(InputError, match=r"^it (is|has|calls)"):
-        load(io.BytesIO(WRONG[case]), None if "are none" in case else {})
+        load_torch_pickle(io.BytesIO(WRONG[case]), None if "are none" in case else {})

@@ -222,7 +222,7 @@ def test_the_command_writes_all(tmp_path, capsys, monkeypatch):
     assert main(["results"]) == 2
     assert "manifest.json does not exist" in capsys.readouterr().err
     (tmp_path / "checkpoints").mkdir()
-    manifest.write(tmp_path / "checkpoints", RELEASES)
+    manifest.write_manifest(tmp_path / "checkpoints", RELEASES)
     assert main(["results"]) == 2
     assert "run it in a checkout" in capsys.readouterr().err
     (tmp_path / "docs").mkdir()
