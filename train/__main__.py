@@ -21,6 +21,12 @@ COMMANDS = {
     "zoo": commands.Zoo,
 }
 
+# Flags of experiments in earlier versions, and the words that replaced them.
+RENAMED = {
+    "--tensorboard": ["--log-to", "tensorboard"],
+    "--no-tensorboard": ["--log-to"],
+}
+
 
 def main(given: Sequence[str] | None = None) -> int:
     """Runs an experiment or a command.
@@ -73,7 +79,7 @@ def parse(given: Sequence[str]) -> Any:
     return _parse(
         config.Config,
         first,
-        rest,
+        _renamed(rest),
         default=experiments.load(first),
         description=description,
     )
@@ -87,10 +93,15 @@ def _compile(given: Sequence[str]) -> commands.Compile:
     return _parse(
         commands.Compile,
         f"compile {name}",
-        rest,
+        _renamed(rest),
         default=commands.Compile(experiments.load(name)),
         description=commands.Compile.__doc__,
     )
+
+
+def _renamed(given: Sequence[str]) -> list[str]:
+    """Replaces the flags of earlier versions."""
+    return [new for word in given for new in RENAMED.get(word, [word])]
 
 
 def _parse(kind: Any, name: str, rest: list[str], **options: Any) -> Any:

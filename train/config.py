@@ -209,8 +209,8 @@ class Config:
     """Number of devices to use; by default all, and the cores of a CPU as devices."""
     backend: Literal["pmap", "shard_map"] = option("pmap", free=True)
     """JAX transformation that maps a step over the devices."""
-    tensorboard: bool = option(True, free=True)
-    """Write TensorBoard events too."""
+    log_to: tuple[str, ...] = option(("tensorboard",), free=True)
+    """Writers of the log beside metrics.jsonl: any of tensorboard, csv and wandb."""
     profile: int | None = option(None, low=1, free=True)
     """Number of steps to trace by JAX's profiler, into the folder's `profile`."""
     stopped_exit_code: int = option(0, low=0, high=255, free=True)
@@ -370,7 +370,16 @@ def from_dict(values: Mapping[str, Any]) -> Config:
         for name, value in values.items()
         if name in GROUPS
     }
-    return _build(Config, {**values, **groups})
+    return _build(Config, {**_renamed(values), **groups})
+
+
+def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Converts options that had another name in earlier versions."""
+    renamed = dict(values)
+    if "tensorboard" in renamed:
+        events = renamed.pop("tensorboard")
+        renamed.setdefault("log_to", ("tensorboard",) if events else ())
+    return renamed
 
 
 def _build(kind: type[Any], values: Mapping[str, Any], prefix: str = "") -> Any:

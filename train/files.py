@@ -89,7 +89,7 @@ class Lines:
         self._path = path
         self._data = b"".join(f"{line}\n".encode() for line in kept)
         self._pending, self._written = False, time.monotonic()
-        if path.exists():
+        if kept or path.exists():
             write(path, self._data)
         self._file = None
         if not in_store(path):

@@ -21,7 +21,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import jax
 
@@ -30,6 +30,8 @@ from train import config as config_file
 from train import coordination, exits, files
 from train.config import Config, Hosts
 from train.exits import LOST, TemporaryError
+
+T = TypeVar("T")
 
 LEAVE_SECONDS = 10  # that the first process waits for the last words of the others
 _handlers: list[Any] = []  # that C calls, so they must not be collected
@@ -216,19 +218,23 @@ def is_first() -> bool:
     return coordination.index() == 0
 
 
-def first_does(action: Callable[[], object]) -> None:
+def first_does(action: Callable[[], T]) -> T | None:
     """Runs an action on the first process while the others wait.
 
     Args:
       action: called without arguments, on the first process only.
 
+    Returns:
+      What the action returns; None on the others.
+
     Raises:
       InputError: on every process, if the action raises it.
     """
+    result: T | None = None
     failure: InputError | None = None
     if is_first():
         try:
-            action()
+            result = action()
         except InputError as error:
             failure = error
     message, *_ = coordination.exchange(str(failure) if failure else "")
@@ -236,20 +242,25 @@ def first_does(action: Callable[[], object]) -> None:
         raise InputError(message)
     if failure is not None:
         raise failure
+    return result
 
 
-def all_do(action: Callable[[], object]) -> None:
+def all_do(action: Callable[[], T]) -> T:
     """Runs an action on every process, and fails on all of them if it fails on one.
 
     Args:
       action: called without arguments.
 
+    Returns:
+      What the action returns.
+
     Raises:
       InputError: if the action raises it; elsewhere with the number of that process.
     """
+    result: Any = None
     failure: InputError | None = None
     try:
-        action()
+        result = action()
     except InputError as error:
         failure = error
     failed = coordination.exchange("failed" if failure else "")
@@ -258,6 +269,7 @@ def all_do(action: Callable[[], object]) -> None:
         raise InputError(f"process {process} failed, see its output")
     if failure is not None:
         raise failure
+    return result
 
 
 def agreed(value: bool) -> bool:

@@ -27,6 +27,7 @@ from train.data.examples import Examples
 from train.data.placement import host_share
 from train.data.stream import Prefetch, items
 from train.evaluation import evaluate
+from train.logging import writers
 from train.logging.console import Reporter, describe
 from train.logging.profile import Profile
 from train.logging.records import MetricsWriter, plot_curves, read_metrics
@@ -292,6 +293,7 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
       InputError: if an option or an input is invalid, or the loss is not finite.
     """
     config = config_file.absolute(config)
+    hosts.first_does(lambda: writers.check_writers(config.log_to))
     setup = _set_up(config)
     workdir = files.folder(config.workdir)
     with contextlib.ExitStack() as stack:
@@ -309,15 +311,17 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
         stop = stack.enter_context(StopRequest())
         state, sums, messages = _start(setup, checkpoints)
         step = int(state.step)
-        writer = None
-        if hosts.is_first():
+
+        def open_log() -> MetricsWriter:
             note_start(workdir, step, setup.replicas.devices)
-            writer = stack.enter_context(
-                MetricsWriter(workdir, resume_step=step, tensorboard=config.tensorboard)
+            return stack.enter_context(
+                MetricsWriter(workdir, resume_step=step, log_to=config.log_to)
             )
+
+        writer = hosts.first_does(open_log)
         console = reporter_console if hosts.is_first() else Console(quiet=True)
         reporter = stack.enter_context(Reporter(setup.total_steps, step, console))
-        if config.tensorboard and files.in_store(workdir):
+        if "tensorboard" in config.log_to and files.in_store(workdir):
             messages.append("TensorBoard events are written to local folders only")
         for message in messages:
             reporter.message(message)
@@ -332,15 +336,13 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
 
 def _set_up(config: Config) -> Setup:
     """Builds the parts of a run, on every host or on none."""
-    made: list[Setup] = []
 
-    def build() -> None:
+    def build() -> Setup:
         setup = set_up(config)
         jax.eval_shape(setup.initial_state)  # raises if the network cannot be built
-        made.append(setup)
+        return setup
 
-    hosts.all_do(build)
-    return made[0]
+    return hosts.all_do(build)
 
 
 def _start(

@@ -83,7 +83,7 @@ def tiny_config(workdir: object, **changes) -> Config:
         log_steps=3,
         eval_epochs=10 / EPOCH,
         save_epochs=5 / EPOCH,
-        tensorboard=False,
+        log_to=(),
     )
     return dataclasses.replace(config, **changes)
 
@@ -99,7 +99,8 @@ def command_line_of(config: Config) -> list[str]:
         if isinstance(value, dict):
             value = [word for pair in value.items() for word in pair]
         values = value if isinstance(value, tuple | list) else [value]
-        words += [f"--{group}{dot}{last}", *map(str, values)] if values else []
+        if values or name == "log_to":  # whose default is not empty
+            words += [f"--{group}{dot}{last}", *map(str, values)]
     return words
 
 

@@ -31,7 +31,7 @@ RESUMABLE = {
     "steps_per_dispatch",
     "devices",
     "backend",
-    "tensorboard",
+    "log_to",
     "profile",
     "stopped_exit_code",
     "hosts.coordinator",

@@ -33,7 +33,7 @@ def test_pictures_fed_from_the_host_give_the_same_bits(finished, run, tmp_path):
         workdir=str(tmp_path / "run"),
         data=dataclasses.replace(config.data, resident_bytes=0),
         steps_per_dispatch=8,
-        tensorboard=True,
+        log_to=("tensorboard",),
     )
     outcome, _ = run(config)
     assert raw(outcome.state) == raw(finished.outcome.state)

@@ -51,7 +51,7 @@ def test_random_images_are_trained_by_the_command_line(run, tmp_path):
     words = "digits --model.overrides depth 8 expansion 1 --data.image-size 8"
     words += f" --data.source {FAKE} --augment.random-resized-crop --epochs 2"
     words += " --augment.crop-scale 0.5 1 --data.threads 2 --data.validation-examples 4"
-    words += f" --batch-size 12 --no-tensorboard --workdir {tmp_path / 'run'}"
+    words += f" --batch-size 12 --log-to --workdir {tmp_path / 'run'}"
     outcome, text = run(parse(words.split()))
     assert outcome.finished
     assert outcome.steps == 6

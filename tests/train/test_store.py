@@ -54,7 +54,9 @@ def test_a_run_stops_resumes_and_is_read_there(
     tmp_path, store, finished, run, stop_at, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    config = dataclasses.replace(finished.config, workdir=RUN, tensorboard=True)
+    config = dataclasses.replace(
+        finished.config, workdir=RUN, log_to=("tensorboard", "csv")
+    )
     stop_at(9)
     outcome, text = run(config)
     assert (outcome.steps, outcome.finished) == (9, False)

@@ -1,31 +1,32 @@
-"""The metrics of a run: `metrics.jsonl`, TensorBoard events and curves.
+"""The metrics of a run: `metrics.jsonl`, and its curves.
 
 `metrics.jsonl` is authoritative. Each line is a strict JSON object with at least `step`
 and `split`, and usually `epoch`, `loss`, `top1`, `learning_rate`, `images_per_second`
 and `input_wait`. The first line after each start also has `compile_seconds`, a time
 that no rate includes. A number that is not finite is written as null and read as NaN.
-The events and the curves hold the same numbers and can be made again.
+The curves, and what `train.logging.writers` write, hold the same numbers and can be
+made again.
 """
 
+import contextlib
 import io
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from shiftjax.errors import InputError, MissingFileError
 from train import files
-from train.logging import metric_names
+from train.logging import metric_names, writers
+from train.logging.writers import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from tensorboardX import SummaryWriter
 
 Value = Any  # a number of Python, NumPy or JAX, or a string
-Record = dict[str, Any]
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -35,11 +36,11 @@ _OTHER_COLORS = ["#000000", "#CC79A7", "#E69F00", "#56B4E9"]
 
 
 class MetricsWriter:
-    """Writes the metrics of a run, line by line.
+    """Writes the metrics of a run, line by line, and passes them to other writers.
 
     Each line reaches the operating system at once: a killed process loses at most the
     line that it was writing. In an object store it may lose those since `flush`, see
-    `train.files.Lines`, and there are no events.
+    `train.files.Lines`.
 
     A run that resumes at step S keeps the lines up to S and drops later ones, which it
     will write again, so that the file has each line once. For this, write and flush the
@@ -48,10 +49,11 @@ class MetricsWriter:
     Args:
       workdir: the directory of the run, which is created if needed.
       resume_step: the step at which the run resumes; None for a new run.
-      tensorboard: if True, also write events to `workdir/tensorboard`.
+      log_to: names of other writers, of the table `train.logging.writers.WRITERS`.
 
     Raises:
-      InputError: if the files cannot be written, or an existing line is not JSON.
+      InputError: if the files cannot be written, an existing line is not JSON, or
+        another writer cannot start.
 
     Example:
       >>> import tempfile
@@ -69,20 +71,29 @@ class MetricsWriter:
         workdir: str | os.PathLike[str],
         *,
         resume_step: int | None,
-        tensorboard: bool = True,
+        log_to: Sequence[str] = ("tensorboard",),
     ) -> None:
         self._path = files.folder(workdir) / METRICS_FILE
         last = -1 if resume_step is None else resume_step
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._lines = files.Lines(self._path, _until(self._path, last))
+            kept = _until(self._path, last)
+            opened = writers.open_writers(
+                log_to, self._path.parent, [record for _, record in kept], last
+            )
+            with contextlib.ExitStack() as stack:
+                self._lines = files.Lines(self._path, [text for text, _ in kept])
+                stack.callback(self._lines.close)
+                self._others = []
+                for writer in opened:
+                    stack.callback(writer.close)
+                    self._others.append(writer)
+                self._open = stack.pop_all()
         except OSError as error:
             raise self._explained(error) from error
-        events = tensorboard and not files.in_store(self._path)
-        self._events = _event_writer(self._path.parent, last) if events else None
 
     def write(self, record: Mapping[str, Value]) -> None:
-        """Appends a line, and its numbers to the events as `split/name`.
+        """Appends a line, and passes it to the other writers.
 
         Args:
           record: numbers and strings by name, including `step` and `split`.
@@ -93,13 +104,10 @@ class MetricsWriter:
         line = {name: _plain(value) for name, value in record.items()}
         try:
             self._lines.add(json.dumps(line, allow_nan=False))
+            for writer in self._others:
+                writer.write(_with_nan(line))
         except OSError as error:
             raise self._explained(error) from error
-        if self._events is None:
-            return
-        for name, value in line.items():
-            if isinstance(value, float | int) and name not in ("step", "epoch"):
-                self._events.add_scalar(f"{line['split']}/{name}", value, line["step"])
 
     def flush(self) -> None:
         """Writes the lines that are still in memory, in an object store.
@@ -115,11 +123,9 @@ class MetricsWriter:
     def close(self) -> None:
         """Closes the files."""
         try:
-            self._lines.close()
+            self._open.close()
         except OSError as error:
             raise self._explained(error) from error
-        if self._events is not None:
-            self._events.close()
 
     def __enter__(self) -> Self:
         return self
@@ -215,16 +221,9 @@ def _plain(value: Value) -> Value:
     return None if isinstance(plain, float) and not math.isfinite(plain) else plain
 
 
-def _event_writer(workdir: files.Folder, last: int) -> "SummaryWriter":
-    """Opens an event file; TensorBoard then hides older events after a step."""
-    from tensorboardX import SummaryWriter
-
-    return SummaryWriter(
-        str(workdir / "tensorboard"),
-        purge_step=last + 1,
-        filename_suffix=f".{last + 1}",  # or files of the same second share a name
-        flush_secs=10,
-    )
+def _with_nan(line: Mapping[str, Value]) -> Record:
+    """Returns a line as it is read: with NaN for None."""
+    return {name: math.nan if x is None else x for name, x in line.items()}
 
 
 def _lines(path: files.Folder) -> Iterator[tuple[str, Record]]:
@@ -240,14 +239,14 @@ def _lines(path: files.Folder) -> Iterator[tuple[str, Record]]:
             raise InputError(
                 f"line {number} of {path} is not a JSON object with a step: remove it"
             ) from error
-        yield text, {k: math.nan if v is None else v for k, v in record.items()}
+        yield text, _with_nan(record)
 
 
-def _until(path: files.Folder, step: int) -> list[str]:
-    """Reads the lines without those of later steps."""
+def _until(path: files.Folder, step: int) -> list[tuple[str, Record]]:
+    """Reads the lines, as text and as record, without those of later steps."""
     if not path.exists():
         return []
-    return [text for text, record in _lines(path) if record["step"] <= step]
+    return [line for line in _lines(path) if line[1]["step"] <= step]
 
 
 def _draw(

@@ -67,24 +67,24 @@ def test_lines_are_strict_json_with_what_was_given(tmp_path):
     [(None, []), (0, [0]), (20, [0, 10, 20]), (25, [0, 10, 20]), (99, [0, 10, 20, 30])],
 )
 def test_a_resumed_run_has_each_step_once(tmp_path, resume_step, kept):
-    write_steps(tmp_path, [0, 10, 20, 30], tensorboard=False)
-    write_steps(tmp_path, [100], resume_step, tensorboard=False)
+    write_steps(tmp_path, [0, 10, 20, 30], log_to=())
+    write_steps(tmp_path, [100], resume_step, log_to=())
     assert steps_of(tmp_path) == [*kept, 100]
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
 
 
 @pytest.mark.parametrize("end", ['{"step": 4, "los', "{", '"', "\0\0\0", '{"loss": 1}'])
 def test_a_half_written_last_line_is_dropped(tmp_path, end):
-    write_steps(tmp_path, [1, 2], tensorboard=False)
+    write_steps(tmp_path, [1, 2], log_to=())
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write(end)
     assert steps_of(tmp_path) == [1, 2]
-    write_steps(tmp_path, [3], 2, tensorboard=False)
+    write_steps(tmp_path, [3], 2, log_to=())
     assert steps_of(tmp_path) == [1, 2, 3]
 
 
 def test_a_broken_line_within_is_an_error(tmp_path):
-    write_steps(tmp_path, [1, 2, 3], tensorboard=False)
+    write_steps(tmp_path, [1, 2, 3], log_to=())
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text().replace('"step": 2', '"step" 2'))
     with pytest.raises(InputError, match=r"line 2 of .*metrics\.jsonl"):
@@ -97,7 +97,7 @@ def test_dropping_lines_is_all_or_nothing(tmp_path, monkeypatch):
     def killed(*args):
         raise KeyboardInterrupt
 
-    write_steps(tmp_path, [1, 2, 3], tensorboard=False)
+    write_steps(tmp_path, [1, 2, 3], log_to=())
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
@@ -110,7 +110,7 @@ import itertools, sys
 from train.logging.records import MetricsWriter, read_metrics
 
 start = int(sys.argv[2])
-with MetricsWriter(sys.argv[1], resume_step=start, tensorboard=False) as writer:
+with MetricsWriter(sys.argv[1], resume_step=start, log_to=()) as writer:
     for step in itertools.count(start + 1):
         writer.write({"step": step, "split": "train", "note": "x" * 5000})
         print(step, flush=True)
@@ -189,7 +189,7 @@ def test_a_workdir_that_cannot_be_used(tmp_path):
 
 def test_a_full_disk(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with MetricsWriter(tmp_path, resume_step=None, tensorboard=False) as writer:
+    with MetricsWriter(tmp_path, resume_step=None, log_to=()) as writer:
         writer.write({"step": 1, "split": "train"})
         size = (tmp_path / "metrics.jsonl").stat().st_size
         for limit in (size + 5, size):  # a part of the line fits, or nothing
@@ -208,7 +208,7 @@ def test_a_full_disk(tmp_path):
 
 
 def write_run(workdir: Path) -> None:
-    with MetricsWriter(workdir, resume_step=None, tensorboard=False) as writer:
+    with MetricsWriter(workdir, resume_step=None, log_to=()) as writer:
         for epoch in range(1, 6):
             shared = {"step": 10 * epoch, "epoch": epoch}
             loss = 2 / epoch if epoch != 3 else math.nan
@@ -256,7 +256,7 @@ def test_curves_leave_matplotlib_alone(tmp_path):
 def test_curves_that_cannot_be_drawn(tmp_path):
     with pytest.raises(MissingFileError):
         plot_curves(tmp_path, tmp_path / "curves.png")
-    write_steps(tmp_path, [1], tensorboard=False)  # without an epoch
+    write_steps(tmp_path, [1], log_to=())  # without an epoch
     with pytest.raises(InputError, match="no loss or top1"):
         plot_curves(tmp_path, tmp_path / "curves.png")
     write_run(tmp_path)

@@ -60,7 +60,7 @@ def config(folder, tmp_path):
         schedule=Schedule("constant", 1e-3),
         log_steps=3,
         save_epochs=1.0,
-        tensorboard=False,
+        log_to=(),
     )
 
 
