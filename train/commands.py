@@ -13,7 +13,7 @@ from rich.console import Console
 
 from shiftjax.cli.commands import Flag, say
 from shiftjax.errors import InputError
-from train.config import Config
+from train.config import Config, Hosts
 
 if TYPE_CHECKING:
     from shiftjax.releases.manifest import Release
@@ -33,16 +33,25 @@ class Evaluate:
     """Step of the checkpoint to evaluate; by default the newest."""
     devices: int | None = None
     """Number of devices to use; by default all, and the cores of a CPU as devices."""
+    hosts: Hosts = dataclasses.field(default_factory=Hosts)
 
     def run(self, console: Console) -> None:
-        """Evaluates, and prints one line."""
-        prepare_process(self.devices)
-        from train.evaluation import evaluate_run
+        """Evaluates on all hosts together, and prints one line on the first."""
+        from train import files, hosts
 
-        result = evaluate_run(
-            self.workdir, self.split, step=self.step, devices=self.devices
-        )
-        say(console, f"{_told(self.split, result)}, step {result['step']:,.0f}")
+        files.folder(self.workdir)  # raises at once for a store that cannot be used
+        hosts.join(self.hosts)
+        with hosts.ending_together():
+            hosts.compare_options({"split": self.split, "step": self.step})
+            prepare_process(self.devices)
+            hosts.compare_devices()
+            from train.evaluation import evaluate_run
+
+            result = evaluate_run(
+                self.workdir, self.split, step=self.step, devices=self.devices
+            )
+        if hosts.is_first():
+            say(console, f"{_told(self.split, result)}, step {result['step']:,.0f}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,6 +178,7 @@ class Resume:
     """Folder of the run."""
     attached: Flag = False
     """Save the state and stop when standard input ends, as with the parent process."""
+    hosts: Hosts = dataclasses.field(default_factory=Hosts)
 
     def run(self, console: Console) -> int:
         """Trains like the command that started the run, and returns the exit code."""
@@ -179,7 +189,8 @@ class Resume:
 
             stop_with_input(lambda line: say(console, line))
         found = config.load(self.workdir)
-        return train_run(dataclasses.replace(found, workdir=self.workdir), console)
+        found = dataclasses.replace(found, workdir=self.workdir, hosts=self.hosts)
+        return train_run(found, console)
 
 
 @dataclasses.dataclass(frozen=True)

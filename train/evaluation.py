@@ -10,9 +10,9 @@ import numpy as np
 from shiftjax.errors import InputError
 from shiftjax.weights import open_pretrained
 from train import config as config_file
-from train import files
+from train import coordination, files, hosts
 from train.assemble import Setup, set_up
-from train.checkpointing import Checkpoints
+from train.checkpointing import Checkpoints, Restored
 from train.data.examples import Examples
 from train.data.placement import FED_STEPS, host_share
 from train.data.stream import Prefetch, items, padded_order
@@ -74,12 +74,15 @@ def evaluate_run(
 ) -> dict[str, float]:
     """Evaluates a checkpoint of a run on every example of a split.
 
+    Several processes make the same call, share the examples and get the same result.
+
     Args:
       workdir: directory of the run.
       split: "test", "validation", "train" or "train+validation".
       step: the step of the checkpoint; None for the newest.
       devices: number of devices to use; None for all.
-      on_skip: called with a message for each damaged checkpoint that is skipped.
+      on_skip: called with a message for each damaged checkpoint that is skipped, on
+        the first process.
 
     Returns:
       Means over the examples, "loss" and "top1" (and "top5" with more than ten
@@ -88,17 +91,38 @@ def evaluate_run(
     Raises:
       InputError: if the run, the checkpoint or the split does not exist.
     """
-    config = config_file.load(workdir)
-    examples = load_split(config, split)
-    setup = set_up(dataclasses.replace(config, devices=devices), examples)
+    config = hosts.all_do(lambda: config_file.load(workdir))
+    hosts.compare(config)
+
+    def assemble() -> tuple[Examples, Setup]:
+        examples = load_split(config, split)
+        return examples, set_up(dataclasses.replace(config, devices=devices), examples)
+
+    examples, setup = hosts.all_do(assemble)
+    restored = hosts.all_do(lambda: _restore(workdir, setup, step))
+    found = coordination.exchange(str(restored.step))
+    if len(set(found)) > 1:
+        raise InputError(
+            f"the processes read the checkpoints of steps {', '.join(found)} in "
+            f"{workdir}: give one of them by --step"
+        )
+    for message in restored.skipped if hosts.is_first() else ():
+        on_skip(message)
+    variables = setup.replicas.replicate(restored.state.variables)
+    return evaluate(setup, variables, examples) | {"step": restored.step}
+
+
+def _restore(workdir: str, setup: Setup, step: int | None) -> Restored:
+    """Reads a checkpoint of a run.
+
+    Raises:
+      InputError: if there is none.
+    """
     with Checkpoints(files.folder(workdir) / CHECKPOINTS) as checkpoints:
         restored = checkpoints.restore(jax.eval_shape(setup.initial_state), step=step)
     if restored is None:
         raise InputError(f"{workdir} holds no checkpoint yet")
-    for message in restored.skipped:
-        on_skip(message)
-    variables = setup.replicas.replicate(restored.state.variables)
-    return evaluate(setup, variables, examples) | {"step": restored.step}
+    return restored
 
 
 def evaluate_weights(

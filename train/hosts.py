@@ -163,12 +163,41 @@ def compare(config: Config) -> None:
     Raises:
       InputError: on every process, if one has others.
     """
-    values = json.dumps(dataclasses.asdict(config))
-    texts = coordination.exchange(values)
-    first, *others = (config_file.from_dict(json.loads(text)) for text in texts)
+
+    def differences(first: dict[str, Any], other: dict[str, Any]) -> list[str]:
+        both = config_file.from_dict(first), config_file.from_dict(other)
+        return config_file.differences(*both, config_file.PER_HOST)
+
+    _compare(dataclasses.asdict(config), differences)
+
+
+def compare_options(options: Mapping[str, Any]) -> None:
+    """Checks that all processes have the same options of a command beside training.
+
+    Args:
+      options: values that JSON can hold, by the names of their flags.
+
+    Raises:
+      InputError: on every process, if one has others.
+    """
+    _compare(
+        options,
+        lambda first, other: [
+            f"--{name} was {value}, is {other[name]}"
+            for name, value in first.items()
+            if other[name] != value
+        ],
+    )
+
+
+def _compare(
+    values: Mapping[str, Any], differences: Callable[[Any, Any], list[str]]
+) -> None:
+    """Raises an error that has the differences of the first process that differs."""
+    texts = coordination.exchange(json.dumps(values))
+    first, *others = map(json.loads, texts)
     for process, other in enumerate(others, 1):
-        changed = config_file.differences(first, other, config_file.PER_HOST)
-        if changed:
+        if changed := differences(first, other):
             raise InputError(
                 f"process {process} has other options: {'; '.join(changed)}"
             )

@@ -1,9 +1,12 @@
 """The processes of a run on several hosts: their port, and their ends."""
 
 import random
+import re
 import socket
 import subprocess
 from collections.abc import Sequence
+
+from train.config import Hosts
 
 TIMEOUT = 240  # seconds, also of a busy machine
 
@@ -23,9 +26,27 @@ def free_port() -> int:
     raise OSError("no free port was found")
 
 
+def words_of(hosts: Hosts) -> list[str]:
+    """Returns the flags of a process by hand."""
+    return [
+        *("--hosts.coordinator", str(hosts.coordinator)),
+        *("--hosts.count", str(hosts.count)),
+        *("--hosts.index", str(hosts.index)),
+        *("--hosts.timeout", str(hosts.timeout)),
+    ]
+
+
 def wait(
     processes: Sequence[subprocess.Popen], seconds: float = TIMEOUT
 ) -> tuple[list[int], list[tuple[str, str]]]:
-    """Returns the exit codes, and the output and the errors of each process."""
-    said = [process.communicate(timeout=seconds) for process in processes]
+    """Returns the exit codes, and the output and the errors of each process.
+
+    The output is without the lines of Gloo, by which JAX connects CPUs.
+    """
+    try:
+        texts = [process.communicate(timeout=seconds) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    said = [(re.sub(r"(?m)^\[Gloo\].*\n", "", out), err) for out, err in texts]
     return [process.returncode for process in processes], said
