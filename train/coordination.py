@@ -7,6 +7,7 @@ its store of keys and values; this is the one module that uses the private one.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import time
 from typing import Any
@@ -17,6 +18,29 @@ from jax._src import distributed
 WAIT_SECONDS = 3600.0  # for a process that is slow; a lost one is noticed before
 
 _calls = itertools.count()  # equal in all processes, which make the same calls
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """The place of this process in a run that it joins.
+
+    Attributes:
+      address: HOST:PORT of the coordination service.
+      count: the number of processes.
+      index: the number of this process.
+    """
+
+    address: str
+    count: int
+    index: int
+
+
+def place() -> Place | None:
+    """Returns this process's place, also while it waits for others; None before."""
+    state = distributed.global_state
+    if state.client is None or state.coordinator_address is None:
+        return None
+    return Place(state.coordinator_address, state.num_processes, state.process_id)
 
 
 def count() -> int:

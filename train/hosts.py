@@ -30,6 +30,7 @@ from train import config as config_file
 from train import coordination, exits, files
 from train.config import Config, Hosts
 from train.exits import LOST, TemporaryError
+from train.roll_call import RollCall
 
 T = TypeVar("T")
 
@@ -70,7 +71,8 @@ def join(options: Hosts) -> None:
     if options.coordinator is not None:
         _check_address(options.coordinator, serves=options.index == 0)
     # At its own timeout, JAX would end the process with a C++ stack trace.
-    late = threading.Timer(options.timeout, _give_up, (options,))
+    roll = RollCall()
+    late = threading.Timer(options.timeout, _give_up, (options, roll))
     late.daemon = True
     late.start()
     try:
@@ -91,6 +93,7 @@ def join(options: Hosts) -> None:
         ) from error
     finally:
         late.cancel()
+        roll.close()
     _end_aborts(LOST, f"{_last_line()}\n")
 
 
@@ -361,12 +364,14 @@ def fail(error: BaseException) -> NoReturn:
     os._exit(code)
 
 
-def _give_up(options: Hosts) -> None:
-    """Prints that other processes did not come in time, and ends this one."""
+def _give_up(options: Hosts, roll: RollCall) -> None:
+    """Prints which processes did not come in time, and ends this one."""
+    missing = roll.missing()
     error = TemporaryError(
         f"the run's processes did not connect within {options.timeout} s (this is "
-        f"{_place(options)}): start the same command on every host, and set "
-        "--hosts.coordinator to an address of the first that all can reach"
+        f"{_place(options)}): {f'{missing}; ' if missing else ''}start the same "
+        "command on every host, and set --hosts.coordinator to an address of the "
+        "first that all can reach"
     )
     print(f"train: {error}", file=sys.stderr, flush=True)
     os._exit(exits.code(error))
@@ -380,6 +385,8 @@ def _touch(mark: files.Folder | Path) -> None:
 
 
 def _place(options: Hosts) -> str:
+    if found := coordination.place():
+        return f"process {found.index} of {found.count}"
     if options.index is None:
         return "one process of a cluster"
     return f"process {options.index} of {options.count}"
