@@ -162,7 +162,8 @@ class ReleaseRuns:
         prepare_process()
         from train.release import release
 
-        entry = release(self.workdir, self.tag, self.output, recipe=self.recipe)
+        output = _local(self.output)
+        entry = release(self.workdir, self.tag, output, recipe=self.recipe)
         say(
             console,
             f"released {entry.name}: {_reached(entry)} of {len(entry.runs)} run(s), "
@@ -206,7 +207,7 @@ class Zoo:
     jobs: int = 1
     """Number of runs at the same time."""
     root: str = "runs/zoo"
-    """Folder of the runs."""
+    """Folder of the runs, which may be in Google Cloud Storage: gs://bucket/zoo."""
     output: str = "checkpoints"
     """Folder of the releases."""
     data_dir: str | None = None
@@ -214,10 +215,15 @@ class Zoo:
 
     def run(self, console: Console) -> None:
         """Trains with a line now and then, and prints a table of all runs."""
+        from train import files
         from train.zoo import entries, jobs
 
         options = jobs.WorkerOptions(
-            Path(self.root), Path(self.output), self.data_dir, self.minutes, self.jobs
+            files.folder(self.root),
+            _local(self.output),
+            self.data_dir,
+            self.minutes,
+            self.jobs,
         )
         chosen = entries.select(self.only)
         if not self.show:
@@ -308,6 +314,15 @@ def prepare_process(devices: int | None = None, batch_size: int = 512) -> bool:
         jax.config.update("jax_compilation_cache_dir", str(folder))
     split_cpu(batch_size, devices)
     return keep_freed_memory()
+
+
+def _local(output: str) -> Path:
+    """Returns the path of a folder of releases; raises if it is in a store."""
+    from train import files
+
+    if files.in_store(output):
+        raise InputError(f"--output {output}: releases are written to a local folder")
+    return Path(output)
 
 
 def _reached(release: "Release") -> str:

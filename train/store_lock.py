@@ -21,6 +21,7 @@ from train.machine import is_running
 REFRESH_SECONDS = 10.0
 STALE_SECONDS = 45.0  # without a change, after which the writer is taken for dead
 LOOK_SECONDS = 1.0  # between two looks at the object
+ABANDONED_SECONDS = 300.0  # by the clocks, after which a lock is not displayed
 
 
 class StoreLock:
@@ -58,10 +59,29 @@ class StoreLock:
         facts = {
             "host": socket.gethostname(),
             "process": os.getpid(),
+            "parent": os.getppid(),
             "token": self._token,
             "time": time.time(),
         }
         files.write(self._path, json.dumps(facts).encode())
+
+
+def holder_facts(path: files.Folder) -> dict[str, Any] | None:
+    """Returns what the holder of a lock wrote about itself, without waiting.
+
+    This is for display and for the choice of the next run. The process that then trains
+    compares no clocks.
+
+    Args:
+      path: the object.
+
+    Returns:
+      None if there is no lock, or its holder has ended, as far as can be seen at once.
+    """
+    found = _read(path)
+    if found is None or _has_ended(found):
+        return None
+    return None if time.time() - found["time"] > ABANDONED_SECONDS else found
 
 
 def _wait_until_free(path: files.Folder) -> None:

@@ -11,10 +11,9 @@ from typing import IO, Any
 
 from shiftjax.errors import InputError
 from train import config as config_file
-from train import files
+from train import files, store_lock
 from train.config import Config
 from train.machine import is_running
-from train.store_lock import StoreLock
 
 LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
@@ -45,7 +44,7 @@ def open_workdir(config: Config) -> contextlib.AbstractContextManager[Any]:
         workdir.mkdir(parents=True, exist_ok=True)
         config_file.save(config, workdir)
         if files.in_store(workdir):
-            return contextlib.closing(StoreLock(workdir / LOCK))
+            return contextlib.closing(store_lock.StoreLock(workdir / LOCK))
     except InputError:
         raise
     except Exception as error:
@@ -62,7 +61,7 @@ class Holder:
 
     Attributes:
       machine: the host name; empty if it is not known.
-      parent: the id of the parent process.
+      parent: the id of the parent process; 0 if it is not known.
     """
 
     machine: str = ""
@@ -70,15 +69,19 @@ class Holder:
 
     def is_orphan(self) -> bool:
         """Returns True if it runs on this machine and its parent has ended."""
-        here = self.machine == socket.gethostname()
+        here = self.machine == socket.gethostname() and self.parent > 0
         return here and not is_running(self.parent)
 
 
-def holder(workdir: Path) -> Holder | None:
-    """Returns the process that trains in a local folder; None if none does."""
-    if not (workdir / LOCK).exists():
+def holder(workdir: files.Folder | Path) -> Holder | None:
+    """Returns the process that trains in a folder; None if none does."""
+    path = files.folder(workdir) / LOCK
+    if files.in_store(path):
+        facts = store_lock.holder_facts(path)
+        return None if facts is None else Holder(facts["host"], facts.get("parent", 0))
+    if not path.exists():
         return None
-    with (workdir / LOCK).open() as file:
+    with Path(path).open() as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from shiftjax.errors import unknown_name
-from train import experiments
+from train import experiments, files
 from train.config import Augment, Config, Optimizer, Schedule
 from train.zoo.published import REDUCTIONS, reduction_name
 
+Root = files.Folder | Path  # a local folder, or one in a store
 PAPER_EPOCHS, PAPER_BOUNDARIES = 160, (82.0, 124.0)
 
 
@@ -79,7 +80,7 @@ class Entry:
         """
         return f"{self.model}.{self.tag}"
 
-    def config(self, seed: int, root: Path) -> Config:
+    def config(self, seed: int, root: Root) -> Config:
         """Returns the configuration of a seed's run, in a folder below `root`."""
         base = experiments.load(self.dataset)
         model = dataclasses.replace(
@@ -92,7 +93,7 @@ class Entry:
             workdir=str(self.workdir(seed, root)),
         )
 
-    def workdir(self, seed: int, root: Path) -> Path:
+    def workdir(self, seed: int, root: Root) -> Root:
         """Returns the folder of a seed's run."""
         return root / self.name / f"seed{seed}"
 

@@ -4,6 +4,7 @@ Each run is a process, `python -m train resume`, which locks its folder, so that
 is started twice, even from another machine that shares the folder. A stopped run is
 resumed, and a finished one is released at once. A run ends with its worker: its
 standard input is a pipe from the worker, and it saves and stops when that is closed.
+The runs may be in an object store, where the output of a run is written when it ends.
 """
 
 import contextlib
@@ -23,16 +24,19 @@ from rich.table import Table
 from shiftjax.errors import InputError
 from shiftjax.releases import manifest
 from train import config as config_file
+from train import files
 from train.logging.records import METRICS_FILE, read_metrics
 from train.machine import cores
 from train.stopping import StopRequest
 from train.workdir import CHECKPOINTS, LOCK, holder
-from train.zoo.entries import Entry
+from train.zoo.entries import Entry, Root
+from train.zoo.output import Output
 
 State = Literal["released", "trained", "running", "stopped", "missing"]
 STATES: tuple[State, ...] = ("released", "trained", "running", "stopped", "missing")
 LOG = "log.txt"
 POLL_SECONDS = 0.5
+STORE_POLL_SECONDS = 5.0  # where a look at all runs takes many requests
 SHOW_SECONDS = 60.0
 
 
@@ -41,14 +45,14 @@ class WorkerOptions:
     """The options of a worker.
 
     Attributes:
-      root: the folder of the runs.
+      root: the folder of the runs, also in a store.
       directory: the folder of the releases.
       data_dir: the folder of the TFDS data sets; None for the one that TFDS uses.
       minutes: the time limit; None to work until nothing is missing.
       jobs: the number of runs at the same time.
     """
 
-    root: Path
+    root: Root
     directory: Path
     data_dir: str | None = None
     minutes: float | None = None
@@ -163,10 +167,10 @@ class ZooWorker:
         self.options = options
         self.console = console
         self.failed: list[str] = []
-        self._running: dict[Path, tuple[Job, subprocess.Popen]] = {}
-        self._places: dict[Path, int] = {}  # positions of the runs, from 0
-        self._awaited: set[Path] = set()  # runs of a worker that was killed
-        self._tried: set[Path] = set()
+        self._running: dict[Root, tuple[Job, subprocess.Popen, Output]] = {}
+        self._places: dict[Root, int] = {}  # positions of the runs, from 0
+        self._awaited: set[Root] = set()  # runs of a worker that was killed
+        self._tried: set[Root] = set()
         self._asked = False
 
     def work(self) -> None:
@@ -176,6 +180,9 @@ class ZooWorker:
           InputError: after the last run, if one of them failed.
         """
         minutes = self.options.minutes
+        pause = (
+            STORE_POLL_SECONDS if files.in_store(self.options.root) else POLL_SECONDS
+        )
         end = time.monotonic() + (60 * minutes if minutes is not None else float("inf"))
         shown = time.monotonic()
         self._release_trained()
@@ -192,7 +199,7 @@ class ZooWorker:
                 if time.monotonic() - shown > SHOW_SECONDS:
                     shown = time.monotonic()
                     self._tell()
-                time.sleep(POLL_SECONDS)
+                time.sleep(pause)
         if self.failed:
             raise InputError(f"not trained: {'; '.join(self.failed)}")
 
@@ -217,22 +224,22 @@ class ZooWorker:
             workdir = self._workdir(job)
             self._tried.add(workdir)
             try:
-                self._running[workdir] = (job, self._start(job))
+                self._running[workdir] = (job, *self._start(job))
                 free -= 1
             except InputError as error:
                 self._fail(job, str(error))
 
-    def _orphans(self) -> set[Path]:
+    def _orphans(self) -> set[Root]:
         """Returns the folders of runs that still save after their worker was killed."""
         folders = {lock.parent for lock in self.options.root.glob(f"*/*/{LOCK}")}
         holders = {folder: holder(folder) for folder in folders}
         return {folder for folder, by in holders.items() if by and by.is_orphan()}
 
-    def _workdir(self, job: Job) -> Path:
+    def _workdir(self, job: Job) -> Root:
         return job.entry.workdir(job.seed, self.options.root)
 
-    def _start(self, job: Job) -> subprocess.Popen:
-        """Starts one run."""
+    def _start(self, job: Job) -> tuple[subprocess.Popen, Output]:
+        """Starts one run; returns its process and its output."""
         from train import release
 
         workdir = self._workdir(job)
@@ -257,30 +264,32 @@ class ZooWorker:
         taken = {self._places[other] for other in self._running}
         place = min(set(range(self.options.jobs)) - taken)
         self._places[workdir] = place
-        with (workdir / LOG).open("a") as log, on_share(place, self.options.jobs):
-            return subprocess.Popen(
+        output = Output(workdir / LOG)
+        with on_share(place, self.options.jobs):
+            process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
+                stdout=output.file,
+                stderr=output.file,
                 env=environment,
                 start_new_session=True,  # a signal to the group would stop it twice
             )
+        return process, output
 
     def _collect(self) -> None:
         """Handles the runs that have ended, and releases the finished ones."""
-        for workdir, (job, process) in list(self._running.items()):
+        for workdir, (job, process, output) in list(self._running.items()):
             code = process.poll()
             if code is None:
                 continue
             del self._running[workdir]
             _hang_up(process)
+            last = output.close()
             if code < 0 and not self._asked:
                 self._fail(job, f"killed by {signal.Signals(-code).name}")
                 continue
             if code > 0:
-                lines = (workdir / LOG).read_text().strip().splitlines() or [""]
-                self._fail(job, lines[-1])
+                self._fail(job, last)
                 continue
             now = self._now(job)
             self._say(f"{now.state} at epoch {now.epoch:.0f}{_top1(now)}", job)
@@ -317,7 +326,7 @@ class ZooWorker:
         if self._asked:
             return
         self._asked = True
-        for job, process in self._running.values():
+        for job, process, _ in self._running.values():
             _hang_up(process)
             self._say("saving and stopping", job)
 
@@ -328,7 +337,7 @@ class ZooWorker:
 
     def _tell(self) -> None:
         """Prints the progress of the running jobs."""
-        for job, _ in self._running.values():
+        for job, *_ in self._running.values():
             now = self._now(job)
             self._say(f"epoch {now.epoch:.1f} of {now.epochs:.0f}{_top1(now)}", job)
 
