@@ -28,7 +28,7 @@ RENAMED = {
 }
 
 
-def main(given: Sequence[str] | None = None) -> int:
+def run_command(given: Sequence[str] | None = None) -> int:
     """Runs an experiment or a command.
 
     Args:
@@ -122,4 +122,4 @@ def _overview() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command())

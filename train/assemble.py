@@ -100,7 +100,7 @@ def set_up(config: Config, train_set: Examples | None = None) -> Setup:
       InputError: if a value of the configuration is invalid.
     """
     validate(config)
-    kind = tasks.find(config.task)
+    kind = tasks.find_task(config.task)
     replicas = Replicas.local(config.devices, config.backend)
     if train_set is None:
         check_share(config, replicas.per_device(config.batch_size))

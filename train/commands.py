@@ -189,7 +189,7 @@ class Resume:
             from train.stopping import stop_with_input
 
             stop_with_input(lambda line: say(console, line))
-        found = config.load(self.workdir)
+        found = config.load_config(self.workdir)
         found = dataclasses.replace(found, workdir=self.workdir, hosts=self.hosts)
         return train_run(found, console)
 
@@ -225,7 +225,7 @@ class Zoo:
             self.minutes,
             self.jobs,
         )
-        chosen = entries.select(self.only)
+        chosen = entries.select_entries(self.only)
         if not self.show:
             jobs.ZooWorker(chosen, options, console).work()
         jobs.show(jobs.look(chosen, options), console)
@@ -253,7 +253,7 @@ class Results:
         readme, docs = Path(self.readme), Path(self.docs)
         if not readme.is_file() or not docs.is_dir():
             raise InputError(f"{readme} or {docs}/ is not there: run it in a checkout")
-        measured = speeds.read(Path(self.benchmarks))
+        measured = speeds.read_speeds(Path(self.benchmarks))
         (docs / "results.md").write_text(results.page(releases, measured))
         picture.draw(releases, docs / "accuracy.png")
         readme.write_text(results.update(readme.read_text(), releases))

@@ -335,13 +335,13 @@ def record(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(dataclasses.replace(config, hosts=Hosts()))
 
 
-def save(config: Config, workdir: str | os.PathLike[str]) -> None:
+def save_config(config: Config, workdir: str | os.PathLike[str]) -> None:
     """Writes the configuration to `workdir/config.json`."""
     text = json.dumps(record(config), indent=2)
     files.write(files.folder(workdir) / FILE, f"{text}\n".encode())
 
 
-def load(workdir: str | os.PathLike[str]) -> Config:
+def load_config(workdir: str | os.PathLike[str]) -> Config:
     """Reads the configuration of a run.
 
     Raises:

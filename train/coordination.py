@@ -35,7 +35,7 @@ class Place:
     index: int
 
 
-def place() -> Place | None:
+def own_place() -> Place | None:
     """Returns this process's place, also while it waits for others; None before."""
     state = distributed.global_state
     if state.client is None or state.coordinator_address is None:

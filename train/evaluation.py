@@ -91,7 +91,7 @@ def evaluate_run(
     Raises:
       InputError: if the run, the checkpoint or the split does not exist.
     """
-    config = hosts.all_do(lambda: config_file.load(workdir))
+    config = hosts.all_do(lambda: config_file.load_config(workdir))
     hosts.compare(config)
 
     def assemble() -> tuple[Examples, Setup]:

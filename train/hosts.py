@@ -240,11 +240,6 @@ def on_tpu(devices: Path) -> bool:
     return bool(found) and importlib.util.find_spec("libtpu") is not None
 
 
-def count() -> int:
-    """Returns the number of processes."""
-    return coordination.count()
-
-
 def is_first() -> bool:
     """Returns True on the process that writes logs and checkpoints."""
     return coordination.index() == 0
@@ -316,7 +311,7 @@ def check_shared(folder: files.Folder | Path) -> None:
     Raises:
       InputError: on every process, if one does not.
     """
-    if count() == 1:
+    if coordination.count() == 1:
         return
     number, *_ = coordination.exchange(str(random.getrandbits(31)))
     mark = folder / f".shared-{number}"
@@ -385,7 +380,7 @@ def _touch(mark: files.Folder | Path) -> None:
 
 
 def _place(options: Hosts) -> str:
-    if found := coordination.place():
+    if found := coordination.own_place():
         return f"process {found.index} of {found.count}"
     if options.index is None:
         return "one process of a cluster"

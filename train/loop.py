@@ -28,7 +28,7 @@ from train.data.placement import host_share
 from train.data.stream import Prefetch, items
 from train.evaluation import evaluate
 from train.logging import writers
-from train.logging.console import Reporter, describe
+from train.logging.console import Reporter, describe_metrics
 from train.logging.profile import Profile
 from train.logging.records import MetricsWriter, plot_curves, read_metrics
 from train.logging.window import Instant, Window
@@ -248,7 +248,9 @@ class Loop:
             self._write(self._record(step, "validation", metrics))
             self._show(state, self._validation)
             epoch = self.setup.epoch(step)
-            self.reporter.message(f"epoch {epoch:.1f}  validation {describe(metrics)}")
+            self.reporter.message(
+                f"epoch {epoch:.1f}  validation {describe_metrics(metrics)}"
+            )
         if save:
             if self.writer is not None:
                 self.writer.flush()

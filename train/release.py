@@ -46,7 +46,7 @@ def load_run(workdir: str | os.PathLike[str], step: int | None = None) -> Pretra
     Raises:
       InputError: if there is no such run or checkpoint.
     """
-    config = config_file.load(workdir)
+    config = config_file.load_config(workdir)
     examples = load_split(config, "test")
     setup = set_up(config, examples)
     with Checkpoints(files.folder(workdir) / CHECKPOINTS) as checkpoints:
@@ -97,16 +97,18 @@ def release(
         or if the name belongs to another recipe.
     """
     folders = [files.folder(workdir) for workdir in workdirs]
-    configs = [config_file.load(folder) for folder in folders]
+    configs = [config_file.load_config(folder) for folder in folders]
     _same_but_seeds(configs)
     out = Path(directory)
-    check(configs[0], tag, out, recipe=recipe)
+    check_release(configs[0], tag, out, recipe=recipe)
     with (out / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
         return _add(folders, configs, f"{configs[0].model.name}.{tag}", out, recipe)
 
 
-def check(config: Config, tag: str, directory: str | Path, *, recipe: str = "") -> None:
+def check_release(
+    config: Config, tag: str, directory: str | Path, *, recipe: str = ""
+) -> None:
     """Checks that a run can be released, also before it is trained.
 
     Args:

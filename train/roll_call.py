@@ -45,7 +45,7 @@ class RollCall:
         return name_missing(n for n in range(self._count) if n not in heard)
 
     def _run(self) -> None:
-        while (place := coordination.place()) is None:
+        while (place := coordination.own_place()) is None:
             if self._closed.wait(PERIOD_SECONDS):
                 return
         host, _, port = place.address.rpartition(":")

@@ -35,14 +35,14 @@ def open_workdir(config: Config) -> contextlib.AbstractContextManager[Any]:
     workdir = files.folder(config.workdir)
     try:
         if (workdir / config_file.FILE).exists():
-            changed = config_file.differences(config_file.load(workdir), config)
+            changed = config_file.differences(config_file.load_config(workdir), config)
             if changed:
                 raise InputError(
                     f"{workdir} holds another run: {'; '.join(changed)}. Give the same "
                     "options to resume it, or another --workdir"
                 )
         workdir.mkdir(parents=True, exist_ok=True)
-        config_file.save(config, workdir)
+        config_file.save_config(config, workdir)
         if files.in_store(workdir):
             return contextlib.closing(store_lock.StoreLock(workdir / LOCK))
     except InputError:

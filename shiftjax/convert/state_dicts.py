@@ -65,7 +65,7 @@ def from_torch(
     if isinstance(source, Mapping):
         what, saved = "the state dict", source
     else:
-        what, saved = os.fspath(source), torch_files.read(source)
+        what, saved = os.fspath(source), torch_files.read_torch_file(source)
     try:
         found = torch_files.named_tensors(saved)
     except InputError as error:

@@ -28,7 +28,7 @@ def raw(tree: Any) -> list[bytes]:
 
 def checkpoint(workdir: str, step: int | None = None) -> TrainState:
     """A state as it lies on the disk."""
-    setup = set_up(config_file.load(Path(workdir)))
+    setup = set_up(config_file.load_config(Path(workdir)))
     with Checkpoints(Path(workdir) / "checkpoints") as checkpoints:
         restored = checkpoints.restore(jax.eval_shape(setup.initial_state), step)
     assert restored is not None

@@ -11,7 +11,7 @@ import pytest
 
 from shiftjax.errors import InputError
 from train import compile as compiler
-from train.__main__ import main, parse
+from train.__main__ import parse, run_command
 from train.assemble import set_up
 from train.data.stream import items
 from train.experiments import load
@@ -42,7 +42,7 @@ def test_sums_are_counted_once_with_the_bytes_of_their_results():
     ],
 )
 def test_a_wrong_slice_is_one_line(topology, message, capsys):
-    assert main(["compile", "cifar10", "--topology", topology]) == 2
+    assert run_command(["compile", "cifar10", "--topology", topology]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
@@ -52,7 +52,7 @@ def test_a_wrong_slice_is_one_line(topology, message, capsys):
     importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed"
 )
 def test_without_libtpu_the_way_to_install_it_is_told(capsys):
-    assert main(["compile", "cifar10", "--topology", "v5e:2x2"]) == 2
+    assert run_command(["compile", "cifar10", "--topology", "v5e:2x2"]) == 2
     assert 'it needs libtpu: pip install "shiftjax[tpu]"' in capsys.readouterr().err
 
 

@@ -177,8 +177,8 @@ def test_values_that_do_not_fit_together_are_refused_by_their_flag(name, value):
     ids=["defaults", "others", *experiments.names()],
 )
 def test_a_configuration_comes_back_from_its_file(run, tmp_path):
-    config.save(run, tmp_path)
-    loaded = config.load(tmp_path)
+    config.save_config(run, tmp_path)
+    loaded = config.load_config(tmp_path)
     assert loaded == dataclasses.replace(run, hosts=Hosts())  # one file for all hosts
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
@@ -191,7 +191,7 @@ def test_other_values_cover_every_field():
 
 
 def test_the_file_is_json_with_every_field(tmp_path):
-    config.save(OTHER, tmp_path)
+    config.save_config(OTHER, tmp_path)
     values = json.loads((tmp_path / "config.json").read_text())
     for name in names():
         group, _, last = name.rpartition(".")
@@ -203,7 +203,7 @@ def test_the_file_is_json_with_every_field(tmp_path):
 
 def test_a_field_that_the_file_does_not_have_takes_its_default(tmp_path):
     (tmp_path / "config.json").write_text('{"seed": 3, "data": {"image_size": 8}}')
-    assert config.load(tmp_path) == Config(seed=3, data=Data(image_size=8))
+    assert config.load_config(tmp_path) == Config(seed=3, data=Data(image_size=8))
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_a_field_that_the_file_does_not_have_takes_its_default(tmp_path):
 def test_a_damaged_file_is_named(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError) as caught:
-        config.load(tmp_path)
+        config.load_config(tmp_path)
     message = str(caught.value)
     assert str(tmp_path / "config.json") in message
     assert "\n" not in message
@@ -236,13 +236,13 @@ def test_a_damaged_file_is_named(text, tmp_path):
 def test_an_unknown_field_is_named(text, tmp_path):
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError, match=r"unknown options: (data\.)?colour$"):
-        config.load(tmp_path)
+        config.load_config(tmp_path)
 
 
 def test_a_file_that_is_not_text_is_named(tmp_path):
     (tmp_path / "config.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match=r"config\.json"):
-        config.load(tmp_path)
+        config.load_config(tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["nothing", "folder"])
@@ -250,7 +250,7 @@ def test_a_folder_without_a_run_is_named(kind, tmp_path):
     if kind == "folder":
         (tmp_path / "config.json").mkdir()
     with pytest.raises(MissingFileError, match=re.escape(f"{tmp_path} holds no run")):
-        config.load(tmp_path)
+        config.load_config(tmp_path)
 
 
 @pytest.mark.parametrize("run", [Config(), OTHER], ids=["defaults", "others"])

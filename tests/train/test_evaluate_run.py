@@ -44,6 +44,6 @@ def test_what_cannot_be_evaluated_is_named(finished, tmp_path, tiny):
         evaluate_run(workdir, devices=5)
     with pytest.raises(MissingFileError, match="holds no run"):
         evaluate_run(str(tmp_path))
-    config_file.save(tiny(tmp_path), tmp_path)
+    config_file.save_config(tiny(tmp_path), tmp_path)
     with pytest.raises(InputError, match="holds no checkpoint yet"):
         evaluate_run(str(tmp_path))

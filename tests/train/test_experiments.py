@@ -9,7 +9,7 @@ import pytest
 from shiftjax import list_models
 from shiftjax.errors import UnknownNameError
 from train import config, experiments
-from train.__main__ import main, parse
+from train.__main__ import parse, run_command
 from train.commands import Prepare
 from train.data.sources import SOURCES
 from train.zoo import entries
@@ -39,7 +39,7 @@ def test_a_new_file_is_all_that_a_new_experiment_takes(tmp_path, monkeypatch, ca
     run = parse(["sevenths", "--epochs", "2"])
     assert (run.seed, run.epochs) == (7, 2.0)
     assert experiments.command(run) == "python -m train sevenths --epochs 2.0"
-    assert main(["--help"]) == 0
+    assert run_command(["--help"]) == 0
     assert "  sevenths   ShiftResNet-20" in capsys.readouterr().out
 
 

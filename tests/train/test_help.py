@@ -9,7 +9,7 @@ import pytest
 
 from tests.train.configurations import as_flag, names, value_of
 from train import config, experiments
-from train.__main__ import main
+from train.__main__ import run_command
 from train.config import Config
 from train.tasks import TASKS
 
@@ -36,7 +36,7 @@ def help_text(capsys, monkeypatch) -> str:
     """The output of `python -m train digits --help`, in one line without frames."""
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as stopped:
-        main(["digits", "--help"])
+        run_command(["digits", "--help"])
     assert stopped.value.code == 0
     return " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
 

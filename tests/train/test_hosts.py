@@ -25,7 +25,7 @@ from tests.train.processes import TIMEOUT, free_port, wait
 from train import hosts
 from train.assemble import set_up
 from train.checkpointing import Checkpoints
-from train.config import Data, Hosts, Schedule, load
+from train.config import Data, Hosts, Schedule, load_config
 from train.exits import LOST, TemporaryError
 from train.logging.records import METRICS_FILE, read_metrics
 
@@ -152,7 +152,7 @@ def _raise(message: str) -> None:
 
 
 def restored(workdir):
-    setup = set_up(dataclasses.replace(load(Path(workdir)), devices=1))
+    setup = set_up(dataclasses.replace(load_config(Path(workdir)), devices=1))
     with Checkpoints(Path(workdir) / "checkpoints") as checkpoints:
         return checkpoints.restore(jax.eval_shape(setup.initial_state))
 

@@ -45,7 +45,7 @@ def test_the_files_of_a_run(finished):
     names = {path.name for path in workdir.iterdir() if path.name[0] != "."}
     files = {"config.json", "metrics.jsonl", "checkpoints", "curves.png"}
     assert names == files | {"starts.jsonl"}
-    assert config_file.load(workdir) == finished.config
+    assert config_file.load_config(workdir) == finished.config
 
 
 def test_the_last_and_the_best_checkpoints_are_kept(finished):

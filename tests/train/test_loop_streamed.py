@@ -70,7 +70,7 @@ def test_a_folder_is_learned_and_evaluated_from_elsewhere(
     assert outcome.test["examples"] == 10
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert config_file.load(tmp_path / "run").data.source == f"folder:{folder}"
+    assert config_file.load_config(tmp_path / "run").data.source == f"folder:{folder}"
     assert evaluate_run(made.workdir)["loss"] == outcome.test["loss"]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from train import commands, experiments, loop
-from train.__main__ import COMMANDS, main, parse
+from train.__main__ import COMMANDS, parse, run_command
 from train.config import Schedule
 
 TINY = ["--model.name", "resnet20", "--model.overrides", "depth", "8"]
@@ -22,7 +22,7 @@ def _own_settings(quick, monkeypatch):
 
 def mistake(capsys, *words: object) -> str:
     """Runs the program, expects it to refuse, and returns the line that it says."""
-    assert main([str(word) for word in words]) == 2
+    assert run_command([str(word) for word in words]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("train: ")
@@ -38,7 +38,7 @@ def mistake(capsys, *words: object) -> str:
 
 @pytest.mark.parametrize("word", ["--help", "-h"])
 def test_the_overview_has_every_experiment_and_command(word, capsys):
-    assert main([word]) == 0
+    assert run_command([word]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     lines = captured.out.splitlines()
@@ -54,7 +54,7 @@ def test_the_overview_has_every_experiment_and_command(word, capsys):
 def test_the_commands_explain_their_options(name, kind, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as stopped:
-        main([name, "--help"])
+        run_command([name, "--help"])
     assert not stopped.value.code
     text = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
     assert kind.__doc__ in text
@@ -150,7 +150,7 @@ def test_a_run_that_diverges_ends_with_the_step_and_an_advice(
 ):
     schedule = Schedule("cosine", 1e30, warmup_epochs=1)
     config = tiny(tmp_path / "run", schedule=schedule, save_epochs=0.4)
-    assert main(command_line(config)) == 2
+    assert run_command(command_line(config)) == 2
     captured = capsys.readouterr()
     assert captured.err.startswith("train: ")
     assert captured.err.count("\n") == 1
@@ -164,9 +164,9 @@ def test_a_run_that_was_asked_to_stop_ends_with_its_code(
 ):
     words = command_line(tiny(tmp_path / "run", stopped_exit_code=code))
     stop_at(3)
-    assert main(words) == code
+    assert run_command(words) == code
     stop_at(0)  # never
-    assert main(words) == 0
+    assert run_command(words) == 0
 
 
 @pytest.mark.parametrize("kind", ["empty", "missing", "damaged"])
@@ -213,7 +213,7 @@ def test_a_finished_run_says_its_accuracy_and_what_to_do_next(
     workdir = tmp_path / "run"
     shutil.copytree(finished.config.workdir, workdir)
     config = dataclasses.replace(finished.config, workdir=str(workdir))
-    assert main(command_line(config)) == 0
+    assert run_command(command_line(config)) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     accuracy = f"test top-1 {100 * finished.outcome.test['top1']:.2f}%"
@@ -221,7 +221,7 @@ def test_a_finished_run_says_its_accuracy_and_what_to_do_next(
     assert f"{accuracy}  {loss}  360 examples\n" in captured.out
     assert Path(re.search(r"curves in (.*)\n", captured.out)[1]).is_file()
     (command,) = re.findall(r"next: python -m train (.*)\n", captured.out)
-    assert main(command.split()) == 0
+    assert run_command(command.split()) == 0
     loss = finished.outcome.test["loss"]
     wanted = f"{accuracy}  loss {loss:.4f}  360 examples, step 20\n"
     assert capsys.readouterr().out == wanted
@@ -229,7 +229,7 @@ def test_a_finished_run_says_its_accuracy_and_what_to_do_next(
 
 def test_a_split_and_a_step_are_evaluated_as_asked(capsys, finished):
     words = ["--split", "train", "--step", "15", "--devices", "4"]
-    assert main(["evaluate", "--workdir", finished.config.workdir, *words]) == 0
+    assert run_command(["evaluate", "--workdir", finished.config.workdir, *words]) == 0
     out = capsys.readouterr().out
     assert re.fullmatch(
         r"train top-1 \d+\.\d\d%  loss \d\.\d{4}  40 examples, step 15\n", out
@@ -240,7 +240,7 @@ def test_an_unfinished_run_says_how_to_resume(capsys, monkeypatch):
     """The workdir as it is, also with what the console could take for markup."""
     outcome = loop.Outcome(None, 1234, False, {})  # type: ignore[arg-type]
     monkeypatch.setattr(loop, "train", lambda run, console: outcome)
-    assert main(["digits", "--workdir", "runs/[red]a"]) == 0
+    assert run_command(["digits", "--workdir", "runs/[red]a"]) == 0
     assert capsys.readouterr().out == (
         "stopped after step 1,234, saved in runs/[red]a: resume with the same command\n"
     )

@@ -46,7 +46,7 @@ def other_seed(tmp_path, finished):
     folder = tmp_path / "seed1"
     shutil.copytree(finished.config.workdir, folder)
     config = dataclasses.replace(finished.config, workdir=str(folder), seed=1)
-    config_file.save(config, folder)
+    config_file.save_config(config, folder)
     return folder
 
 
@@ -118,7 +118,7 @@ def test_what_cannot_be_released(tmp_path, finished, other_seed):
     with pytest.raises(InputError, match="the same seed"):
         release([workdir, workdir], "a", zoo)
     longer = dataclasses.replace(finished.config, epochs=30.0, seed=1)
-    config_file.save(longer, other_seed)
+    config_file.save_config(longer, other_seed)
     with pytest.raises(InputError, match="more than their seeds: --epochs was 8"):
         release([workdir, other_seed], "a", zoo)
     metrics = other_seed / "metrics.jsonl"

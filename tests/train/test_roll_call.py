@@ -67,7 +67,7 @@ def place(monkeypatch):
 
     def make(index, count, port):
         found = Place(f"localhost:{port}", count, index)
-        monkeypatch.setattr(coordination, "place", lambda: found)
+        monkeypatch.setattr(coordination, "own_place", lambda: found)
         call = RollCall()
         calls.append(call)
         while not call.missing():  # until its thread has read the place

@@ -40,7 +40,7 @@ def hasty(monkeypatch):
 
 
 def newest(workdir):
-    setup = set_up(config_file.load(workdir))
+    setup = set_up(config_file.load_config(workdir))
     with Checkpoints(files.folder(workdir) / "checkpoints") as checkpoints:
         return checkpoints.restore(jax.eval_shape(setup.initial_state))
 

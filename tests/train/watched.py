@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from train import loop
-from train.__main__ import main
+from train.__main__ import run_command
 from train.assemble import Setup, set_up
 from train.config import Config
 from train.stopping import StopRequest
@@ -86,4 +86,4 @@ def noted(folder: Path, processes: int) -> dict[int, list[list[Any]]]:
 
 if __name__ == "__main__":
     watch(pytest.MonkeyPatch(), Path(sys.argv[1]), int(sys.argv[2]))
-    sys.exit(main(sys.argv[3:]))
+    sys.exit(run_command(sys.argv[3:]))

@@ -51,7 +51,7 @@ def draft(
         ),  # a copy, equal to what is read back
         "metrics": {n: value for n, value in numbers.items() if math.isfinite(value)},
         "versions": _versions(),
-        "arrays": describe(state),
+        "arrays": describe_tree(state),
     }
 
 
@@ -74,7 +74,7 @@ def seal(manifest: Manifest, host: PyTree) -> Manifest:
     return sealed | {"sha256": _digest(sealed)}
 
 
-def verify(manifest: Manifest) -> None:
+def verify_manifest(manifest: Manifest) -> None:
     """Checks a manifest against its own hash.
 
     Args:
@@ -103,7 +103,7 @@ def verify_arrays(manifest: Manifest, host: PyTree) -> None:
             raise DamagedError(f"{name} does not match its sha256")
 
 
-def describe(tree: PyTree) -> dict[str, dict[str, Any]]:
+def describe_tree(tree: PyTree) -> dict[str, dict[str, Any]]:
     """Returns the names of a tree's arrays with their dtypes and shapes.
 
     Args:
@@ -113,7 +113,7 @@ def describe(tree: PyTree) -> dict[str, dict[str, Any]]:
       The dtype and shape of each array by its path, in the order of `jax.tree.leaves`.
 
     Example:
-      >>> describe({"params": {"bias": np.zeros(3)}})
+      >>> describe_tree({"params": {"bias": np.zeros(3)}})
       {'params/bias': {'dtype': 'float64', 'shape': [3]}}
     """
     arrays = jax.tree.leaves_with_path(jax.tree.map(as_array, tree))
@@ -141,7 +141,7 @@ def difference(manifest: Manifest, template: PyTree) -> str:
       >>> difference(manifest, {"a": np.zeros(3)})
       '1 extra (b); 1 of another shape (a: stored [2], wanted [3])'
     """
-    stored, wanted = manifest["arrays"], describe(template)
+    stored, wanted = manifest["arrays"], describe_tree(template)
     lists = {
         "missing": [name for name in wanted if name not in stored],
         "extra": [name for name in stored if name not in wanted],

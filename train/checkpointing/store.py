@@ -23,7 +23,7 @@ from orbax.checkpoint import v1
 
 from shiftjax.errors import InputError
 from train.checkpointing.host import PyTree
-from train.checkpointing.manifest import DamagedError, Manifest, verify
+from train.checkpointing.manifest import DamagedError, Manifest, verify_manifest
 
 COMMITTED = "commit_success.txt"  # Orbax's mark of a whole step in an object store
 
@@ -120,7 +120,7 @@ class StepStore:
           DamagedError: if it is missing, or differs from what was written.
         """
         manifest = self._load(step, "manifest")
-        verify(manifest)
+        verify_manifest(manifest)
         return manifest
 
     def read_state(self, step: int, template: PyTree) -> PyTree:

@@ -65,7 +65,7 @@ def histogram(image: jax.Array) -> jax.Array:
     return (image[..., None] == values).sum((0, 1), dtype=jnp.int32).T
 
 
-def lookup(table: jax.Array, image: jax.Array) -> jax.Array:
+def replace_values(table: jax.Array, image: jax.Array) -> jax.Array:
     """Replaces each value by its entry in a table `[256, channels]`.
 
     It compares each pixel with each value, as `histogram` does.
@@ -91,7 +91,7 @@ def stretch(counts: jax.Array) -> jax.Array:
     return jnp.where(high > low, stretched, values)
 
 
-def flatten(counts: jax.Array) -> jax.Array:
+def equalizing_table(counts: jax.Array) -> jax.Array:
     """Returns the table that makes each channel's values about equally frequent.
 
     Args:

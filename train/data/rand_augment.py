@@ -21,11 +21,11 @@ import jax.numpy as jnp
 from train.config import Augment
 from train.data.operations import (
     blend,
-    flatten,
+    equalizing_table,
     gray,
     histogram,
-    lookup,
     mean_gray,
+    replace_values,
     smooth,
     stretch,
     warp,
@@ -98,7 +98,7 @@ def apply(
 
     tables = _tables(image, factor, magnitude)
     table = jnp.stack([tables.get(name, tables["identity"]) for name in OPERATIONS])
-    image = lookup(table[choice], image)
+    image = replace_values(table[choice], image)
 
     is_color = choice == OPERATIONS.index("color")
     is_sharpness = choice == OPERATIONS.index("sharpness")
@@ -125,7 +125,7 @@ def _tables(
         "posterize": values & (256 - 2 ** (8 - kept_bits)),
         "solarize": jnp.where(values < threshold, values, 255 - values),
         "auto_contrast": stretch(counts),
-        "equalize": flatten(counts),
+        "equalize": equalizing_table(counts),
     }
     return {name: table.astype(jnp.int32) for name, table in tables.items()}
 

@@ -46,7 +46,7 @@ class Resident:
         return images, self.labels[index]
 
 
-def lookup(
+def images_and_labels(
     data: Resident | None, item: dict[str, jax.Array]
 ) -> tuple[jax.Array, jax.Array]:
     """Returns images and labels, from the data set on the device or from the item.

@@ -21,7 +21,7 @@ from train.data.decoding import ON_CORRUPT, Decoding
 from train.data.examples import Examples
 from train.data.image_set import ImageSet
 
-__all__ = ["ImageSet", "load"]
+__all__ = ["ImageSet", "load_source"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def load(
+def load_source(
     source: str, split: str, validation_examples: int | None = None, **options: Any
 ) -> Examples:
     """Opens a split of a source, in memory if it fits.
@@ -110,7 +110,9 @@ def load(
       InputError: for data or numbers that cannot be used.
 
     Example:
-      >>> digits = load("digits", "train", image_size=16, validation_examples=137)
+      >>> digits = load_source(
+      ...     "digits", "train", image_size=16, validation_examples=137
+      ... )
       >>> len(digits), digits.image_shape, digits.num_classes
       (1300, (16, 16, 3), 10)
     """
@@ -121,7 +123,7 @@ def load(
     if request.on_corrupt not in ON_CORRUPT:
         raise unknown_name("value of on_corrupt", request.on_corrupt, ON_CORRUPT)
     official = _open(source, request)
-    examples = splits.select(official, split, validation_examples)
+    examples = splits.select_split(official, split, validation_examples)
     if request.crop_scale is not None and isinstance(examples, ImageSet):
         raise InputError(
             f"--augment.random-resized-crop needs images of their own size, which are "

@@ -89,7 +89,7 @@ def _note(source: str, validation: str) -> None:
     )
 
 
-def select(
+def select_split(
     official: OfficialSplits, split: str, validation_examples: int | None = None
 ) -> Examples:
     """Reads one of the four splits, which is cut if the source does not have it.

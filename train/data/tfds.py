@@ -49,7 +49,7 @@ def open_tfds(
       MissingFileError: if the data set does not exist.
       InputError: if the data set cannot be read.
     """
-    directory = tfds_directory.find(name, data_dir)
+    directory = tfds_directory.find_directory(name, data_dir)
 
     def read(split: str) -> Encoded | ImageSet:
         def encoded() -> Encoded:

@@ -70,7 +70,7 @@ def data_directory(data_dir: str | None = None) -> Path:
     return Path(chosen).expanduser()
 
 
-def find(name: str, data_dir: str | None = None) -> TfdsDirectory:
+def find_directory(name: str, data_dir: str | None = None) -> TfdsDirectory:
     """Finds a data set.
 
     Args:
@@ -91,7 +91,7 @@ def find(name: str, data_dir: str | None = None) -> TfdsDirectory:
     versions = _versions(folder)
     if version and version not in versions:
         raise unknown_name(f"version of {path}", version, versions)
-    return describe(folder / (version or versions[-1]))
+    return read_description(folder / (version or versions[-1]))
 
 
 def _folder_of_versions(root: Path, path: str) -> Path:
@@ -140,7 +140,7 @@ def _versions(path: Path) -> list[str]:
     return sorted(found, key=lambda v: tuple(map(int, v.split("."))))
 
 
-def describe(path: Path) -> TfdsDirectory:
+def read_description(path: Path) -> TfdsDirectory:
     """Reads the description of a data set from its directory.
 
     Args:

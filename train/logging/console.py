@@ -64,7 +64,7 @@ class Reporter:
 
     def advance(self, step: int, record: Mapping[str, float]) -> None:
         """Displays the step, and a line of training metrics."""
-        text = describe(record)
+        text = describe_metrics(record)
         self._bar.update(self._task, completed=step, description=text)
         now = time.monotonic()
         late = now - self._last_line >= PLAIN_SECONDS or step == self.total
@@ -77,11 +77,11 @@ class Reporter:
         self.console.print(text, highlight=False, markup=False)
 
 
-def describe(record: Mapping[str, float]) -> str:
+def describe_metrics(record: Mapping[str, float]) -> str:
     """Returns the metrics of a record as text.
 
     Example:
-      >>> describe({"loss": 1.5, "top1": 0.25})
+      >>> describe_metrics({"loss": 1.5, "top1": 0.25})
       'loss 1.500  top-1 25.0%'
     """
     names = metric_names.displayed(record)

@@ -75,7 +75,9 @@ class FeatureNet:
         return self.apply(params, images if self.order == "RGB" else images[..., ::-1])
 
 
-def load(name: str, path: str | os.PathLike[str] | None = None) -> FeatureNet:
+def load_feature_net(
+    name: str, path: str | os.PathLike[str] | None = None
+) -> FeatureNet:
     """Loads a network for perceptual losses.
 
     Args:

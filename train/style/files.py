@@ -42,7 +42,7 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, Any]:
       MissingFileError: if there is no such file.
       InputError: if it cannot be read.
     """
-    saved = torch_files.read(path)
+    saved = torch_files.read_torch_file(path)
     try:
         return torch_files.named_tensors(saved)
     except InputError as error:

@@ -14,14 +14,14 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
-def find(name: str) -> type[Task]:
+def find_task(name: str) -> type[Task]:
     """Returns the task of a name.
 
     Raises:
       UnknownNameError: if there is no such task.
 
     Example:
-      >>> find("style").best_metric
+      >>> find_task("style").best_metric
       'loss'
     """
     if name not in TASKS:
@@ -34,19 +34,19 @@ def load_split(config: Config, split: str) -> Examples:
 
     Args:
       config: the configuration of the run.
-      split: the name of the split, as for `train.data.sources.load`.
+      split: the name of the split, as for `train.data.sources.load_source`.
 
     Raises:
       InputError: if the data or the task do not exist.
     """
     augment = config.augment
-    return sources.load(
+    return sources.load_source(
         config.data.source,
         split,
         image_size=config.data.image_size,
         data_dir=config.data.data_dir,
         validation_examples=config.data.validation_examples,
-        labelled=find(config.task).labelled,
+        labelled=find_task(config.task).labelled,
         resize=config.data.resize,
         crop_scale=augment.crop_scale if augment.random_resized_crop else None,
         seed=config.seed,

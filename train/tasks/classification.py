@@ -12,7 +12,7 @@ from train.config import Augment, Config
 from train.data.augment import crop_and_flip, erase, jitter, mix, normalize
 from train.data.examples import Examples
 from train.data.rand_augment import rand_augment
-from train.data.resident import Resident, lookup
+from train.data.resident import Resident, images_and_labels
 from train.parallel import AXIS
 from train.tasks.models import make_model
 from train.tasks.task import Collections, Item, Sums, total
@@ -77,7 +77,7 @@ class Classification:
 
     def batch(self, data: Resident | None, item: Item, key: jax.Array) -> Batch:
         """Makes a training batch: images `[batch, ...]`, targets and labels."""
-        images, labels = lookup(data, item)
+        images, labels = images_and_labels(data, item)
         index, options = item["index"], self.augment
         crop_key, mix_key = jax.random.split(key)
         rand_key, jitter_key, erase_key = jax.random.split(
@@ -106,7 +106,7 @@ class Classification:
         self, variables: Collections, data: Resident | None, item: Item
     ) -> tuple[Sums, dict[str, jax.Array]]:
         """Sums the losses, and counts correct predictions."""
-        images, labels = lookup(data, item)
+        images, labels = images_and_labels(data, item)
         images = normalize(images, self.mean, self.std)
         logits: Any = self.model.apply(variables, images)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)

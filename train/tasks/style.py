@@ -23,7 +23,7 @@ from shiftjax.models.stylizer import StyleNet
 from train.config import Augment, Config
 from train.data.augment import crop_and_flip, normalize
 from train.data.examples import Examples
-from train.data.resident import Resident, lookup
+from train.data.resident import Resident, images_and_labels
 from train.style import features
 from train.style.losses import Perceptual
 from train.tasks.models import make_model
@@ -85,7 +85,7 @@ class StyleTransfer:
             raise InputError(
                 f"--model.name {config.model.name} paints nothing: {names}"
             )
-        net = features.load(options.features, options.weights)
+        net = features.load_feature_net(options.features, options.weights)
         return cls(
             model,
             Perceptual(net, options.content_weight, options.style_weight),
@@ -108,7 +108,7 @@ class StyleTransfer:
 
     def batch(self, data: Any, item: Item, key: jax.Array) -> Any:
         """Makes a training batch: uint8 images, network and Gram matrices."""
-        images, _ = lookup(data["images"], item)
+        images, _ = images_and_labels(data["images"], item)
         images = crop_and_flip(key, images, item["index"], self.augment)
         return images, data["params"], data["grams"]
 
@@ -125,7 +125,7 @@ class StyleTransfer:
         self, variables: Collections, data: Any, item: Item
     ) -> tuple[Sums, dict[str, jax.Array]]:
         """Sums the losses of the restyled images."""
-        images, _ = lookup(data["images"], item)
+        images, _ = images_and_labels(data["images"], item)
         painted = self._paint(variables, images)
 
         def one(painted: jax.Array, image: jax.Array) -> Sums:

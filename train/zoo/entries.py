@@ -138,7 +138,7 @@ ENTRIES: tuple[Entry, ...] = (  # in the order of training
 )
 
 
-def select(pattern: str) -> list[Entry]:
+def select_entries(pattern: str) -> list[Entry]:
     """Returns the entries whose name matches a pattern of shell wildcards.
 
     Raises:

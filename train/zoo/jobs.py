@@ -244,17 +244,17 @@ class ZooWorker:
 
         workdir = self._workdir(job)
         config = job.entry.config(job.seed, self.options.root)
-        release.check(
+        release.check_release(
             config, job.entry.tag, self.options.directory, recipe=job.entry.recipe
         )
         workdir.mkdir(parents=True, exist_ok=True)
         data = dataclasses.replace(config.data, data_dir=self.options.data_dir)
         config = dataclasses.replace(config, data=data)
         if (workdir / config_file.FILE).exists():
-            changed = config_file.differences(config_file.load(workdir), config)
+            changed = config_file.differences(config_file.load_config(workdir), config)
             if changed:
                 raise InputError(f"{workdir} holds another run: {'; '.join(changed)}")
-        config_file.save(config, workdir)
+        config_file.save_config(config, workdir)
         self._say(f"{job.state} at epoch {job.epoch:.0f}: training", job)
         command = [sys.executable, "-m", "train", "resume", "--attached"]
         command += ["--workdir", str(workdir)]

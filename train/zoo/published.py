@@ -204,7 +204,7 @@ PUBLIC_ZOO = tuple(
 )
 
 
-def find(name: str, recipe: str) -> Published | None:
+def find_published(name: str, recipe: str) -> Published | None:
     """Returns the published results of a release's network, if there are any.
 
     Args:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from shiftjax.releases.manifest import Release
 from train.markdown import grid
-from train.zoo.published import PUBLIC_URL, PUBLIC_ZOO, TITLES, find
+from train.zoo.published import PUBLIC_URL, PUBLIC_ZOO, TITLES, find_published
 from train.zoo.speeds import Speeds
 
 MARKED = re.compile(r"(<!-- results: .*? -->\n).*?(<!-- end of results -->)", re.DOTALL)
@@ -87,7 +87,7 @@ def short_table(releases: Mapping[str, Release]) -> str:
     heading += ["recipe", "paper"]
     rows = []
     for release in _sorted(releases):
-        published = find(release.name, release.recipe)
+        published = find_published(release.name, release.recipe)
         rows.append(
             [
                 f"`{release.name}`",
@@ -133,7 +133,7 @@ def _accuracies(releases: Sequence[Release], speeds: Speeds | None) -> str:
     timed = speeds if any(measured) else None
     rows = []
     for release, speed in zip(releases, measured, strict=True):
-        published = find(release.name, release.recipe)
+        published = find_published(release.name, release.recipe)
         later = published.later if published else None
         row = [
             f"`{release.name}`",

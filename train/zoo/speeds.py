@@ -31,7 +31,7 @@ class Speeds:
         return self.images_per_second.get(key)
 
 
-def read(folder: Path) -> Speeds | None:
+def read_speeds(folder: Path) -> Speeds | None:
     """Reads the speeds in a folder of benchmarks; None if it has no file of them.
 
     Args:

@@ -6,6 +6,6 @@ unpickle.py   an unpickler that calls nothing
 formats.py    the files of `torch.save`, and their tensors by name
 """
 
-from shiftjax.convert.torch_files.formats import named_tensors, read
+from shiftjax.convert.torch_files.formats import named_tensors, read_torch_file
 
-__all__ = ["named_tensors", "read"]
+__all__ = ["named_tensors", "read_torch_file"]

@@ -31,7 +31,7 @@ LEGACY_VERSION = 1001
 CHECKPOINT_KEYS = ("net", "state_dict", "model")
 
 
-def read(path: str | os.PathLike[str]) -> Any:
+def read_torch_file(path: str | os.PathLike[str]) -> Any:
     """Reads a file of `torch.save`, of any version since 0.2.
 
     Args:

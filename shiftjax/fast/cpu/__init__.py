@@ -15,6 +15,7 @@ shift), `block` (the ShiftResNet block), `modules` (the modules, also for NHWC a
 """
 
 from shiftjax.fast.cpu.layout import Planes
-from shiftjax.fast.cpu.modules import conv_norm, shift_block, supports
+from shiftjax.fast.cpu.modules import conv_norm, shift_block
+from shiftjax.fast.cpu.modules import cpu_supports as supports
 
 __all__ = ["Planes", "conv_norm", "shift_block", "supports"]

@@ -14,7 +14,7 @@ from shiftjax.fast.cpu.layout import Activations, Planes
 from shiftjax.fast.dispatch import BlockOptions
 
 
-def supports(shape: Sequence[int], block: BlockOptions) -> bool:
+def cpu_supports(shape: Sequence[int], block: BlockOptions) -> bool:
     """Returns True, because all shift blocks are supported."""
     del shape, block
     return True

@@ -7,8 +7,10 @@ tensors, in one pass), `block` (the whole block, with BatchNorm from statistics 
 narrow input). `shiftjax.layers` has the reference implementation.
 """
 
-from shiftjax.fast.gpu.block import shift_block, supports
-from shiftjax.fast.gpu.call import is_supported, shift_project
+from shiftjax.fast.gpu.block import gpu_supports as supports
+from shiftjax.fast.gpu.block import shift_block
+from shiftjax.fast.gpu.call import gpu_kernel_supports as is_supported
+from shiftjax.fast.gpu.call import gpu_shift_project as shift_project
 from shiftjax.fast.gpu.plan import Sizes
 
 __all__ = ["Sizes", "is_supported", "shift_block", "shift_project", "supports"]

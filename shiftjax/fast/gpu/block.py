@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from shiftjax.fast import fused_block
 from shiftjax.fast.dispatch import BlockOptions
-from shiftjax.fast.gpu.call import is_supported, shift_project
+from shiftjax.fast.gpu.call import gpu_kernel_supports, gpu_shift_project
 from shiftjax.fast.gpu.statistics import SUMMED_CHANNELS, covariance, moments
 
 
-def supports(shape: Sequence[int], block: BlockOptions) -> bool:
+def gpu_supports(shape: Sequence[int], block: BlockOptions) -> bool:
     """Returns True for a block that `shift_block` should compute faster.
 
     This is an estimate from the bytes moved (`python -m benchmarks.gpu_costs`). No time
@@ -29,17 +29,17 @@ def supports(shape: Sequence[int], block: BlockOptions) -> bool:
     Example:
       >>> import jax.numpy as jnp
       >>> options = {"features": 32, "dtype": jnp.bfloat16, "strides": 2}
-      >>> supports((100, 32, 32, 16), BlockOptions(wide=96, **options))
+      >>> gpu_supports((100, 32, 32, 16), BlockOptions(wide=96, **options))
       True
     """
     if max(shape[-1], block.features) > SUMMED_CHANNELS:
         return False
-    return is_supported(shape, block)
+    return gpu_kernel_supports(shape, block)
 
 
 shift_block = functools.partial(
     fused_block.fused_shift_block,
-    middle=shift_project,
+    middle=gpu_shift_project,
     moments=moments,
     covariance=covariance,
 )

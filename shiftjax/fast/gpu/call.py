@@ -157,7 +157,7 @@ class GPUKernel:
         return _call_backward(plan, self.interpret, g, x, *weights)
 
 
-def shift_project(
+def gpu_shift_project(
     x: jax.Array,
     expand: jax.Array,
     bias: jax.Array,
@@ -192,19 +192,19 @@ def shift_project(
       dtype of `x`.
 
     Raises:
-      InputError: if the shapes do not fit, or not `is_supported`.
+      InputError: if the shapes do not fit, or not `gpu_kernel_supports`.
 
     Example:
       >>> x = jnp.ones((1, 2, 2, 8))
       >>> expand, project = jnp.ones((8, 16)), jnp.ones((16, 8))
-      >>> y = shift_project(x, expand, jnp.zeros(16), project, interpret=True)
+      >>> y = gpu_shift_project(x, expand, jnp.zeros(16), project, interpret=True)
       >>> y.shape, float(y[0, 0, 0, 0])  # at a corner, 5 of 16 channels read zeros
       ((1, 2, 2, 8), 88.0)
     """
     fused_block.check_shapes(x, expand, bias, project)
     wide, features = project.shape
     options = BlockOptions(wide, features, x.dtype, kernel_size, strides, dilation)
-    if not is_supported(x.shape, options):
+    if not gpu_kernel_supports(x.shape, options):
         raise InputError(
             f"x {x.dtype.name} {list(x.shape)}, {features} features and "
             f"kernel_size={kernel_size}: the kernel takes images of bfloat16 or "
@@ -219,8 +219,8 @@ def shift_project(
     )
 
 
-def is_supported(shape: Sequence[int], block: BlockOptions) -> bool:
-    """Returns True if `shift_project` supports the sizes.
+def gpu_kernel_supports(shape: Sequence[int], block: BlockOptions) -> bool:
+    """Returns True if `gpu_shift_project` supports the sizes.
 
     Args:
       shape: shape of x on one device, `[batch, height, width, channels]`.
@@ -232,9 +232,9 @@ def is_supported(shape: Sequence[int], block: BlockOptions) -> bool:
 
     Example:
       >>> block = BlockOptions(wide=48, features=16, dtype=jnp.bfloat16)
-      >>> is_supported((100, 31, 31, 16), block)
+      >>> gpu_kernel_supports((100, 31, 31, 16), block)
       True
-      >>> is_supported((100, 31, 31, 512), block)
+      >>> gpu_kernel_supports((100, 31, 31, 512), block)
       False
     """
     if jnp.dtype(block.dtype) not in DTYPES or len(shape) != 4 or 0 in shape:

@@ -8,8 +8,9 @@ BatchNorm from statistics of its narrow input). `shiftjax.layers` has the refere
 implementation.
 """
 
-from shiftjax.fast.tpu.block import shift_block, supports
-from shiftjax.fast.tpu.kernel import shift_project
-from shiftjax.fast.tpu.plan import is_supported
+from shiftjax.fast.tpu.block import shift_block
+from shiftjax.fast.tpu.block import tpu_supports as supports
+from shiftjax.fast.tpu.kernel import tpu_shift_project as shift_project
+from shiftjax.fast.tpu.plan import tpu_kernel_supports as is_supported
 
 __all__ = ["is_supported", "shift_block", "shift_project", "supports"]

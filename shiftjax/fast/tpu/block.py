@@ -15,14 +15,14 @@ from shiftjax.fast import fused_block
 from shiftjax.fast.batchnorm import Pair, differentiable
 from shiftjax.fast.dispatch import BlockOptions
 from shiftjax.fast.phases import phases
-from shiftjax.fast.tpu.kernel import shift_project
-from shiftjax.fast.tpu.plan import is_supported
+from shiftjax.fast.tpu.kernel import tpu_shift_project
+from shiftjax.fast.tpu.plan import tpu_kernel_supports
 
 # With more channels, products are the limit, not memory: `python -m benchmarks.tpu`.
 MEMORY_BOUND = 255
 
 
-def supports(shape: Sequence[int], block: BlockOptions) -> bool:
+def tpu_supports(shape: Sequence[int], block: BlockOptions) -> bool:
     """Returns True for a block that `shift_block` computes faster than the reference.
 
     Args:
@@ -36,14 +36,14 @@ def supports(shape: Sequence[int], block: BlockOptions) -> bool:
 
     Example:
       >>> block = BlockOptions(wide=48, features=16, dtype=jnp.bfloat16)
-      >>> supports((256, 32, 32, 16), block)
+      >>> tpu_supports((256, 32, 32, 16), block)
       True
     """
     if block.strides > 1:
         return True
     if shape[-1] > MEMORY_BOUND:
         return False
-    return is_supported(shape, block)
+    return tpu_kernel_supports(shape, block)
 
 
 def _moments(x: jax.Array) -> Pair:
@@ -77,7 +77,7 @@ def strided_shift_project(
 ) -> jax.Array:
     """Computes expand, ReLU, shift and project, by the kernel or by phases."""
     if strides == 1:
-        return shift_project(
+        return tpu_shift_project(
             x,
             expand,
             bias,

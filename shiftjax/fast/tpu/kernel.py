@@ -19,7 +19,7 @@ from shiftjax.fast import fused_block
 from shiftjax.fast.dispatch import BlockOptions
 from shiftjax.fast.tpu.backward import Gradients, backward_rows
 from shiftjax.fast.tpu.forward import forward_rows
-from shiftjax.fast.tpu.plan import LANES, VMEM_LIMIT, TPUPlan, is_supported
+from shiftjax.fast.tpu.plan import LANES, VMEM_LIMIT, TPUPlan, tpu_kernel_supports
 from shiftjax.lowerings import Table
 
 
@@ -61,7 +61,7 @@ class TPUKernel:
         return dx.transpose(3, 0, 1, 2), d_expand, d_bias, d_project
 
 
-def shift_project(
+def tpu_shift_project(
     x: jax.Array,
     expand: jax.Array,
     bias: jax.Array,
@@ -97,14 +97,14 @@ def shift_project(
       >>> import jax.numpy as jnp
       >>> x = jnp.ones((128, 2, 2, 8))
       >>> expand, project = jnp.ones((8, 16)), jnp.ones((16, 8))
-      >>> y = shift_project(x, expand, jnp.zeros(16), project, interpret=True)
+      >>> y = tpu_shift_project(x, expand, jnp.zeros(16), project, interpret=True)
       >>> y.shape, float(y[0, 0, 0, 0])  # at a corner, 5 of 16 channels read zeros
       ((128, 2, 2, 8), 88.0)
     """
     fused_block.check_shapes(x, expand, bias, project)
     wide, features = project.shape
     options = BlockOptions(wide, features, x.dtype, kernel_size, dilation=dilation)
-    if not is_supported(x.shape, options):
+    if not tpu_kernel_supports(x.shape, options):
         raise InputError(
             f"x {x.dtype.name} {list(x.shape)}, {wide} expanded channels and "
             f"{features} features: the kernel takes bfloat16 with channels in "

@@ -129,7 +129,7 @@ class TPUPlan:
         return int(rows + weights + temporaries)
 
 
-def is_supported(shape: Sequence[int], block: BlockOptions) -> bool:
+def tpu_kernel_supports(shape: Sequence[int], block: BlockOptions) -> bool:
     """Returns True if `shift_project` supports the sizes.
 
     Args:
@@ -142,9 +142,9 @@ def is_supported(shape: Sequence[int], block: BlockOptions) -> bool:
 
     Example:
       >>> block = BlockOptions(wide=48, features=16, dtype=jnp.bfloat16)
-      >>> is_supported((256, 32, 32, 16), block)
+      >>> tpu_kernel_supports((256, 32, 32, 16), block)
       True
-      >>> is_supported((100, 32, 32, 16), block)
+      >>> tpu_kernel_supports((100, 32, 32, 16), block)
       False
     """
     dtype = jnp.dtype(block.dtype)

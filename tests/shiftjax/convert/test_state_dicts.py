@@ -182,7 +182,7 @@ def test_the_command_writes_a_file_of_weights(tmp_path, weights, capsys):
 def test_a_true_file_of_python_2_7_and_pytorch_1_4():
     """With the logits that PyTorch computed: `authors_torch.py` wrote it."""
     path = Path(__file__).parent / "data" / "shiftresnet8_0.5.t7"
-    saved = torch_files.read(path)
+    saved = torch_files.read_torch_file(path)
     assert (saved["acc"], saved["epoch"]) == (91.5, 159)
     images, expected = saved["images"].array(), saved["logits"].array()
     options = {"depth": 8, "expansion": 0.5}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from shiftjax import InputError, MissingFileError
-from shiftjax.convert.torch_files import named_tensors, read
+from shiftjax.convert.torch_files import named_tensors, read_torch_file
 from shiftjax.convert.torch_files.values import Record
 from tests.shiftjax.convert import torch_writer as writer
 from tests.shiftjax.convert.conftest import MARK, SYSTEM, damaged
@@ -38,7 +38,7 @@ WRAPPED = {
 def test_state_dicts(save, arrays, wrap, prefix):
     saved = {f"{prefix}{name}": writer.tensor(a) for name, a in arrays.items()}
     path = save(WRAPPED[wrap](collections.OrderedDict(saved)))
-    assert_same(named_tensors(read(path)), arrays)
+    assert_same(named_tensors(read_torch_file(path)), arrays)
 
 
 PARAMETERS = {
@@ -52,12 +52,12 @@ PARAMETERS = {
 @pytest.mark.parametrize("wrap", WRAPPED)
 def test_modules(save, arrays, version, wrap):
     saved = writer.module(arrays, *PARAMETERS[version])
-    assert_same(named_tensors(read(save(WRAPPED[wrap](saved)))), arrays)
+    assert_same(named_tensors(read_torch_file(save(WRAPPED[wrap](saved)))), arrays)
 
 
 def test_a_module_within_data_parallel(save, arrays):
     saved = writer.module({f"module.{name}": a for name, a in arrays.items()})
-    assert_same(named_tensors(read(save({"net": saved}))), arrays)
+    assert_same(named_tensors(read_torch_file(save({"net": saved}))), arrays)
 
 
 def test_text_of_python_2(tmp_path, arrays):
@@ -67,22 +67,24 @@ def test_text_of_python_2(tmp_path, arrays):
     path.write_bytes(writer.legacy(value, python2=True))
     assert b"X\x0c\0\0\0_parameters" not in path.read_bytes()
     assert b"U\x0b_parameters" in path.read_bytes()
-    assert read(path)["note"] == "\xff" * 300
-    assert_same(named_tensors(read(path)), arrays)
+    assert read_torch_file(path)["note"] == "\xff" * 300
+    assert_same(named_tensors(read_torch_file(path)), arrays)
 
 
 def test_a_state_dict_of_python_2_has_attributes(save, arrays):
     """The versions of its modules, as a state of the OrderedDict."""
     saved = writer.ordered((name, writer.tensor(a)) for name, a in arrays.items())
     saved.state = {"_metadata": collections.OrderedDict({"": {"version": 1}})}
-    assert_same(named_tensors(read(save(saved))), arrays)
+    assert_same(named_tensors(read_torch_file(save(saved))), arrays)
 
 
 @pytest.mark.parametrize("dtype", [*writer.STORAGES])
 def test_types_of_numbers(save, rng, dtype):
     dtype = np.dtype(jnp.bfloat16 if dtype == "bfloat16" else dtype)
     array = rng.integers(0, 2, (2, 3)).astype(dtype)
-    assert_same(named_tensors(read(save({"a": writer.tensor(array)}))), {"a": array})
+    assert_same(
+        named_tensors(read_torch_file(save({"a": writer.tensor(array)}))), {"a": array}
+    )
 
 
 def test_tensors_may_be_views_of_one_storage(save):
@@ -93,7 +95,7 @@ def test_tensors_may_be_views_of_one_storage(save):
         "last": writer.of_storage(numbers, 11, ()),
         "none": writer.of_storage(numbers, 12, (0, 4)),
     }
-    found = named_tensors(read(save(saved)))
+    found = named_tensors(read_torch_file(save(saved)))
     table = np.arange(12, dtype=np.float32).reshape(4, 3)
     expected = {"turned": table.T, "column": table[:, 1], "last": np.float32(11)}
     assert_same(found, expected | {"none": np.zeros((0, 4), np.float32)})
@@ -110,11 +112,13 @@ def test_storages_of_old_versions_may_be_views_themselves(tmp_path):
     }
     path = tmp_path / "checkpoint.t7"
     path.write_bytes(writer.legacy(saved))
-    assert_same(named_tensors(read(path)), {"all": numbers, "part": numbers[5:10]})
+    assert_same(
+        named_tensors(read_torch_file(path)), {"all": numbers, "part": numbers[5:10]}
+    )
     saved["part"] = writer.of_storage(Stored(numbers, ("7", 4, 6)), 1, (6,))
     path.write_bytes(writer.legacy(saved))
     with pytest.raises(InputError, match="within the 6 numbers"):
-        named_tensors(read(path))
+        named_tensors(read_torch_file(path))
 
 
 OUTSIDE = {
@@ -138,7 +142,7 @@ def test_a_tensor_outside_its_storage_is_refused(save, case):
     numbers = Stored(np.arange(12, dtype=np.float32))
     path = save({"a": writer.of_storage(numbers, *OUTSIDE[case])})
     with pytest.raises(InputError, match=r"does not lie within|damaged"):
-        named_tensors(read(path))
+        named_tensors(read_torch_file(path))
 
 
 def test_a_storage_of_unknown_numbers_is_refused(save):
@@ -146,7 +150,7 @@ def test_a_storage_of_unknown_numbers_is_refused(save):
     with pytest.raises(
         InputError, match=r"in torch\.QInt8Storage, which is not one of F"
     ):
-        read(save({"a": writer.of_storage(numbers, 0, (3,))}))
+        read_torch_file(save({"a": writer.of_storage(numbers, 0, (3,))}))
 
 
 @pytest.mark.parametrize("kind", writer.FORMATS)
@@ -156,9 +160,9 @@ def test_a_file_cut_anywhere_is_refused(tmp_path, arrays, kind):
     for length in [*range(0, len(whole) - 1, 97), len(whole) - 1]:
         path.write_bytes(whole[:length])
         with pytest.raises(InputError, match=r"cut\.t7: it is (cut|not a file)"):
-            read(path)
+            read_torch_file(path)
     path.write_bytes(whole)
-    assert_same(named_tensors(read(path)), arrays)
+    assert_same(named_tensors(read_torch_file(path)), arrays)
 
 
 def test_a_flipped_bit_in_an_archive_is_found(tmp_path, arrays):
@@ -167,7 +171,7 @@ def test_a_flipped_bit_in_an_archive_is_found(tmp_path, arrays):
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
     with pytest.raises(InputError, match="damaged: Bad CRC-32"):
-        read(path)
+        read_torch_file(path)
 
 
 def test_any_damage_ends_in_an_input_error(tmp_path, rng, arrays):
@@ -180,7 +184,7 @@ def test_any_damage_ends_in_an_input_error(tmp_path, rng, arrays):
             data[rng.integers(0, len(data), 3)] = rng.integers(0, 256, 3)
             path.write_bytes(data.tobytes())
             try:
-                named_tensors(read(path))
+                named_tensors(read_torch_file(path))
             except InputError:
                 refused += 1
     assert refused > 300
@@ -209,7 +213,7 @@ def test_other_files_are_refused(tmp_path, data):
     path = tmp_path / "weights.bin"
     path.write_bytes(data)
     with pytest.raises(InputError, match=f"weights.bin: it.*{NOT_FILES[data]}"):
-        read(path)
+        read_torch_file(path)
 
 
 def test_a_compressed_archive_is_refused(tmp_path):
@@ -217,13 +221,13 @@ def test_a_compressed_archive_is_refused(tmp_path):
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
         target.writestr("a/data.pkl", pickle.dumps({}) + bytes(10**6))
     with pytest.raises(InputError, match="compressed"):
-        read(path)
+        read_torch_file(path)
 
 
 @pytest.mark.parametrize("name", ["missing.t7", ""])
 def test_a_missing_file_or_a_folder_is_no_file(tmp_path, name):
     with pytest.raises(MissingFileError, match=f"no file {tmp_path / name}"):
-        read(tmp_path / name)
+        read_torch_file(tmp_path / name)
 
 
 @pytest.mark.parametrize("value", [None, [1], 3, "text"])

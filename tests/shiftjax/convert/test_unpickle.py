@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from shiftjax import InputError
-from shiftjax.convert.torch_files import read
+from shiftjax.convert.torch_files import read_torch_file
 from shiftjax.convert.torch_files.unpickle import load_torch_pickle
 from shiftjax.convert.torch_files.values import Name, Record
 from tests.shiftjax.convert import torch_writer as writer
@@ -100,7 +100,7 @@ def test_nothing_is_run(tmp_path, attack, place):
             data = damaged(MARK, 1001, SYSTEM) + data + damaged([])
         path.write_bytes(data)
         with pytest.raises(InputError, match=r"attack\.t7: it"):
-            read(path)
+            read_torch_file(path)
     assert not witness.exists()
 
 
@@ -115,7 +115,7 @@ def test_a_network_with_an_attack_beside_it_is_refused(save, arrays, tmp_path):
     attack = Call(Global("os", "system"), (f"touch {witness}",))
     path = save({"net": writer.module(arrays), "acc": [attack]})
     with pytest.raises(InputError, match=r"calls os\.system, "):
-        read(path)
+        read_torch_file(path)
     assert not witness.exists()
 
 

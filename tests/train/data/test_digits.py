@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from train.data.sources import load
+from train.data.sources import load_source
 
 
 @pytest.fixture(scope="module")
 def everything():
     """All digits at their own size, by split."""
-    return {s: load("digits", s, image_size=8, channels=1) for s in ("train", "test")}
+    return {
+        s: load_source("digits", s, image_size=8, channels=1) for s in ("train", "test")
+    }
 
 
 def test_every_digit_is_in_one_split_with_its_own_values(everything):
@@ -19,7 +21,7 @@ def test_every_digit_is_in_one_split_with_its_own_values(everything):
         (tuple(int(v * 255 / 16 + 0.5) for v in image), int(label))
         for image, label in zip(expected.data, expected.target, strict=True)
     )
-    whole = load("digits", "train+validation", image_size=8, channels=1)
+    whole = load_source("digits", "train+validation", image_size=8, channels=1)
     parts = (whole, everything["test"])
     assert [len(part) for part in parts] == [1437, 360]
     received = sorted(
@@ -62,7 +64,7 @@ def bilinear(image, size):
 
 def test_enlarging_is_bilinear_and_grey_is_repeated(everything):
     small = everything["test"]
-    large = load("digits", "test", image_size=32)
+    large = load_source("digits", "test", image_size=32)
     assert large.images.shape == (360, 32, 32, 3)
     assert (large.images == large.images[..., :1]).all()
     assert np.array_equal(large.labels, small.labels)
@@ -73,5 +75,5 @@ def test_enlarging_is_bilinear_and_grey_is_repeated(everything):
 
 
 def test_class_names():
-    names = load("digits", "test").class_names
+    names = load_source("digits", "test").class_names
     assert names == tuple("0123456789")

@@ -11,7 +11,7 @@ from train.data import bulk
 from train.data.encoded import Encoded
 from train.data.image_set import ImageSet
 from train.data.random_crop import random_box, uniforms
-from train.data.sources import load
+from train.data.sources import load_source
 from train.data.stream import Order, items
 
 SIZE = 16
@@ -43,7 +43,7 @@ def root(draw):
 
 def streamed(root, split="train+validation", **options):
     options = {"image_size": SIZE, "decode": "each_epoch", **options}
-    found = load(f"folder:{root}", split, **options)
+    found = load_source(f"folder:{root}", split, **options)
     assert isinstance(found, Encoded)
     return found
 
@@ -54,7 +54,7 @@ def files(root, split="train"):
 
 def test_the_interface_is_that_of_images_in_memory(root):
     encoded = streamed(root)
-    memory = load(f"folder:{root}", "train+validation", image_size=SIZE)
+    memory = load_source(f"folder:{root}", "train+validation", image_size=SIZE)
     assert isinstance(memory, ImageSet)
     everything = np.arange(12)
     for one in (encoded, encoded.take(everything)):
@@ -81,7 +81,7 @@ def test_training_and_validation_of_encoded_sets_are_joined(draw):
     draw("validation", 6)
     root = draw()
     both = streamed(root)
-    memory = load(f"folder:{root}", "train+validation", image_size=SIZE)
+    memory = load_source(f"folder:{root}", "train+validation", image_size=SIZE)
     assert len(both) == 18
     np.testing.assert_array_equal(both.labels, memory.labels)
     images, labels = both.batch(np.arange(17, -1, -1))
@@ -94,7 +94,9 @@ def test_splits_are_the_same_whether_in_memory_or_not(draw):
     root = draw("", 20)
     for split in ("train", "validation", "test"):
         encoded = streamed(root, split, validation_examples=2)
-        memory = load(f"folder:{root}", split, image_size=SIZE, validation_examples=2)
+        memory = load_source(
+            f"folder:{root}", split, image_size=SIZE, validation_examples=2
+        )
         images, labels = encoded.batch(np.arange(len(memory)))
         np.testing.assert_array_equal(images, memory.images)
         np.testing.assert_array_equal(labels, memory.labels)
@@ -194,7 +196,7 @@ def test_a_run_that_resumes_within_an_epoch_has_the_same_pixels(root):
 @pytest.mark.parametrize(("decode", "gigabytes"), [("once", 0), ("each_epoch", 99)])
 def test_where_images_are_is_an_option(root, monkeypatch, decode, gigabytes):
     monkeypatch.setattr(bulk, "memory", lambda: gigabytes * 10**9 or 16 * SIZE**2 * 3)
-    found = load(f"folder:{root}", "train", image_size=SIZE, decode=decode)
+    found = load_source(f"folder:{root}", "train", image_size=SIZE, decode=decode)
     assert isinstance(found, ImageSet if decode == "once" else Encoded)
 
 
@@ -203,18 +205,19 @@ def test_by_default_it_depends_on_the_memory(root, monkeypatch, fits):
     """16 examples of both splits, of which half of the memory has to hold all."""
     monkeypatch.setattr(bulk, "memory", lambda: 2 * 16 * SIZE**2 * 3 - (not fits))
     for split in ("train", "test"):
-        found = load(f"folder:{root}", split, image_size=SIZE)
+        found = load_source(f"folder:{root}", split, image_size=SIZE)
         assert isinstance(found, ImageSet) == fits
 
 
 def test_random_crops_need_images_that_are_decoded_at_each_epoch(root):
     assert isinstance(
-        load(f"folder:{root}", "train", image_size=SIZE, crop_scale=SCALE), Encoded
+        load_source(f"folder:{root}", "train", image_size=SIZE, crop_scale=SCALE),
+        Encoded,
     )
     with pytest.raises(
         InputError, match=r"random-resized-crop .* of digits are in mem"
     ):
-        load("digits", "train", crop_scale=SCALE)
+        load_source("digits", "train", crop_scale=SCALE)
 
 
 @pytest.fixture
@@ -251,7 +254,7 @@ def test_the_next_image_takes_the_place_of_a_damaged_one(damaged, caplog, thread
 
 def test_damaged_images_are_left_out_of_a_set_that_is_decoded_once(damaged):
     with pytest.warns(UserWarning, match=r"3 of 12 images are left out.*a/008\.jpg"):
-        found = load(
+        found = load_source(
             f"folder:{damaged}", "train+validation", image_size=SIZE, on_corrupt="skip"
         )
     assert len(found) == 9

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from shiftjax.errors import InputError, MissingFileError, UnknownNameError
-from train.data.sources import load
+from train.data.sources import load_source
 
 
 def fill(root, classes, count=3, size=(12, 10), kind="png", start=0):
@@ -17,7 +17,7 @@ def fill(root, classes, count=3, size=(12, 10), kind="png", start=0):
 
 
 def read(root, split, **options):
-    return load(f"folder:{root}", split, image_size=8, **options)
+    return load_source(f"folder:{root}", split, image_size=8, **options)
 
 
 def values(pictures):

@@ -7,7 +7,7 @@ import pytest
 from train.config import Data
 from train.data.image_set import ImageSet
 from train.data.placement import host_share, is_resident
-from train.data.sources import load
+from train.data.sources import load_source
 
 
 @pytest.fixture
@@ -45,4 +45,4 @@ def test_a_set_is_resident_up_to_its_bytes():
 
 
 def test_encoded_examples_are_never_resident():
-    assert not is_resident(load("fake:2", "train"), Data())
+    assert not is_resident(load_source("fake:2", "train"), Data())

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from train.config import Augment
-from train.data.operations import histogram, lookup
+from train.data.operations import histogram, replace_values
 from train.data.rand_augment import OPERATIONS, apply, rand_augment
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -95,7 +95,7 @@ def test_histogram_and_lookup():
     image = pictures()["smooth"]
     counts = np.asarray(histogram(jnp.asarray(image)))
     table = np.random.default_rng(0).integers(0, 256, (256, 3))
-    received = np.asarray(lookup(jnp.asarray(table), jnp.asarray(image)))
+    received = np.asarray(replace_values(jnp.asarray(table), jnp.asarray(image)))
     for channel in range(3):
         wanted = np.bincount(image[..., channel].ravel(), minlength=256)
         np.testing.assert_array_equal(counts[:, channel], wanted)

@@ -6,7 +6,7 @@ import pytest
 from shiftjax.errors import InputError, MissingFileError, UnknownNameError
 from train.data import sources, splits
 from train.data.image_set import ImageSet
-from train.data.sources import Request, Source, load
+from train.data.sources import Request, Source, load_source
 
 
 @pytest.mark.parametrize(
@@ -21,18 +21,18 @@ from train.data.sources import Request, Source, load
 )
 def test_an_unknown_source_is_named_with_the_nearest_one(source, message):
     with pytest.raises(UnknownNameError, match=message):
-        load(source, "train")
+        load_source(source, "train")
 
 
 @pytest.mark.parametrize("source", ["tfds:", "folder:", "tfds"])
 def test_a_source_without_a_name_is_refused(source):
     with pytest.raises(InputError, match=f"'{source}' names no data"):
-        load(source, "train")
+        load_source(source, "train")
 
 
 def test_an_unknown_split_is_named_before_anything_is_read():
     with pytest.raises(UnknownNameError, match="unknown split 'tests': did you mean"):
-        load("tfds:not_there", "tests")
+        load_source("tfds:not_there", "tests")
 
 
 @pytest.mark.parametrize(
@@ -45,23 +45,23 @@ def test_an_unknown_split_is_named_before_anything_is_read():
 )
 def test_sizes_that_no_picture_can_have(options, message):
     with pytest.raises(InputError, match=message):
-        load("digits", "train", **options)
+        load_source("digits", "train", **options)
 
 
 def test_missing_data_say_what_to_run_and_where_was_looked(tmp_path):
     with pytest.raises(MissingFileError) as error:
-        load("tfds:cifar10", "train")
+        load_source("tfds:cifar10", "train")
     message = str(error.value)
     assert "`python -m train prepare cifar10`" in message
     assert str(tmp_path / "default") in message
     assert "\n" not in message
     with pytest.raises(MissingFileError, match="tfds build imagenette --file_format="):
-        load("tfds:imagenette", "train", data_dir=str(tmp_path))
+        load_source("tfds:imagenette", "train", data_dir=str(tmp_path))
 
 
 def test_addresses_elsewhere_are_refused():
     with pytest.raises(InputError, match=r"gs://bucket/sets.*only local folders"):
-        load("tfds:cifar10", "train", data_dir="gs://bucket/sets")
+        load_source("tfds:cifar10", "train", data_dir="gs://bucket/sets")
 
 
 def open_ramp(request: Request) -> splits.OfficialSplits:
@@ -79,12 +79,12 @@ def open_ramp(request: Request) -> splits.OfficialSplits:
 def test_a_new_source_is_a_row(monkeypatch):
     row = {"ramp": Source(open_ramp, ("ramp:VALUES",))}
     monkeypatch.setattr(sources, "SOURCES", sources.SOURCES | row)
-    train = load("ramp:4", "train", image_size=8, validation_examples=8)
+    train = load_source("ramp:4", "train", image_size=8, validation_examples=8)
     assert train.images.shape == (32, 8, 8, 3)
     assert train.num_classes == 4
     np.testing.assert_array_equal(train.images[:, 0, 0, 0], train.labels)
-    assert len(load("ramp:4", "test", image_size=8)) == 40
+    assert len(load_source("ramp:4", "test", image_size=8)) == 40
     with pytest.raises(InputError, match=r"'ramp:' names no data: .*, ramp:VALUES"):
-        load("ramp:", "train")
+        load_source("ramp:", "train")
     with pytest.raises(UnknownNameError, match="did you mean 'ramp:VALUES'"):
-        load("rump:VALUES", "train")
+        load_source("rump:VALUES", "train")

@@ -25,7 +25,7 @@ def source(*names):
 
 
 def numbers(official, split, validation_examples=None):
-    chosen = splits.select(official, split, validation_examples)
+    chosen = splits.select_split(official, split, validation_examples)
     assert (chosen.labels == chosen.images.ravel() % 4).all()
     return chosen.images.ravel().tolist()
 
@@ -82,7 +82,7 @@ def test_too_few_examples_for_a_test_split_are_refused_in_every_split(split):
     """Not only when the run has ended, and its test split is read."""
     official = splits.assign("pair", ["train"], lambda name: numbered(0, 2))
     with pytest.raises(InputError, match="pair has 2 training examples and no test"):
-        splits.select(official, split, 0)
+        splits.select_split(official, split, 0)
     three = splits.assign("three", ["train"], lambda name: numbered(0, 3))
     assert len(numbers(three, "test")) == 1
 
@@ -96,7 +96,7 @@ def test_a_source_of_test_examples_only():
 
 def test_an_unknown_split_is_refused():
     with pytest.raises(UnknownNameError, match="did you mean 'validation'"):
-        splits.select(source("train"), "validaton")
+        splits.select_split(source("train"), "validaton")
 
 
 def test_the_cuts_never_change():

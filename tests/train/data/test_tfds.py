@@ -17,7 +17,7 @@ from PIL import Image
 from shiftjax.errors import InputError, MissingFileError, UnknownNameError
 from train.data import cache
 from train.data.encoded import Encoded
-from train.data.sources import load
+from train.data.sources import load_source
 
 ROOT = Path(__file__).parents[3]
 
@@ -36,7 +36,7 @@ def test_200_pictures_come_back_in_the_order_of_tfds(noise, write_tfds):
     written["test"] = examples(noise, 30, 32, 32, 3)
     data_dir = write_tfds(written, shape=(32, 32, 3))
     for ours, theirs in (("train+validation", "train"), ("test", "test")):
-        received = load("tfds:tiny", ours, data_dir=data_dir)
+        received = load_source("tfds:tiny", ours, data_dir=data_dir)
         builder = tfds.builder_from_directory(f"{data_dir}/tiny/1.0.0")
         expected = list(builder.as_data_source(theirs))
         assert np.array_equal(received.images, [e["image"] for e in expected])
@@ -50,9 +50,9 @@ def test_200_pictures_come_back_in_the_order_of_tfds(noise, write_tfds):
 
 def test_the_second_loading_comes_from_the_cache(noise, write_tfds, monkeypatch):
     data_dir = write_tfds({"train": examples(noise, 20, 32, 32, 3)})
-    first = load("tfds:tiny", "train", data_dir=data_dir)
+    first = load_source("tfds:tiny", "train", data_dir=data_dir)
     monkeypatch.setattr(Encoded, "decoded", lambda _: pytest.fail("decoded again"))
-    second = load("tfds:tiny", "train", data_dir=data_dir)
+    second = load_source("tfds:tiny", "train", data_dir=data_dir)
     assert np.array_equal(first.images, second.images)
     assert np.array_equal(first.labels, second.labels)
     assert first.class_names == second.class_names
@@ -61,19 +61,19 @@ def test_the_second_loading_comes_from_the_cache(noise, write_tfds, monkeypatch)
 
 def test_changed_records_and_other_sizes_are_decoded_anew(noise, write_tfds):
     data_dir = write_tfds({"train": examples(noise, 20, 32, 32, 3)})
-    load("tfds:tiny", "train", data_dir=data_dir)
-    load("tfds:tiny", "train", data_dir=data_dir, image_size=16)
-    load("tfds:tiny", "train", data_dir=data_dir, channels=1)
+    load_source("tfds:tiny", "train", data_dir=data_dir)
+    load_source("tfds:tiny", "train", data_dir=data_dir, image_size=16)
+    load_source("tfds:tiny", "train", data_dir=data_dir, channels=1)
     assert len(cache_entries()) == 3
     (records,) = Path(data_dir).rglob("*.array_record*")
     os.utime(records, ns=(1, 1))
-    load("tfds:tiny", "train", data_dir=data_dir)
+    load_source("tfds:tiny", "train", data_dir=data_dir)
     assert len(cache_entries()) == 4
 
 
 def test_the_cache_can_be_turned_off(noise, write_tfds):
     data_dir = write_tfds({"train": examples(noise, 20, 32, 32, 3)})
-    load("tfds:tiny", "train", data_dir=data_dir, use_cache=False)
+    load_source("tfds:tiny", "train", data_dir=data_dir, use_cache=False)
     assert cache_entries() == []
 
 
@@ -86,7 +86,7 @@ def test_pictures_of_all_sizes_and_kinds_come_out_alike(noise, write_tfds):
     sizes = [(40, 60), (300, 200), (8, 9), (32, 32)]
     written = [(jpeg(*size), 0) for size in sizes]
     data_dir = write_tfds({"train": [(noise(9, 9, 3), 1)], "test": written})
-    received = load("tfds:tiny", "test", data_dir=data_dir, image_size=24)
+    received = load_source("tfds:tiny", "test", data_dir=data_dir, image_size=24)
     assert received.images.shape == (4, 24, 24, 3)
 
 
@@ -95,8 +95,8 @@ def test_grey_pictures(noise, write_tfds):
     as_pictures = [(Image.fromarray(image[..., 0]), label) for image, label in written]
     data_dir = write_tfds({"train": as_pictures}, shape=(28, 28, 1))
     options = {"data_dir": data_dir, "image_size": 28}
-    three = load("tfds:tiny", "train+validation", **options)
-    one = load("tfds:tiny", "train+validation", channels=1, **options)
+    three = load_source("tfds:tiny", "train+validation", **options)
+    one = load_source("tfds:tiny", "train+validation", channels=1, **options)
     assert np.array_equal(three.images, np.repeat(one.images, 3, axis=3))
 
 
@@ -104,7 +104,7 @@ def test_supervised_keys_of_other_names(noise, write_tfds):
     data_dir = write_tfds(
         {"train": examples(noise, 20, 16, 16, 3)}, keys=("photo", "species")
     )
-    received = load("tfds:tiny", "train", data_dir=data_dir, image_size=16)
+    received = load_source("tfds:tiny", "train", data_dir=data_dir, image_size=16)
     assert received.num_classes == 3
 
 
@@ -115,14 +115,14 @@ def test_sets_that_are_no_classification_are_refused(noise, write_tfds):
     }
     data_dir = write_tfds({"train": [(noise(9, 9, 3), "a cat")]}, features=features)
     with pytest.raises(InputError, match=r"tiny/1\.0\.0 is not a set .* label: Text"):
-        load("tfds:tiny", "train", data_dir=data_dir)
+        load_source("tfds:tiny", "train", data_dir=data_dir)
 
 
 def test_validation_split_of_its_own(noise, write_tfds):
     counts = {"train": 20, "validation": 7, "test": 5}
     data_dir = write_tfds({k: examples(noise, n, 8, 8, 3) for k, n in counts.items()})
     received = {
-        split: len(load("tfds:tiny", split, data_dir=data_dir, image_size=8))
+        split: len(load_source("tfds:tiny", split, data_dir=data_dir, image_size=8))
         for split in (*counts, "train+validation")
     }
     assert received == counts | {"train+validation": 27}
@@ -134,10 +134,10 @@ def test_the_test_split_of_imagenet_has_no_labels_and_is_left_alone(noise, write
     splits["test"] = [(noise(8, 8, 3), -1)]
     options = {"split": "test", "image_size": 8}
     data_dir = write_tfds(splits, name="imagenet2012")
-    assert len(load("tfds:imagenet2012", data_dir=data_dir, **options)) == 7
+    assert len(load_source("tfds:imagenet2012", data_dir=data_dir, **options)) == 7
     data_dir = write_tfds(splits)
     with pytest.raises(InputError, match=r"0\.\.2 \(3 classes\), not in -1\.\.-1"):
-        load("tfds:tiny", data_dir=data_dir, **options)
+        load_source("tfds:tiny", data_dir=data_dir, **options)
 
 
 def test_versions(noise, write_tfds):
@@ -146,29 +146,29 @@ def test_versions(noise, write_tfds):
             {"train": examples(noise, count, 8, 8, 3)}, version=version
         )
     options = {"split": "train+validation", "data_dir": data_dir, "image_size": 8}
-    assert len(load("tfds:tiny", **options)) == 16  # four fifths of the newest
-    assert len(load("tfds:tiny:1.9.0", **options)) == 8
+    assert len(load_source("tfds:tiny", **options)) == 16  # four fifths of the newest
+    assert len(load_source("tfds:tiny:1.9.0", **options)) == 8
     with pytest.raises(UnknownNameError, match=r"unknown version of tiny '1\.9\.1'"):
-        load("tfds:tiny:1.9.1", **options)
+        load_source("tfds:tiny:1.9.1", **options)
 
 
 def test_configs(noise, write_tfds):
     data_dir = write_tfds({"train": examples(noise, 10, 8, 8, 3)}, config="small")
     options = {"split": "train+validation", "data_dir": data_dir, "image_size": 8}
-    assert len(load("tfds:tiny", **options)) == 8
+    assert len(load_source("tfds:tiny", **options)) == 8
     write_tfds({"train": examples(noise, 20, 8, 8, 3)}, config="large")
-    assert len(load("tfds:tiny/large", **options)) == 16
-    assert len(load("tfds:tiny/small:1.0.0", **options)) == 8
+    assert len(load_source("tfds:tiny/large", **options)) == 16
+    assert len(load_source("tfds:tiny/small:1.0.0", **options)) == 8
     with pytest.raises(InputError, match="tfds:tiny/large, tfds:tiny/small"):
-        load("tfds:tiny", **options)
+        load_source("tfds:tiny", **options)
     with pytest.raises(UnknownNameError, match="unknown config of tiny 'smal'"):
-        load("tfds:tiny/smal", **options)
+        load_source("tfds:tiny/smal", **options)
 
 
 def test_a_wrong_name_lists_what_there_is(noise, write_tfds):
     data_dir = write_tfds({"train": examples(noise, 3, 8, 8, 3)})
     with pytest.raises(MissingFileError, match=r"'tinny' in .*\(there are: tiny\)"):
-        load("tfds:tinny", "train", data_dir=data_dir)
+        load_source("tfds:tinny", "train", data_dir=data_dir)
 
 
 @pytest.fixture
@@ -178,7 +178,9 @@ def directory(noise, write_tfds):
 
 
 def read(directory, split="train"):
-    return load("tfds:tiny", split, data_dir=str(directory.parents[1]), image_size=8)
+    return load_source(
+        "tfds:tiny", split, data_dir=str(directory.parents[1]), image_size=8
+    )
 
 
 def test_another_file_format_says_how_to_get_array_record(directory):
@@ -218,7 +220,7 @@ def test_a_cut_file_is_named_in_one_line(directory, share, decode):
     (records,) = directory.glob("*.array_record*")
     os.truncate(records, int(share * records.stat().st_size))
     with pytest.raises(InputError) as error:
-        load(
+        load_source(
             "tfds:tiny",
             "train",
             data_dir=str(directory.parents[1]),
@@ -235,8 +237,8 @@ def test_a_set_can_be_decoded_at_each_epoch(noise, write_tfds):
     written = {k: examples(noise, n, 30, 40, 3) for k, n in counts.items()}
     options = {"data_dir": write_tfds(written), "image_size": 8}
     for split in ("train", "validation", "train+validation", "test"):
-        memory = load("tfds:tiny", split, **options)
-        encoded = load("tfds:tiny", split, decode="each_epoch", **options)
+        memory = load_source("tfds:tiny", split, **options)
+        encoded = load_source("tfds:tiny", split, decode="each_epoch", **options)
         assert isinstance(encoded, Encoded)
         images, labels = encoded.batch(np.arange(len(memory))[::-1])
         np.testing.assert_array_equal(images, memory.images[::-1])
@@ -248,14 +250,14 @@ def test_a_test_split_is_cut_without_decoding_an_image(noise, write_tfds, monkey
     data_dir = write_tfds({"train": examples(noise, 30, 9, 9, 3)})
     monkeypatch.setattr("train.data.decoding.image_files.decode", pytest.fail)
     options = {"data_dir": data_dir, "decode": "each_epoch"}
-    test = load("tfds:tiny", "test", **options)
+    test = load_source("tfds:tiny", "test", **options)
     assert np.bincount(test.labels).tolist() == [2, 2, 2]
 
 
 def test_unlabelled_examples_are_refused_in_a_batch(noise, write_tfds):
     written = {"train": examples(noise, 3, 8, 8, 3), "test": [(noise(8, 8, 3), -1)]}
     options = {"data_dir": write_tfds(written), "image_size": 8}
-    test = load("tfds:tiny", "test", decode="each_epoch", **options)
+    test = load_source("tfds:tiny", "test", decode="each_epoch", **options)
     with pytest.raises(InputError, match=r"0\.\.2 \(3 classes\), not in -1\.\.-1"):
         test.batch(np.array([0]))
 
@@ -266,7 +268,7 @@ def test_a_damaged_picture_is_named(noise, write_tfds):
     broken = io.BytesIO(buffer.getvalue()[:500])
     data_dir = write_tfds({"train": [(broken, 0)]})
     with pytest.raises(InputError, match=r"train example 0: .* cannot be read as a"):
-        load("tfds:tiny", "train", data_dir=data_dir)
+        load_source("tfds:tiny", "train", data_dir=data_dir)
 
 
 def test_tensorflow_is_never_imported(directory):
@@ -285,8 +287,8 @@ def test_tensorflow_is_never_imported(directory):
 
 def test_the_default_folder_is_that_of_tfds(directory, monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(directory.parents[1]))
-    assert len(load("tfds:tiny", "test")) == 60
+    assert len(load_source("tfds:tiny", "test")) == 60
     monkeypatch.delenv("TFDS_DATA_DIR")
     monkeypatch.setenv("HOME", str(tmp_path))
     shutil.move(directory.parents[1], tmp_path / "tensorflow_datasets")
-    assert len(load("tfds:tiny", "test")) == 60
+    assert len(load_source("tfds:tiny", "test")) == 60

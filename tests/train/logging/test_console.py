@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from train.logging import console as consoles
-from train.logging.console import PLAIN_SECONDS, Reporter, describe
+from train.logging.console import PLAIN_SECONDS, Reporter, describe_metrics
 
 RECORD = {"loss": 1.2345, "top1": 0.5, "images_per_second": 12345.6, "epoch": 1.0}
 
@@ -26,8 +26,8 @@ def clock(monkeypatch):
 
 
 def test_figures_in_words():
-    assert describe(RECORD) == "loss 1.234  top-1 50.0%  12,346 images/s"
-    assert describe({"loss": 0.5, "top1": 1.0}) == "loss 0.500  top-1 100.0%"
+    assert describe_metrics(RECORD) == "loss 1.234  top-1 50.0%  12,346 images/s"
+    assert describe_metrics({"loss": 0.5, "top1": 1.0}) == "loss 0.500  top-1 100.0%"
 
 
 def test_without_a_terminal_there_is_a_line_now_and_then(clock):

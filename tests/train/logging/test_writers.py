@@ -15,7 +15,7 @@ from tests.train import store as fake
 from tests.train.runs import lines
 from train import config as config_file
 from train import files
-from train.__main__ import main, parse
+from train.__main__ import parse, run_command
 from train.logging import writers
 from train.logging.records import MetricsWriter, read_metrics
 
@@ -239,7 +239,7 @@ def test_a_writer_that_is_not_there_is_named_before_training(
     monkeypatch.setattr("train.commands.prepare_process", lambda *_: None)
     monkeypatch.setattr("train.loop.set_up", lambda _: pytest.fail("it has begun"))
     words = ["digits", "--log-to", "csv", name, "--workdir", str(tmp_path / "run")]
-    assert main(words) == 2
+    assert run_command(words) == 2
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
@@ -267,7 +267,7 @@ def test_a_run_of_an_earlier_version_is_resumed(events, finished, run, tmp_path)
     (tmp_path / "run").mkdir()
     text = json.dumps(values | {"tensorboard": events})
     (tmp_path / "run" / "config.json").write_text(text)
-    loaded = config_file.load(config.workdir)
+    loaded = config_file.load_config(config.workdir)
     assert loaded.log_to == (("tensorboard",) if events else ())
     outcome, _ = run(loaded)
     assert outcome.finished

@@ -119,7 +119,7 @@ def test_vgg16_equals_numpy(tmp_path, rng, vgg_arrays):
     """Reads a file with more layers, as torchvision's."""
     more = {"classifier.6.bias": np.zeros(1000, np.float32)}
     path = save_torch(tmp_path / "vgg16.pth", vgg_arrays | more)
-    net = features.load("vgg16", path)
+    net = features.load_feature_net("vgg16", path)
     assert net.content_layer == "relu2_2"
     assert net.style_layers == ("relu1_2", "relu2_2", "relu3_3", "relu4_3")
 
@@ -143,7 +143,7 @@ def test_squeezenet_equals_numpy(tmp_path, rng, size):
     """Reads an .npz, for BGR less the mean; windows end inside and beyond the edge."""
     arrays = randoms(rng, squeezenet_shapes(torch=False))
     np.savez(tmp_path / "s.npz", **arrays)
-    net = features.load("squeezenet", tmp_path / "s.npz")
+    net = features.load_feature_net("squeezenet", tmp_path / "s.npz")
     pictures = rng.uniform(size=(1, *size, 3)).astype("float32")
     x = 255 * pictures[..., ::-1].astype(np.float64) - [104, 117, 123]
 
@@ -204,7 +204,7 @@ def own(tmp_path):
 def test_a_network_of_ours_gives_its_stem_and_stages(own, rng):
     """And its gradient, in the form for this machine, is that of the plain form."""
     path, variables = own
-    net = features.load(str(path))
+    net = features.load_feature_net(str(path))
     assert set(net.style_layers) == {"stem", "stage1", "stage2", "stage3"}
     assert net.content_layer in net.style_layers
     pictures = rng.uniform(size=(2, 12, 8, 3)).astype("float32")
@@ -230,7 +230,7 @@ def test_a_network_of_ours_gives_its_stem_and_stages(own, rng):
 
 
 def test_params_are_no_constants_of_the_program(own):
-    net = features.load(str(own[0]))
+    net = features.load_feature_net(str(own[0]))
     images = jnp.zeros((1, 8, 8, 3))
     program = jax.make_jaxpr(net.__call__)(net.params, images)
     assert max((np.size(c) for c in program.consts), default=0) <= 3  # mean and std
@@ -291,4 +291,4 @@ NO_NET = {
 def test_a_mistake_says_what_is_needed(name):
     arguments, kind, message = NO_NET[name]
     with pytest.raises(kind, match=message):
-        features.load(*arguments)
+        features.load_feature_net(*arguments)

@@ -14,7 +14,7 @@ from train import tasks
 from train.assemble import set_up
 from train.config import Optimizer
 from train.data.image_set import ImageSet
-from train.data.resident import lookup
+from train.data.resident import images_and_labels
 from train.logging.records import read_metrics
 from train.tasks.task import total
 
@@ -49,14 +49,14 @@ class Brightness:
         return images
 
     def batch(self, data: Any, item: Any, key: jax.Array) -> Any:
-        return lookup(data, item)[0] / 255.0
+        return images_and_labels(data, item)[0] / 255.0
 
     def loss(self, variables: Any, batch: Any) -> Any:
         loss = (self._errors(variables, batch) ** 2).mean()
         return loss, ({}, {"examples": jnp.float32(len(batch))})
 
     def evaluate(self, variables: Any, data: Any, item: Any) -> Any:
-        errors = self._errors(variables, lookup(data, item)[0] / 255.0)
+        errors = self._errors(variables, images_and_labels(data, item)[0] / 255.0)
         return total({"loss": errors**2, "error": abs(errors)}, item), {}
 
     def metrics(self, sums: Any, rows: Any, examples: ImageSet) -> dict[str, float]:

@@ -13,7 +13,7 @@ from jax import lax
 from train.assemble import Setup
 from train.config import Config, Data, Optimizer
 from train.data.image_set import ImageSet
-from train.data.resident import lookup
+from train.data.resident import images_and_labels
 from train.data.stream import Order, items
 from train.evaluation import evaluate
 from train.optimizer import make_optimizer
@@ -54,7 +54,7 @@ class Regression:
         return {"images": images, "scale": np.float32(2)}
 
     def batch(self, data: Any, item: Any, key: jax.Array) -> Any:
-        images, labels = lookup(data["images"], item)
+        images, labels = images_and_labels(data["images"], item)
         return images / 255.0 * data["scale"], labels
 
     def loss(self, variables: Any, batch: Any) -> Any:
@@ -65,7 +65,7 @@ class Regression:
         return errors.mean(), (changed, {"examples": jnp.float32(len(labels))})
 
     def evaluate(self, variables: Any, data: Any, item: Any) -> Any:
-        images, _ = lookup(data["images"], item)
+        images, _ = images_and_labels(data["images"], item)
         real = (item["index"] >= 0).astype(jnp.float32)
         variables = variables | {"counts": {"seen": jnp.zeros(3)}}
         guess = self.model.apply(variables, images / 255.0 * data["scale"])

@@ -4,7 +4,7 @@ import pytest
 
 from shiftjax import InputError, create_model
 from train.config import validate
-from train.zoo.entries import ENTRIES, RECIPES, select
+from train.zoo.entries import ENTRIES, RECIPES, select_entries
 
 
 def test_names_are_unique_and_good():
@@ -47,7 +47,7 @@ def test_the_papers_recipe_is_the_papers(tmp_path):
 
 
 def test_entries_are_chosen_by_name():
-    chosen = select("shiftresnet20*.cifar10")
+    chosen = select_entries("shiftresnet20*.cifar10")
     assert [e.model for e in chosen] == [f"shiftresnet20_e{e}" for e in (1, 3, 6, 9)]
     with pytest.raises(InputError, match="did you mean"):
-        select("shiftresnet20_e2.cifar10")
+        select_entries("shiftresnet20_e2.cifar10")

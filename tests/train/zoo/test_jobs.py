@@ -349,13 +349,13 @@ def test_a_folder_with_another_run_is_left_as_it_is(make_entry, options):
     workdir = entry.workdir(0, options.root)
     workdir.mkdir(parents=True)
     longer = dataclasses.replace(entry.config(0, options.root), epochs=99.0)
-    config_file.save(longer, workdir)
+    config_file.save_config(longer, workdir)
     only = dataclasses.replace(entry, seeds=(0,))
     with pytest.raises(
         InputError, match=r"holds another run: --epochs was 99\.0, is 8"
     ):
         work([only], options)
-    assert config_file.load(workdir) == longer
+    assert config_file.load_config(workdir) == longer
 
 
 def test_what_was_trained_before_is_released(make_entry, options, finished):
@@ -365,7 +365,7 @@ def test_what_was_trained_before_is_released(make_entry, options, finished):
     shutil.copytree(finished.config.workdir, workdir)
     assert states(entry, options) == ["trained", "missing"]
     work([entry], dataclasses.replace(options, minutes=0))
-    config = config_file.load(workdir)
+    config = config_file.load_config(workdir)
     assert list(manifest.read(options.directory)) == [f"{config.model.name}.digits"]
     assert not entry.workdir(1, options.root).exists()
 

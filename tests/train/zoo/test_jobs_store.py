@@ -16,7 +16,7 @@ from shiftjax.releases import manifest
 from tests.train import store as fake
 from train import config as config_file
 from train import files
-from train.__main__ import main
+from train.__main__ import run_command
 from train.logging.records import read_metrics
 from train.workdir import Holder, holder
 from train.zoo import jobs
@@ -121,7 +121,7 @@ def test_the_holder_of_a_run_is_known(facts, age, found, entry, options, store):
     """But for one that has ended here, or was killed elsewhere minutes ago."""
     here = socket.gethostname()
     workdir = entry.workdir(0, options.root)
-    config_file.save(entry.config(0, options.root), workdir)
+    config_file.save_config(entry.config(0, options.root), workdir)
     facts = facts | {"token": "x", "time": time.time() - age}
     if facts["host"] == "here":
         facts["host"] = here
@@ -138,6 +138,6 @@ def test_an_unknown_parent_makes_no_orphan():
 @pytest.mark.parametrize("words", [["zoo", "--show"], ["release", "--tag", "a"]])
 def test_releases_are_local(words, capsys):
     words += ["--workdir", "none"] if words[0] == "release" else []
-    assert main([*words, "--output", "gs://b/c"]) == 2
+    assert run_command([*words, "--output", "gs://b/c"]) == 2
     wanted = "train: --output gs://b/c: releases are written to a local folder\n"
     assert capsys.readouterr().err == wanted

@@ -11,11 +11,11 @@ from shiftjax import InputError, create_model, summarize
 from shiftjax.releases import manifest
 from shiftjax.releases.manifest import Release, Run
 from train import commands
-from train.__main__ import main
+from train.__main__ import run_command
 from train.zoo import speeds
 from train.zoo.entries import ENTRIES
 from train.zoo.picture import draw
-from train.zoo.published import PUBLIC_ZOO, PUBLISHED, find
+from train.zoo.published import PUBLIC_ZOO, PUBLISHED, find_published
 from train.zoo.results import family, page, short_table, update
 
 RUNS = (
@@ -65,9 +65,9 @@ def test_published_figures_are_the_papers():
     assert PUBLISHED["shiftresnet110_e9.cifar100"].paper == 74.10
     assert PUBLISHED["resnet56.cifar100"].paper == 69.27
     assert PUBLISHED["resnet20.cifar10_block2_8"].paper == 88.33
-    assert find("resnet20.cifar10_paper", "paper").paper == 91.35
-    assert find("resnet20.cifar10", "fast").paper == 91.35
-    assert find("resnet20.toys", "paper") is None
+    assert find_published("resnet20.cifar10_paper", "paper").paper == 91.35
+    assert find_published("resnet20.cifar10", "fast").paper == 91.35
+    assert find_published("resnet20.toys", "paper") is None
     assert len(PUBLISHED) == 2 * (12 + 3 + 9)
 
 
@@ -78,7 +78,7 @@ def test_published_networks_cost_what_is_written(depth):
     Of more than 20 layers the reduced ones: test_models.py counts the others.
     """
     for entry in ENTRIES:
-        figures = find(entry.name, entry.recipe)
+        figures = find_published(entry.name, entry.recipe)
         if not re.search(rf"resnet{depth}\D", entry.name) or figures is None:
             continue
         if depth > 20 and not entry.overrides:
@@ -165,7 +165,7 @@ def benchmark(tmp_path):
 
 def test_speeds_are_those_that_were_measured(benchmark):
     """128 images in 0.05 s, the median; none of a network of other parameters."""
-    measured = speeds.read(benchmark)
+    measured = speeds.read_speeds(benchmark)
     assert measured is not None
     assert measured.find(SHIFT) == pytest.approx(2560)
     assert measured.find(PLAIN) is None
@@ -179,8 +179,8 @@ def test_speeds_are_those_that_were_measured(benchmark):
     )
     (benchmark / "inference-cpu.json").write_text("{}")
     with pytest.raises(InputError, match="is not a benchmark report"):
-        speeds.read(benchmark)
-    assert speeds.read(benchmark / "nowhere") is None
+        speeds.read_speeds(benchmark)
+    assert speeds.read_speeds(benchmark / "nowhere") is None
 
 
 def test_the_picture_is_drawn(tmp_path):
@@ -219,16 +219,16 @@ def test_families(name, kind):
 def test_the_command_writes_all(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(commands, "prepare_process", lambda *_: None)
     monkeypatch.chdir(tmp_path)
-    assert main(["results"]) == 2
+    assert run_command(["results"]) == 2
     assert "manifest.json does not exist" in capsys.readouterr().err
     (tmp_path / "checkpoints").mkdir()
     manifest.write_manifest(tmp_path / "checkpoints", RELEASES)
-    assert main(["results"]) == 2
+    assert run_command(["results"]) == 2
     assert "run it in a checkout" in capsys.readouterr().err
     (tmp_path / "docs").mkdir()
     readme = tmp_path / "README.md"
     readme.write_text("<!-- results: by x -->\n<!-- end of results -->\n")
-    assert main(["results"]) == 0
+    assert run_command(["results"]) == 0
     assert "shiftresnet20_e3.cifar10" in readme.read_text()
     assert (tmp_path / "docs" / "results.md").read_text() == page(RELEASES)
     assert (tmp_path / "docs" / "accuracy.png").stat().st_size > 10_000

@@ -53,7 +53,7 @@ def scratch(target: Path) -> Iterator[Path]:
         yield Path(name)
 
 
-def place(written: Path, target: Path) -> None:
+def move_to_place(written: Path, target: Path) -> None:
     """Moves a finished directory to its place.
 
     Args:

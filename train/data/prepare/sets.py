@@ -29,9 +29,9 @@ class Write(Protocol):
 
 
 DATA_SETS: dict[str, Write] = {
-    "cifar10": cifar.write,
-    "cifar100": cifar.write,
-    "imagenet2012": imagenet.write,
+    "cifar10": cifar.write_cifar,
+    "cifar100": cifar.write_cifar,
+    "imagenet2012": imagenet.write_imagenet,
 }
 
 
@@ -75,7 +75,7 @@ def prepare(
     version: str = str(tfds.builder_cls(name).VERSION)
     target = tfds_directory.data_directory(data_dir) / name / version
     if target.exists():
-        tfds_directory.describe(target)  # raises if it is something else
+        tfds_directory.read_description(target)  # raises if it is something else
         told = "already prepared"
     else:
         source = [source] if isinstance(source, str) else source

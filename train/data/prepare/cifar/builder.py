@@ -26,7 +26,7 @@ from train.data.prepare.download import download
 _BYTES_NEEDED = 350_000_000
 
 
-def write(
+def write_cifar(
     source: Sequence[str | Path],
     target: Path,
     console: Console,
@@ -56,7 +56,7 @@ def write(
     downloading = not source and not archive.exists()
     if downloading:
         _download(spec, archive, console)
-    _write(spec, reader.read(spec, source or [archive]), target, console)
+    _write(spec, reader.read_cifar(spec, source or [archive]), target, console)
     if downloading:
         archive.unlink()
 
@@ -89,7 +89,7 @@ def _write(
             builder.download_and_prepare(download_dir=scratch)
         finally:
             tfds.enable_progress_bar()
-        directory.place(Path(builder.data_dir), target)
+        directory.move_to_place(Path(builder.data_dir), target)
 
 
 class _Local:

@@ -46,7 +46,7 @@ class CifarContents:
     names: Mapping[str, tuple[str, ...]]
 
 
-def read(spec: Cifar, source: Sequence[str | Path]) -> CifarContents:
+def read_cifar(spec: Cifar, source: Sequence[str | Path]) -> CifarContents:
     """Reads a CIFAR data set from its official files.
 
     Args:

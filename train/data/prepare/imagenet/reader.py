@@ -41,7 +41,7 @@ class Example:
     image: bytes
 
 
-def find(spec: ImageNet, source: Sequence[str | Path]) -> Mapping[str, Path]:
+def find_splits(spec: ImageNet, source: Sequence[str | Path]) -> Mapping[str, Path]:
     """Finds the archive or the folder of each split.
 
     Args:
@@ -94,7 +94,7 @@ def _candidates(split: Split, path: Path) -> list[Path]:
     ]
 
 
-def check(spec: ImageNet, found: Mapping[str, Path]) -> None:
+def check_complete(spec: ImageNet, found: Mapping[str, Path]) -> None:
     """Checks that the files are complete, without reading the images.
 
     Args:
@@ -198,7 +198,7 @@ def _classes_in_folder(path: Path) -> set[str]:
     return {e.name for e in os.scandir(path) if e.is_dir() and e.name[0] != "."}
 
 
-def read(spec: ImageNet, split: Split, path: Path) -> Iterator[Example]:
+def read_split(spec: ImageNet, split: Split, path: Path) -> Iterator[Example]:
     """Reads the images of a split, in the order of the archive or of the names.
 
     Args:

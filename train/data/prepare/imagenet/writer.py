@@ -26,7 +26,7 @@ from train.data.prepare.imagenet.files import ImageNet, Split
 _PADDING = 1 << 17  # a record file consists of blocks of 64 KiB, one of them its index
 
 
-def write(
+def write_imagenet(
     source: Sequence[str | Path],
     target: Path,
     console: Console,
@@ -47,8 +47,8 @@ def write(
         too little space.
     """
     spec = files.official()
-    found = reader.find(spec, source)
-    reader.check(spec, found)
+    found = reader.find_splits(spec, source)
+    reader.check_complete(spec, found)
     # The records have less around an image than the archives.
     needed = sum(s.archive_bytes + s.shards * _PADDING for s in spec.splits)
     directory.check_space(target.parents[1], needed)
@@ -61,7 +61,7 @@ def write(
         total = sum(split.examples for split in spec.splits)
         task = progress.add_task(f"writing {files.NAME}", total=total)
         written = _write(spec, found, scratch, lambda: progress.advance(task))
-        directory.place(written, target)
+        directory.move_to_place(written, target)
 
 
 def _write(
@@ -74,7 +74,7 @@ def _write(
     serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
 
     def records(split: Split) -> Iterator[tuple[str, bytes]]:
-        for example in reader.read(spec, split, found[split.name]):
+        for example in reader.read_split(spec, split, found[split.name]):
             encoded = features.encode_example(
                 {
                     "image": example.image,

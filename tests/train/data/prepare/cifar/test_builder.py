@@ -17,7 +17,7 @@ from shiftjax.errors import InputError, UnknownNameError
 from train.data.prepare import prepare
 from train.data.prepare.cifar import builder as prepare_module
 from train.data.prepare.cifar import files
-from train.data.sources import load
+from train.data.sources import load_source
 
 SHARED = Path(__file__).parents[6] / "shared" / "data"
 
@@ -75,7 +75,7 @@ def test_the_identity_is_that_of_the_official_builder(official, run, data_dir, n
     assert repr(written.features) == repr(theirs.features)
     label_files = sorted(p.name for p in (data_dir / name / "3.0.2").glob("*.txt"))
     assert label_files[-1] == "label.labels.txt"
-    assert load(f"tfds:{name}", "test", data_dir=str(data_dir)).num_classes == (
+    assert load_source(f"tfds:{name}", "test", data_dir=str(data_dir)).num_classes == (
         10 if name == "cifar10" else 100
     )
 
@@ -87,7 +87,7 @@ def test_the_official_builder_keeps_its_place():
 def test_an_archive_will_do(official, pack, run, data_dir):
     made = official()
     run("cifar10", pack(made, "python"))
-    received = load("tfds:cifar10", "train+validation", data_dir=str(data_dir))
+    received = load_source("tfds:cifar10", "train+validation", data_dir=str(data_dir))
     assert len(received) == len(made.images["train"])
 
 

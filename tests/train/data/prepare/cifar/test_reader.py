@@ -14,7 +14,7 @@ from train.data.prepare.cifar.pickles import load_pickle
 
 
 def read(name, *source):
-    return reader.read(DATA_SETS[name], source)
+    return reader.read_cifar(DATA_SETS[name], source)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])

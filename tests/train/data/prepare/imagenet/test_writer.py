@@ -15,7 +15,7 @@ from train.data import tfds_directory
 from train.data.prepare import prepare
 from train.data.prepare.imagenet import files
 from train.data.prepare.imagenet import reader as reader_module
-from train.data.sources import load
+from train.data.sources import load_source
 
 from .conftest import CLASSES, TRAIN_NAME, VALIDATION, VALIDATION_NAME, tar
 
@@ -122,7 +122,7 @@ def test_the_trainer_reads_it(imagenet, run, data_dir, decode):
     made = imagenet.pack()
     run(*made.archives)
     for split, part in {"train": "train", "test": "validation"}.items():
-        examples = load(
+        examples = load_source(
             "tfds:imagenet2012",
             split,
             0,
@@ -385,4 +385,4 @@ def test_a_folder_without_read_permission_is_named(imagenet, run, data_dir, tmp_
 def test_a_missing_data_set_names_the_command(data_dir):
     message = "`python -m train prepare imagenet2012 --source FOLDER` with the folder"
     with pytest.raises(MissingFileError, match=message):
-        tfds_directory.find("imagenet2012", str(data_dir))
+        tfds_directory.find_directory("imagenet2012", str(data_dir))
