@@ -1,0 +1,132 @@
+"""The soak with few kills, and what it would find."""
+
+import collections
+import dataclasses
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+from shiftjax.errors import InputError
+from tests import soak
+from tests.soak import Kill, Run
+from tests.train.runs import checkpoint, saved_steps
+from train.checkpointing import Checkpoints
+
+KILLS, SEED = 2, 54  # both processes while they start, the second one while they save
+
+
+def test_a_run_that_is_killed_ends_as_one_that_is_not(tmp_path, capsys):
+    """And the remains of one that is not the same are found."""
+    folder = tmp_path / "soak"
+    code = soak.main(kills=KILLS, seed=SEED, folder=folder)
+    printed = capsys.readouterr().out
+    assert code == 0, printed
+    assert f"{KILLS} kills in " in printed
+    assert "0 faults" in printed
+
+    whole, steps = folder / "whole", soak.STEPS_PER_KILL * (KILLS + 1)
+    oldest, *_, newest = sorted(saved_steps(str(whole)))
+
+    def found(change) -> list[str]:
+        copy = folder / "copy"
+        shutil.copytree(whole, copy)
+        change(copy)
+        try:
+            return soak.differences(whole, copy, steps)
+        finally:
+            shutil.rmtree(copy)
+
+    def alter(copy):
+        state = checkpoint(str(copy), newest)
+        shutil.rmtree(copy / "checkpoints" / str(newest))
+        with Checkpoints(copy / "checkpoints") as checkpoints:
+            checkpoints.save(newest, dataclasses.replace(state, step=np.int32(7)), {})
+
+    def damage(copy):
+        arrays = copy / "checkpoints" / str(newest) / "state"
+        shutil.rmtree(arrays)
+        shutil.copytree(copy / "checkpoints" / str(oldest) / "state", arrays)
+
+    def repeat(copy):
+        lines = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (copy / "metrics.jsonl").write_text("".join([lines[0], *lines]))
+
+    assert found(lambda _: None) == []
+    assert found(alter) == [f"checkpoint {newest} has other bits"]
+    with pytest.raises(InputError, match="damaged"):
+        found(damage)
+    gaps, *_ = found(repeat)
+    assert "gaps or duplicates: [1, 1, 2, " in gaps
+    kept, *_ = found(lambda copy: shutil.rmtree(copy / "checkpoints" / str(oldest)))
+    assert "other checkpoints are kept" in kept
+    left = found(lambda copy: (copy / "checkpoints" / "5.corrupt").mkdir())
+    assert left == ["files are left: ['5.corrupt']"]
+
+
+def test_all_kinds_of_kills_come_equally_often():
+    drawn = soak.plan(180, 1)
+    counts = collections.Counter((kill.moment, kill.victims) for kill in drawn)
+    assert set(counts.values()) == {20}
+    assert len(counts) == 9
+    assert drawn == soak.plan(180, 1) != soak.plan(180, 2)
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Returns a function that makes a run whose processes run some code."""
+
+    def made(code: str) -> Run:
+        return Run(tmp_path / "run", [sys.executable, "-c", code])
+
+    for step in ("10", "20"):
+        (tmp_path / "run" / "checkpoints" / step).mkdir(parents=True)
+    return made
+
+
+def test_a_lost_checkpoint_is_found(made):
+    run = made("")
+    run.look()
+    assert run.faults == []
+    (run.workdir / "checkpoints" / "20").rmdir()
+    run.look()
+    assert run.faults == ["checkpoint 20 is lost, 10 is left"]
+
+
+@pytest.mark.parametrize(
+    ("step", "wrong"), [(20, []), (10, ["resumed at 10, not at checkpoint 20"])]
+)
+def test_a_start_at_an_older_checkpoint_is_found(made, step, wrong):
+    """The first start waits to be killed, the second one notes the step."""
+    run = made(
+        "import pathlib, sys, time; path = pathlib.Path(sys.argv[2])\n"
+        "if not (path / 'killed').exists(): time.sleep(600)\n"
+        f"if sys.argv[-1] == '0': (path / 'starts.jsonl').write_text"
+        f"""('{{"step": {step}}}\\n')"""
+    )
+    kill = Kill("starting", "both", 0.5)
+    run.strike(kill, 1.0)
+    (run.workdir / "killed").touch()
+    run.start()
+    run.end(60, {})
+    assert run.faults == wrong
+    assert (kill.restarts, kill.resumed) == (1, not wrong)
+    assert soak.table([kill]).splitlines()[
+        4
+    ] == "| starting | both | 1 | 1 |  | 0 | " + ("0 |" if wrong else "1 |")
+
+
+def test_a_process_that_does_not_end_is_found_and_killed(made):
+    run = made("import time; time.sleep(600)")
+    run.start()
+    run.end(0.1, {0: -9, 1: -9})
+    assert run.faults == [f"process {index} lived for 0 s more" for index in range(2)]
+    assert run.has_ended()
+
+
+def test_an_exit_code_that_no_kill_explains_is_found(made):
+    run = made("print('the reason'); raise SystemExit(3)")
+    run.start()
+    run.end(60, {1: 3})
+    assert run.faults == ["process 0 ended with 3: the reason\n"]
