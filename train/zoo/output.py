@@ -1,4 +1,4 @@
-"""What a run of the zoo prints, in a file of its folder or its place in a store."""
+"""The output of a run of the zoo, in a file of its folder or its place in a store."""
 
 import tempfile
 
