@@ -49,7 +49,7 @@ class Case:
 
     Attributes:
       name: name of its row.
-      library: "jax" or "torch".
+      library: "jax", "torch" or "tensorflow".
       build: "module:function" that makes a `Program`.
       options: arguments of the function, as JSON.
     """

@@ -1,4 +1,4 @@
-"""The input of ImageNet: random-resized crops of JPEG files, compared with PyTorch.
+"""The input of ImageNet: random-resized crops of JPEG files, compared with others.
 
 The images are sections of scikit-learn's two photographs, 500 x 375 pixels in JPEG
 files of about 110 kB, like those of ImageNet. Each is read, decoded, cropped and
@@ -53,6 +53,9 @@ def input_tables(options: Options, machine: dict[str, Any]) -> list[Table]:
         if machine.get("torch"):
             name = f"PyTorch's DataLoader with {other}"
             cases.append(Case(name, "torch", "benchmarks.images:data_loader", own))
+        if importlib.util.find_spec("tensorflow"):
+            name = "tf.data, which decodes the crop alone"
+            cases.append(Case(name, "tensorflow", "benchmarks.images:tf_data", own))
         title = f"random-resized crop of a JPEG file, on each of {count} core(s)"
         found.append(Table(title, "shiftjax", tuple(cases), own))
     return found
@@ -118,6 +121,39 @@ def data_loader(images: int, cores: int) -> Program:
 
     def call() -> Any:
         return list(loader), folder
+
+    return Program(call, lambda _: None, steps=max(images // cores, 1))
+
+
+def tf_data(images: int, cores: int) -> Program:
+    """Makes batches in tf.data, with a thread per core."""
+    import tensorflow as tf  # pyright: ignore[reportMissingImports]
+
+    folder = tempfile.TemporaryDirectory()
+
+    def crop(path: Any) -> Any:
+        encoded = tf.io.read_file(path)
+        start, size, _ = tf.image.sample_distorted_bounding_box(
+            tf.io.extract_jpeg_shape(encoded),
+            tf.zeros([1, 0, 4]),
+            area_range=SCALE,
+            aspect_ratio_range=(3 / 4, 4 / 3),
+            max_attempts=10,
+            use_image_if_no_bounding_boxes=True,
+        )
+        box = tf.concat([start[:2], size[:2]], 0)
+        image = tf.io.decode_and_crop_jpeg(encoded, box, channels=3)
+        return tf.cast(tf.image.resize(image, (IMAGE_SIZE, IMAGE_SIZE)), tf.uint8)
+
+    paths = map(str, _write_photographs(Path(folder.name), images))
+    data = tf.data.Dataset.from_tensor_slices(list(paths))
+    data = data.map(crop, num_parallel_calls=cores).batch(min(64, images))
+    threads = tf.data.Options()
+    threads.threading.private_threadpool_size = cores
+    data = data.with_options(threads)
+
+    def call() -> Any:
+        return [batch.numpy() for batch in data], folder
 
     return Program(call, lambda _: None, steps=max(images // cores, 1))
 
