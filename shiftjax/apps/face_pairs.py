@@ -1,0 +1,191 @@
+"""Pairs of face images, in the format of LFW's pairs.txt.
+
+The format is that of Labeled Faces in the Wild (http://vis-www.cs.umass.edu/lfw, README
+of the data set). The first line has the number of folds and the number N of pairs of
+each kind in a fold. Each fold has N pairs of one person and N pairs of two people:
+
+    10    300
+    Abel_Pacheco          1    4                    images 1 and 4 of one person
+    Abdel_Madi_Shabneh    1    Dean_Barker    1     images of two people
+
+A first line with N alone, as in LFW's development sets, stands for one fold. Fields are
+separated by tabs or, in a line without tabs, by spaces. Image 4 of a person is the file
+`Abel_Pacheco/Abel_Pacheco_0004.jpg`, with any of the extensions of images.
+"""
+
+import dataclasses
+import difflib
+import os
+from pathlib import Path
+
+from shiftjax import image_files
+from shiftjax.errors import InputError, MissingFileError
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """Two images of faces.
+
+    Attributes:
+      fold: number of the fold, from 0.
+      first: file of the first image.
+      second: file of the second image.
+      same: True if both images show the same person.
+    """
+
+    fold: int
+    first: Path
+    second: Path
+    same: bool
+
+
+def read_pairs(
+    file: str | os.PathLike, folder: str | os.PathLike, *, min_folds: int = 2
+) -> list[Pair]:
+    """Reads a file of pairs, and finds their images.
+
+    Args:
+      file: the file of pairs.
+      folder: folder of the images, with one folder for each person.
+      min_folds: smallest number of folds. Two are needed to choose a threshold on other
+        folds than those it is tested on; 1 admits LFW's development sets.
+
+    Returns:
+      The pairs, in the order of the file.
+
+    Raises:
+      MissingFileError: if the file, the folder or an image does not exist.
+      InputError: if the file is empty, a line is malformed, there are too few folds, or
+        a fold does not have the pairs of both kinds that the first line promises.
+    """
+    file, folder = Path(file), Path(folder)
+    if not folder.is_dir():
+        raise MissingFileError(f"there is no folder of images {folder}")
+    (number, header), *lines = _read_lines(file)
+    folds, count = _parse_header(header, f"{file}:{number}", min_folds)
+    promised = f"the first line promises {folds} folds of 2 x {count} pairs"
+    images = _Images(folder)
+    pairs = []
+    for number, line in lines:
+        where = f"{file}:{number}"
+        fold, place = divmod(len(pairs), 2 * count)
+        if fold == folds:
+            raise InputError(f"{where}: {promised}, and this is one more")
+        name, one, other, two = _parse_pair(line, where)
+        if (name == other) != (place < count):
+            kinds = "one person", "two people"
+            raise InputError(
+                f"{where}: pair {place + 1} of fold {fold + 1} shows "
+                f"{kinds[name != other]}; it must show {kinds[place >= count]}: a fold "
+                f"is {count} pairs of one person, then {count} of two people"
+            )
+        found = images.find(name, one, where), images.find(other, two, where)
+        pairs.append(Pair(fold, *found, same=name == other))
+    if len(pairs) < 2 * count * folds:
+        fold, place = divmod(len(pairs), 2 * count)
+        raise InputError(
+            f"{file}:{number}: {promised}, but the file ends with {place} pairs of "
+            f"fold {fold + 1}"
+        )
+    return pairs
+
+
+def _read_lines(file: Path) -> list[tuple[int, str]]:
+    """Reads the lines that are not blank, with their numbers from 1."""
+    if not file.is_file():
+        raise MissingFileError(f"there is no file of pairs {file}")
+    try:
+        text = file.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not a text file in UTF-8") from error
+    lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not lines:
+        raise InputError(f"{file}:1: the file is empty; it needs a first line '10 300'")
+    return lines
+
+
+def _split(line: str) -> list[str]:
+    """Splits a line at its tabs, or at its spaces if it has no tabs."""
+    fields = line.strip().split("\t" if "\t" in line.strip() else None)
+    return [field.strip() for field in fields]
+
+
+def _positive(field: str) -> int:
+    """Parses a positive decimal number; any other text gives 0."""
+    return int(field) if field.isascii() and field.isdigit() and len(field) < 10 else 0
+
+
+def _parse_header(line: str, where: str, min_folds: int) -> tuple[int, int]:
+    """Returns the number of folds, and of pairs of each kind in a fold."""
+    numbers = [_positive(field) for field in _split(line)]
+    if len(numbers) > 2 or 0 in numbers:
+        raise InputError(
+            f"{where}: {line.strip()!r} must be the number of folds and the number of "
+            "pairs of each kind in a fold, as '10 300', or the latter alone"
+        )
+    folds, count = numbers if len(numbers) == 2 else (1, *numbers)
+    if folds < min_folds:
+        raise InputError(
+            f"{where}: {line.strip()!r} is {folds} fold of 2 x {count} pairs; at least "
+            f"{min_folds} folds are needed"
+        )
+    return folds, count
+
+
+def _parse_pair(line: str, where: str) -> tuple[str, int, str, int]:
+    """Returns the name and the number of both images."""
+    fields = _split(line)
+    same = len(fields) == 3
+    if same:
+        fields.insert(2, fields[0])
+    name, one, other, two = fields if len(fields) == 4 else ("", "", "", "")
+    numbers = _positive(one), _positive(two)
+    if 0 in numbers or {name, other} & {"", ".", ".."}:
+        raise InputError(
+            f"{where}: {line.strip()!r} must be NAME NUMBER NUMBER, or NAME NUMBER "
+            "OTHER NUMBER for two people"
+        )
+    if same != (name == other) or (same and numbers[0] == numbers[1]):
+        raise InputError(
+            f"{where}: {line.strip()!r} must be two images of one person, NAME NUMBER "
+            "NUMBER, or images of two people, NAME NUMBER OTHER NUMBER"
+        )
+    return name, numbers[0], other, numbers[1]
+
+
+class _Images:
+    """The images of a folder, each person's files listed once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._people: dict[str, dict[str, Path]] = {}
+
+    def find(self, name: str, number: int, where: str) -> Path:
+        """Returns the file of an image; `where` is the line for the error."""
+        if name not in self._people:
+            self._people[name] = self._list(name)
+        files, stem = self._people[name], f"{name}_{number:04}"
+        if stem in files:
+            return files[stem]
+        wanted = f"{where}: there is no image {self.folder / name / stem}.*"
+        if files:
+            near = difflib.get_close_matches(stem, files, n=1, cutoff=0)
+            nearest = files[near[0]].relative_to(self.folder)
+        else:
+            people = [path.name for path in self.folder.iterdir() if path.is_dir()]
+            near = difflib.get_close_matches(name, sorted(people), n=1, cutoff=0)
+            nearest = f"{near[0]}/" if near else None
+        hint = f"; the nearest is {nearest}" if nearest else "; the folder is empty"
+        raise MissingFileError(wanted + hint)
+
+    def _list(self, name: str) -> dict[str, Path]:
+        """Lists the image files of a person by their names without extension."""
+        person = self.folder / name
+        if not person.is_dir():
+            return {}
+        paths = sorted(person.iterdir(), reverse=True)  # of equal names the first wins
+        return {
+            path.stem: path
+            for path in paths
+            if path.suffix.lower() in image_files.EXTENSIONS
+        }

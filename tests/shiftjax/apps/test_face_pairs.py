@@ -1,0 +1,173 @@
+"""Pairs in LFW's format: what is read, and the one line that says what is wrong."""
+
+import re
+
+import pytest
+
+from shiftjax import InputError, MissingFileError
+from shiftjax.apps.face_pairs import Pair, read_pairs
+
+FILES = [
+    "Ann_Lee/Ann_Lee_0001.jpg",
+    "Ann_Lee/Ann_Lee_0002.PNG",
+    "Ann_Lee/Ann_Lee_0003.txt",
+    "Ann_Lee/Ann_Lee_0012.webp",
+    "Bo/Bo_0001.jpg",
+    "Bo/Bo_0002.jpg",
+    "Cy/Cy_0001.bmp",
+    "Cy/Cy_0004.jpeg",
+]
+
+GOOD = """
+2 1
+Ann_Lee 1 12
+Ann_Lee 2 Bo 1
+Bo 2 1
+Cy 4 Bo 2
+"""
+# fold, first, second, same
+EXPECTED = [
+    (0, "Ann_Lee/Ann_Lee_0001.jpg", "Ann_Lee/Ann_Lee_0012.webp", True),
+    (0, "Ann_Lee/Ann_Lee_0002.PNG", "Bo/Bo_0001.jpg", False),
+    (1, "Bo/Bo_0002.jpg", "Bo/Bo_0001.jpg", True),
+    (1, "Cy/Cy_0004.jpeg", "Bo/Bo_0002.jpg", False),
+]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in FILES:
+        (tmp_path / "faces" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "faces" / name).touch()
+    return tmp_path / "faces"
+
+
+@pytest.fixture
+def read(tmp_path, folder):
+    """Returns a function that reads a text as a file of pairs."""
+
+    def function(text, **options):
+        (tmp_path / "pairs.txt").write_text(text, "utf-8", newline="")
+        return read_pairs(tmp_path / "pairs.txt", folder, **options)
+
+    return function
+
+
+SPELLINGS = {
+    "spaces": GOOD.lstrip(),
+    "tabs": GOOD.lstrip().replace(" ", "\t"),
+    "blank lines": GOOD.replace("\n", "\n\n"),
+    "no last newline": GOOD.strip(),
+    "from Windows": "\ufeff" + GOOD.lstrip().replace("\n", "\r\n"),
+}
+
+
+@pytest.mark.parametrize("name", SPELLINGS)
+def test_pairs_are_read_in_their_order(read, folder, name):
+    expected = [Pair(f, folder / a, folder / b, same) for f, a, b, same in EXPECTED]
+    assert read(SPELLINGS[name]) == expected
+
+
+def test_a_single_number_is_one_fold(read):
+    text = "2\nAnn_Lee 1 2\nBo 1 2\nBo 1 Cy 1\nCy 4 Ann_Lee 1\n"
+    pairs = read(text, min_folds=1)
+    assert [(pair.fold, pair.same) for pair in pairs] == [
+        (0, True),
+        (0, True),
+        (0, False),
+        (0, False),
+    ]
+    with pytest.raises(InputError, match=r"pairs.txt:1: '2' is 1 fold of 2 x 2 pairs"):
+        read(text)
+
+
+def test_a_name_may_have_spaces_between_tabs(read, folder):
+    for number in (1, 2):
+        (folder / "Di M").mkdir(exist_ok=True)
+        (folder / "Di M" / f"Di M_000{number}.jpg").touch()
+    text = "1\t1\nDi M\t1\t2\nDi M\t1\tBo\t1\n"
+    assert read(text, min_folds=1)[0].second == folder / "Di M" / "Di M_0002.jpg"
+
+
+def test_of_two_files_of_one_image_the_first_is_taken(read, folder):
+    (folder / "Bo" / "Bo_0001.png").touch()
+    assert read(GOOD)[2].second == folder / "Bo" / "Bo_0001.jpg"
+
+
+def edited(line, text):
+    lines = GOOD.strip().split("\n")
+    lines[line - 1] = text
+    return "\n".join(lines)
+
+
+# The text, and the message after the file's path.
+WRONG = {
+    "empty": ("", "1: the file is empty"),
+    "blank": (" \n\n", "1: the file is empty"),
+    "no header": (edited(1, "Bo 1 2"), "1: 'Bo 1 2' must be the number of folds"),
+    "no folds": (edited(1, "0 1"), "1: '0 1' must be the number of folds"),
+    "no pairs": (edited(1, "2 0"), "1: '2 0' must be the number of folds"),
+    "half": (edited(1, "2 1.5"), "1: '2 1.5' must be the number of folds"),
+    "one fold": (edited(1, "1 2"), "1: '1 2' is 1 fold of 2 x 2 pairs; at least 2"),
+    "two fields": (edited(4, "Bo 2"), "4: 'Bo 2' must be NAME NUMBER NUMBER, or"),
+    "five fields": (edited(3, "Cy 4 Bo 2 7"), "3: 'Cy 4 Bo 2 7' must be NAME"),
+    "no number": (edited(2, "Ann Lee 1 2"), "2: 'Ann Lee 1 2' must be NAME"),
+    "number 0": (edited(2, "Ann_Lee 0 2"), "2: 'Ann_Lee 0 2' must be NAME"),
+    "negative": (edited(2, "Ann_Lee 1 -2"), "2: 'Ann_Lee 1 -2' must be NAME"),
+    "long": (edited(2, "Bo 1 " + "9" * 5000), "2: 'Bo 1 999"),
+    "outside": (edited(3, "Bo 1 .. 2"), "3: 'Bo 1 .. 2' must be NAME"),
+    "itself": (edited(2, "Bo 1 1"), "2: 'Bo 1 1' must be two images of one person"),
+    "one as two": (edited(3, "Bo 1 Bo 2"), "3: 'Bo 1 Bo 2' must be two images of"),
+    "one kind": (
+        edited(5, "Bo 1 2"),
+        "5: pair 2 of fold 2 shows one person; it must show two people: a fold is 1",
+    ),
+    "other order": (edited(2, "Cy 1 Bo 1"), "2: pair 1 of fold 1 shows two people; it"),
+    "short": (edited(5, ""), "4: .*2 folds of 2 x 1 .* ends with 1 pairs of fold 2"),
+    "no last fold": (edited(1, "3 1"), "5: .*3 folds .* ends with 0 pairs of fold 3"),
+    "header alone": ("2 1\n", "1: .* ends with 0 pairs of fold 1"),
+    "more": (GOOD.strip() + "\nBo 1 2", "6: .*2 folds of 2 x 1 pairs, and this is one"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_file_is_answered_with_its_line(read, name):
+    text, message = WRONG[name]
+    with pytest.raises(InputError, match=rf"pairs\.txt:{message}") as error:
+        read(text)
+    assert "\n" not in str(error.value)
+
+
+# A line of the file, and the nearest name.
+MISSING = {
+    "Ann_Lee 1 9": (2, "Ann_Lee/Ann_Lee_0009.*; the nearest is Ann_Lee/Ann_Lee_00"),
+    "Ann_Lee 1 3": (2, "Ann_Lee/Ann_Lee_0003.*; the nearest is Ann_Lee/Ann_Lee_00"),
+    "Ann_Leee 1 2": (2, "Ann_Leee/Ann_Leee_0001.*; the nearest is Ann_Lee/"),
+    "Cy 4 Boo 1": (5, "Boo/Boo_0001.*; the nearest is Bo/"),
+}
+
+
+@pytest.mark.parametrize("line", MISSING)
+def test_a_missing_image_is_answered_with_the_nearest(read, line):
+    number, message = MISSING[line]
+    with pytest.raises(MissingFileError, match=re.escape(message)) as error:
+        read(edited(number, line))
+    assert f"pairs.txt:{number}: there is no image " in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_folder_has_no_nearest(tmp_path):
+    (tmp_path / "pairs.txt").write_text(GOOD)
+    (tmp_path / "none").mkdir()
+    with pytest.raises(MissingFileError, match="the folder is empty"):
+        read_pairs(tmp_path / "pairs.txt", tmp_path / "none")
+
+
+def test_what_is_no_file_of_pairs_is_named(tmp_path, folder):
+    with pytest.raises(MissingFileError, match=r"no file of pairs .*none\.txt"):
+        read_pairs(tmp_path / "none.txt", folder)
+    with pytest.raises(MissingFileError, match=r"no folder of images .*nowhere"):
+        read_pairs(tmp_path / "none.txt", tmp_path / "nowhere")
+    (tmp_path / "pairs.txt").write_bytes(b"\xff\xfe1\x000\x00")
+    with pytest.raises(InputError, match="is not a text file in UTF-8"):
+        read_pairs(tmp_path / "pairs.txt", folder)
