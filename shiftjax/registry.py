@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shiftjax.errors import InputError, unknown_name
-from shiftjax.models import bottleneck, resnet, shiftnet, stylizer
+from shiftjax.models import bottleneck, facenet, resnet, shiftnet, stylizer
 from shiftjax.module import Unit
 from shiftjax.releases import manifest
 
@@ -14,6 +14,7 @@ VARIANTS: dict[str, Callable[..., Unit]] = {
     **resnet.VARIANTS,
     **shiftnet.VARIANTS,
     **bottleneck.VARIANTS,
+    **facenet.VARIANTS,
     **stylizer.VARIANTS,
 }
 
@@ -49,8 +50,8 @@ def create_model(name: str, **overrides: Any) -> Unit:
         `param_dtype`, `expansion`, `block_reduction`, `remat`, ...
 
     Returns:
-      A `flax.linen.Module` that maps images to logits; a stylizer maps images to
-      images.
+      A `flax.linen.Module` that maps images to logits; a face network maps them to
+      embeddings, and a stylizer to images.
 
     Raises:
       UnknownNameError: if the network or an option is unknown; the message suggests

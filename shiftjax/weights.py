@@ -41,7 +41,7 @@ class Card:
     Attributes:
       architecture: a name of `shiftjax.list_models()`.
       options: options of `shiftjax.create_model` for this network.
-      class_names: one name for each logit; empty for a stylizer.
+      class_names: one name for each logit; empty if the network returns none.
       image_size: height and width of the images, in pixels.
       mean: mean of each channel, to subtract from values in 0 .. 1.
       std: standard deviation of each channel, to divide by.
@@ -81,8 +81,8 @@ class Pretrained:
     """A network with its weights.
 
     Attributes:
-      model: the network, which maps images to logits; a stylizer maps them to images.
-      variables: its "params" and, for a classifier, "batch_stats".
+      model: the network, a result of `shiftjax.create_model`.
+      variables: its "params" and, except for a stylizer, "batch_stats".
       card: metadata of the weights.
       release: entry of the manifest; None for a file that is not a release.
     """
@@ -117,7 +117,7 @@ def load_pretrained(
       UnknownNameError: if there is no such release; the message suggests the nearest.
       MissingFileError: if the file does not exist.
       InputError: if the file is damaged or belongs to another network, or `num_classes`
-        is given for a stylizer.
+        is given for a network without classes.
 
     Example:
       >>> model, variables = load_pretrained("shiftresnet20_e3.digits")
@@ -128,7 +128,8 @@ def load_pretrained(
     model, variables = pretrained.model, pretrained.variables
     if num_classes is not None and not pretrained.card.class_names:
         raise InputError(
-            f"num_classes={num_classes}: {name} returns images and has no classes"
+            f"num_classes={num_classes}: {name} returns {model.outputs} and has no "
+            "classes"
         )
     if num_classes is not None and num_classes != model.num_classes:
         logger.warning(
@@ -182,7 +183,7 @@ def save(path: str | os.PathLike, variables: Mapping[str, Any], card: Card) -> b
 
     Args:
       path: the file, which ends in ".safetensors".
-      variables: variables of the card's network: "params" and, for a classifier,
+      variables: variables of the card's network: "params" and, except for a stylizer,
         "batch_stats".
       card: metadata of the weights.
 

@@ -154,7 +154,9 @@ def evaluate_weights(
     pretrained = open_pretrained(name, directory)
     card = pretrained.card
     if not card.class_names:
-        raise InputError(f"{name} returns images, which have no accuracy")
+        raise InputError(
+            f"{name} returns {pretrained.model.outputs}, which have no accuracy"
+        )
     options = {k: v for k, v in card.options.items() if k != "num_classes"}
     config = config_file.Config(
         devices=devices,

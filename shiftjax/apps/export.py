@@ -35,8 +35,8 @@ def inference_function(
         takes normalized float32 images.
 
     Returns:
-      A function from `[batch, height, width, channels]` to logits `[batch, classes]`;
-      of a stylizer, to normalized images.
+      A function from `[batch, height, width, channels]` to logits `[batch, classes]`
+      or embeddings `[batch, features]`; of a stylizer, to normalized images.
     """
     card = pretrained.card
     # The reference takes a batch of any size.

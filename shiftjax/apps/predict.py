@@ -35,15 +35,16 @@ class Classifier:
       pretrained: result of `shiftjax.weights.open_pretrained`.
 
     Raises:
-      InputError: if the network is a stylizer, which returns images.
+      InputError: if the network returns no logits.
     """
 
     def __init__(self, pretrained: Pretrained) -> None:
         self.card = pretrained.card
         if not self.card.class_names:
+            outputs = pretrained.model.outputs
+            hint = ": use `shiftjax stylize`" if outputs == "images" else ""
             raise InputError(
-                f"a {self.card.architecture} returns images, not classes: "
-                "use `shiftjax stylize`"
+                f"a {self.card.architecture} returns {outputs}, not classes{hint}"
             )
         self.variables = pretrained.variables
         self._apply: Any = jax.jit(pretrained.model.apply)

@@ -231,7 +231,7 @@ class Export:
         size = export(pretrained, self.output, uint8=self.uint8)
         shape = " x ".join(["any", *map(str, pretrained.card.image_shape())])
         kind = "uint8 images" if self.uint8 else "normalized float32 images"
-        result = "logits" if pretrained.card.class_names else "normalized images"
+        result = pretrained.model.outputs.replace("images", "normalized images")
         say(
             console,
             f"{self.output}: {size:,} bytes; takes {shape} {kind}, returns {result}",

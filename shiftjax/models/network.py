@@ -29,6 +29,7 @@ class Network(Unit, kw_only=True):
     remat: bool = False
 
     channels: ClassVar[int] = 3
+    outputs: ClassVar[str] = "logits"  # what the network returns, for messages
 
     @nn.compact
     def __call__(
@@ -87,7 +88,7 @@ class Network(Unit, kw_only=True):
     def leave(
         self, x: Activations, features: Features, capture_features: bool
     ) -> jax.Array | tuple[jax.Array, dict[str, jax.Array]]:
-        """Averages over the pixels, and computes logits.
+        """Averages over the pixels, and applies the head.
 
         Args:
           x: the output of the last stage.
@@ -95,27 +96,27 @@ class Network(Unit, kw_only=True):
           capture_features: if True, also return the features.
 
         Returns:
-          Logits `[batch, num_classes]`, float32; with `capture_features` also the
+          The output of the head, at least float32; with `capture_features` also the
           features in NHWC, and "pre_logits" `[batch, channels]`.
         """
         x = x.global_average_pool() if isinstance(x, Planes) else x.mean((1, 2))
-        logits = self._head(x)
+        outputs = self.apply_head(x)
         if not capture_features:
-            return logits
-        return logits, {
+            return outputs
+        return outputs, {
             name: value.to_nhwc() if isinstance(value, Planes) else value
             for name, value in (features | {"pre_logits": x}).items()
         }
 
-    def _head(self, x: jax.Array) -> jax.Array:
-        dense = nn.Dense(
-            positive("num_classes", self.num_classes),
-            dtype=self.dtype,
-            param_dtype=self.param_dtype,
-            name="head",
-        )
-        logits = dense(x)
-        return logits.astype(jnp.promote_types(logits.dtype, jnp.float32))
+    def apply_head(self, x: jax.Array) -> jax.Array:
+        """Computes logits from the mean over the pixels, `[batch, channels]`."""
+        return self.dense(positive("num_classes", self.num_classes), x)
+
+    def dense(self, features: int, x: jax.Array) -> jax.Array:
+        """Applies the dense layer of the head, and returns at least float32."""
+        dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        y = nn.Dense(features, **dtypes, name="head")(x)
+        return y.astype(jnp.promote_types(y.dtype, jnp.float32))
 
 
 def check_images(images: jax.Array, kernel: jax.Array | None) -> None:

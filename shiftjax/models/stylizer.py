@@ -154,6 +154,7 @@ class StyleNet(Unit):
 
     image_size: ClassVar[int] = 256
     channels: ClassVar[int] = 3
+    outputs: ClassVar[str] = "images"  # what the network returns, for messages
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from shiftjax import create_model, list_models, summarize
-from shiftjax.models import stylizer
+from shiftjax.models import facenet, stylizer
 from tests.shiftjax.models.conftest import cifar_features
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -38,7 +38,12 @@ def depthwise_cost(depth, reduction=1.0):
 
 
 # Those that map images to images are in test_stylizer.py.
-CLASSIFIERS = [name for name in list_models() if name not in stylizer.VARIANTS]
+NETWORKS = [name for name in list_models() if name not in stylizer.VARIANTS]
+# The option for the number of features that a network returns.
+RETURNED = {
+    name: "embedding_size" if name in facenet.VARIANTS else "num_classes"
+    for name in NETWORKS
+}
 
 # params with 10 classes, params with 100, multiply-adds: the published table.
 COSTS = {
@@ -70,18 +75,18 @@ def csc_cost(inputs, features, kernel_size, expansion, size, stride, add):
     branch = features if same or add else features - inputs
     wide = int(expansion * branch)
     params = 2 * inputs + inputs * wide + 2 * wide + wide * branch
-    return params, inputs * wide * size**2 + wide * branch * (size // stride) ** 2
+    return params, inputs * wide * size**2 + wide * branch * (-(-size // stride)) ** 2
 
 
-def shiftnet_c_macs():
-    """Multiply-adds of ShiftNet-C, for which none are published."""
-    macs, channels, size = 49 * 3 * 16 * 112**2, 16, 112
+def shiftnet_c_macs(size=112, outputs=1000):
+    """Multiply-adds of ShiftNet-C, for which none are published; `size` of the stem."""
+    macs, channels = 49 * 3 * 16 * size**2, 16
     for features, count in ((32, 1), (64, 4), (128, 4), (256, 3)):
         for index in range(count):
             stride = 1 if index else 2
             macs += csc_cost(channels, features, 3, 1, size, stride, True)[1]
-            channels, size = features, size // stride
-    return macs + 256 * 1000
+            channels, size = features, -(-size // stride)
+    return macs + 256 * outputs
 
 
 def bottleneck_macs(expansion):
@@ -105,6 +110,24 @@ def bottleneck_macs(expansion):
     return macs + 2048 * 1000
 
 
+def facenet_resnet_cost(width, size=56):
+    """Params and multiply-adds of a plain ResNet of faces; `size` of the stem."""
+    channels = width // 2
+    params, macs = 49 * 3 * channels + 2 * channels, 49 * 3 * channels * size**2
+    for stage, count in enumerate((1, 4, 4, 3)):
+        features = width * 2**stage
+        for index in range(count):
+            kernels = 9 * channels * features + 9 * features**2
+            params += kernels + 4 * features
+            if index == 0:
+                size = -(-size // 2)
+                kernels += channels * features
+                params += channels * features + 2 * features
+            macs += kernels * size**2
+            channels = features
+    return params + channels * 128 + 128, macs + channels * 128
+
+
 # params, params with 100 classes, multiply-adds at 224 x 224.
 for _name, _params, _features, _macs in (
     ("shiftnet_a", 4_188_680, 512, 1_424_306_176),
@@ -115,12 +138,24 @@ for _name, _params, _features, _macs in (
 ):
     COSTS[_name] = _params, _params - 900 * (_features + 1), _macs
 
+# params with 128 features, with 100, multiply-adds at 112 x 112. The published params
+# of ShiftNet-C are those with 1000 classes.
+_params = 781_240 - 257 * 1000 + 257 * 128
+COSTS["shift_facenet"] = _params, _params - 28 * 257, shiftnet_c_macs(56, 128)
+for _width in (11, 13):
+    _params, _macs = facenet_resnet_cost(_width)
+    _name = f"facenet_resnet26_w{_width}"
+    COSTS[_name] = _params, _params - 28 * (8 * _width + 1), _macs
+
 # Features of the stem with its stride, and of the stages with theirs; a network without
 # a row has those of a CIFAR network.
 FEATURES = {
     "shiftnet_a": (32, 2, (64, 128, 256, 512), (4, 8, 16, 32)),
     "shiftnet_b": (16, 2, (32, 64, 128, 256), (4, 8, 16, 32)),
     "shiftnet_c": (16, 2, (32, 64, 128, 256), (4, 8, 16, 32)),
+    "shift_facenet": (16, 2, (32, 64, 128, 256), (4, 8, 16, 32)),
+    "facenet_resnet26_w11": (5, 2, (11, 22, 44, 88), (4, 8, 16, 32)),
+    "facenet_resnet26_w13": (6, 2, (13, 26, 52, 104), (4, 8, 16, 32)),
     "resnet50": (64, 4, (256, 512, 1024, 2048), (4, 8, 16, 32)),
     "shiftresnet50": (64, 4, (256, 512, 1024, 2048), (4, 8, 16, 32)),
 }
@@ -152,17 +187,17 @@ def features_of(name, images):
     return shapes | {"pre_logits": (batch, widths[-1])}
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_costs_what_is_published(name):
     params, _, macs = COSTS[name]
     summary = summarize(name)
     assert (summary.params, summary.macs) == (params, macs)
 
 
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_has_its_form(name):
-    """100 classes, bfloat16 compute, training: logits, features and variables."""
-    model = create_model(name, num_classes=100, dtype=jnp.bfloat16)
+    """100 outputs, bfloat16 compute, training: outputs, features and variables."""
+    model = create_model(name, **{RETURNED[name]: 100}, dtype=jnp.bfloat16)
     size = 64 if name in FEATURES else 32
     images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
@@ -172,8 +207,8 @@ def test_every_network_has_its_form(name):
     train = functools.partial(
         model.apply, train=True, capture_features=True, mutable=["batch_stats"]
     )
-    (logits, features), updates = jax.eval_shape(train, variables, images)
-    assert (logits.shape, logits.dtype) == ((2, 100), jnp.float32)
+    (outputs, features), updates = jax.eval_shape(train, variables, images)
+    assert (outputs.shape, outputs.dtype) == ((2, 100), jnp.float32)
     shapes = {name: value.shape for name, value in features.items()}
     if name in FEATURES:
         assert shapes == features_of(name, images.shape)
@@ -198,6 +233,20 @@ def test_reduced_shiftresnet50s_have_the_published_size(reduction, millions):
 def test_the_plain_resnet50_costs_what_is_published():
     """4,089,184,256: https://github.com/facebookresearch/fvcore and others."""
     assert COSTS["resnet50"][2] == 4_089_184_256
+
+
+def test_the_face_networks_cost_nearly_the_same():
+    """The plain ones: one has the parameters, the other one the multiply-adds."""
+    params, _, macs = COSTS["shift_facenet"]
+    assert (params, macs) == (557_136, 31_116_288)
+    assert COSTS["facenet_resnet26_w11"][0] == pytest.approx(params, rel=0.02)
+    assert COSTS["facenet_resnet26_w13"][2] == pytest.approx(macs, rel=0.005)
+
+
+def test_a_shift_facenet_of_1000_features_has_the_published_size():
+    """0.78 million, which are those of ShiftNet-C with its classifier."""
+    model = create_model("shift_facenet", embedding_size=1000)
+    assert summarize(model).params == 781_240
 
 
 @pytest.mark.parametrize("second", [False, True])
