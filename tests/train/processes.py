@@ -41,12 +41,14 @@ def wait(
 ) -> tuple[list[int], list[tuple[str, str]]]:
     """Returns the exit codes, and the output and the errors of each process.
 
-    The output is without the lines of Gloo, by which JAX connects CPUs.
+    The output is without the lines of Gloo, by which JAX connects CPUs. Its threads
+    write them piece by piece, so that one may begin in the middle.
     """
     try:
         texts = [process.communicate(timeout=seconds) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    said = [(re.sub(r"(?m)^\[Gloo\].*\n", "", out), err) for out, err in texts]
+    gloo = re.compile(r"(?m)^(\[Gloo\].*|.* is connected to \d+ peer ranks.*)\n")
+    said = [(gloo.sub("", out), err) for out, err in texts]
     return [process.returncode for process in processes], said

@@ -118,14 +118,14 @@ def test_a_random_crop_is_the_box_cut_and_resized(draw):
 def test_a_large_jpeg_is_decoded_at_a_fraction_and_the_crop_is_the_same(tmp_path):
     y, x = np.mgrid[:600, :900]
     image = np.stack([y // 4, x // 6, (x + y) // 10], 2) + 50
-    for name in "ab":
-        (tmp_path / name).mkdir()
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / name).mkdir(parents=True)
         Image.fromarray(image.astype(np.uint8)).save(
             tmp_path / name / "0.jpg", quality=95
         )
     encoded = streamed(tmp_path, "train", crop_scale=SCALE, validation_examples=0)
     number = int(encoded.numbers[0])
-    full = Image.open(tmp_path / "ab"[number] / "0.jpg")
+    full = Image.open(tmp_path / "train" / "ab"[number] / "0.jpg")
     full.load()
     for epoch in range(20):
         box = random_box(900, 600, uniforms(0, epoch, number), SCALE)
@@ -142,8 +142,8 @@ def test_the_box_is_of_the_upright_image(tmp_path, noise):
     pixels = noise(40, 60, 3)
     exif = Image.Exif()
     exif[0x0112] = 6
-    for name in "ab":
-        (tmp_path / name).mkdir()
+    for name in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / name).mkdir(parents=True)
         Image.fromarray(pixels).save(tmp_path / name / "0.png", exif=exif)
     encoded = streamed(tmp_path, "train", crop_scale=SCALE, validation_examples=0)
     number = int(encoded.numbers[0])
