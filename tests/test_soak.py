@@ -14,7 +14,7 @@ from tests.soak import Kill, Run
 from tests.train.runs import checkpoint, saved_steps
 from train.checkpointing import Checkpoints
 
-KILLS, SEED = 2, 54  # both processes while they start, the second one while they save
+KILLS, SEED = 1, 0  # the first process while it saves
 
 
 def test_a_run_that_is_killed_ends_as_one_that_is_not(tmp_path, capsys):
