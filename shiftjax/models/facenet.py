@@ -1,7 +1,7 @@
 """ShiftFaceNet and a plain ResNet of its cost: networks from faces to embeddings.
 
 Wu et al. 2018 (https://arxiv.org/abs/1711.08141, section 4) verify faces with the
-trunk of ShiftNet-C, trained as FaceNet is. The head is the same in all networks:
+trunk of ShiftNet-C, trained as FaceNet is. The head is the same in all networks::
 
     shift_facenet       ShiftNet-C up to its last ReLU: stem of 16 features, stages of
                         1, 4, 4 and 3 modules with 32, 64, 128 and 256 features
