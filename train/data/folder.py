@@ -57,7 +57,11 @@ class Files:
 
 
 def open_folder(
-    path: str, decoding: Decoding, *, labelled: bool = True
+    path: str,
+    decoding: Decoding,
+    *,
+    labelled: bool = True,
+    without: frozenset[str] = frozenset(),
 ) -> splits.OfficialSplits:
     """Opens a folder of images.
 
@@ -66,6 +70,7 @@ def open_folder(
       decoding: how the images become pixels.
       labelled: True if folders are classes; if False, the images have one class and
         no splits.
+      without: names of classes to leave out, which are logged.
 
     Returns:
       The splits.
@@ -78,7 +83,9 @@ def open_folder(
     root = Path(path).expanduser()
     if not root.is_dir():
         raise MissingFileError(f"folder:{path}: there is no such folder")
-    roots, classes = _labelled(root) if labelled else ({"train": root}, ["."])
+    roots, classes = {"train": root}, ["."]
+    if labelled:
+        roots, classes = _labelled(root, without)
     listed = functools.cache(lambda split: _files(roots[split], classes))
 
     def read(split: str) -> Encoded | ImageSet:
@@ -88,7 +95,7 @@ def open_folder(
     return splits.assign(f"folder:{path}", list(roots), read)
 
 
-def _labelled(root: Path) -> tuple[dict[str, Path], list[str]]:
+def _labelled(root: Path, without: frozenset[str]) -> tuple[dict[str, Path], list[str]]:
     """Returns the splits' folders, and the names of the classes in them."""
     inside = _folders(root)
     named = [name for name in inside if name.lower() in splits.SPLIT_NAMES]
@@ -104,7 +111,7 @@ def _labelled(root: Path) -> tuple[dict[str, Path], list[str]]:
             f"{root / 'train'}/CLASS/"
         )
     roots = roots or {"train": root}
-    return roots, _classes(roots)
+    return roots, _classes(roots, without)
 
 
 def _folders(path: Path) -> list[str]:
@@ -117,9 +124,13 @@ def _folders(path: Path) -> list[str]:
     return sorted(p.name for p in inside if p.is_dir() and p.name not in _NOT_CLASSES)
 
 
-def _classes(roots: dict[str, Path]) -> list[str]:
+def _classes(roots: dict[str, Path], without: frozenset[str]) -> list[str]:
     """Returns the names of the classes, the same in every split."""
-    classes = _folders(roots["train"])
+    found_here = _folders(roots["train"])
+    classes = [name for name in found_here if name not in without]
+    left_out = [name for name in found_here if name in without]
+    if left_out:
+        _note(roots["train"], tuple(left_out), len(classes))
     if len(classes) < 2:
         found = (
             f"one class only, {classes[0]!r}" if classes else "no folders of classes"
@@ -129,8 +140,9 @@ def _classes(roots: dict[str, Path]) -> list[str]:
             "class, two classes at least"
         )
     for root in roots.values():
-        extra = sorted(set(_folders(root)) - set(classes))
-        missing = sorted(set(classes) - set(_folders(root)))
+        inside = set(_folders(root))
+        extra = sorted(inside - set(classes) - without)
+        missing = sorted(set(classes) - inside)
         if extra or missing:
             differences = [
                 *([f"missing {', '.join(missing[:10])}"] if missing else []),
@@ -141,6 +153,19 @@ def _classes(roots: dict[str, Path]) -> list[str]:
                 + "; ".join(differences)
             )
     return classes
+
+
+@functools.cache  # once for each folder
+def _note(root: Path, left_out: tuple[str, ...], kept: int) -> None:
+    """Logs the classes that are left out."""
+    _LOG.warning(
+        "%s: %d of %d classes are left out: %s%s",
+        root,
+        len(left_out),
+        len(left_out) + kept,
+        ", ".join(left_out[:5]),
+        ", ..." if len(left_out) > 5 else "",
+    )
 
 
 def _files(root: Path, classes: list[str]) -> Files:

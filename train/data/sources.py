@@ -36,12 +36,14 @@ class Request(Decoding):
         `~/.cache/shiftjax`.
       labelled: for `folder:`, True if its folders are classes; if False, all images in
         it, at any depth, have one class.
+      without: for `folder:`, names of classes to leave out.
     """
 
     name: str = ""
     data_dir: str | None = None
     use_cache: bool = True
     labelled: bool = True
+    without: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +79,9 @@ SOURCES: dict[str, Source] = {
         ("tfds:cifar10", "tfds:cifar100", "tfds:NAME"),
     ),
     "folder": Source(
-        lambda given: folder.open_folder(given.name, given, labelled=given.labelled),
+        lambda given: folder.open_folder(
+            given.name, given, labelled=given.labelled, without=given.without
+        ),
         ("folder:PATH",),
     ),
     "fake": Source(lambda given: fake.open_fake(given.name, given), fake.FORMS),
@@ -85,7 +89,12 @@ SOURCES: dict[str, Source] = {
 
 
 def load_source(
-    source: str, split: str, validation_examples: int | None = None, **options: Any
+    source: str,
+    split: str,
+    validation_examples: int | None = None,
+    *,
+    cut_test: bool = True,
+    **options: Any,
 ) -> Examples:
     """Opens a split of a source, in memory if it fits.
 
@@ -99,6 +108,8 @@ def load_source(
         the test split, or else a fifth of its examples.
       validation_examples: the number of training examples to hold out for validation,
         by a fixed seed, if the source has none; `None` for a tenth, 0 for no split.
+      cut_test: False if no examples are to be held out for a missing test split,
+        because the test is on other data.
       **options: attributes of `Request`, such as `image_size`.
 
     Returns:
@@ -123,7 +134,9 @@ def load_source(
     if request.on_corrupt not in ON_CORRUPT:
         raise unknown_name("value of on_corrupt", request.on_corrupt, ON_CORRUPT)
     official = _open(source, request)
-    examples = splits.select_split(official, split, validation_examples)
+    examples = splits.select_split(
+        official, split, validation_examples, cut_test=cut_test
+    )
     if request.crop_scale is not None and isinstance(examples, ImageSet):
         raise InputError(
             f"--augment.random-resized-crop needs images of their own size, which are "

@@ -90,7 +90,11 @@ def _note(source: str, validation: str) -> None:
 
 
 def select_split(
-    official: OfficialSplits, split: str, validation_examples: int | None = None
+    official: OfficialSplits,
+    split: str,
+    validation_examples: int | None = None,
+    *,
+    cut_test: bool = True,
 ) -> Examples:
     """Reads one of the four splits, which is cut if the source does not have it.
 
@@ -104,6 +108,7 @@ def select_split(
       split: `"train"`, `"validation"`, `"train+validation"` or `"test"`.
       validation_examples: size of the validation split to cut; None for a tenth (5,000
         of CIFAR's 50,000), 0 for none. An official validation split is used as it is.
+      cut_test: False to train on the examples of which a missing test split is cut.
 
     Returns:
       The examples.
@@ -119,7 +124,7 @@ def select_split(
     if official.train is None:
         raise InputError(f"{official.source} has no training split, only a test split")
     training = official.train()
-    if official.test is None:
+    if official.test is None and (cut_test or split == "test"):
         held_out = round(0.2 * len(training))
         if not held_out:
             raise InputError(

@@ -40,6 +40,33 @@ def test_splits_in_folders(tmp_path):
     assert train.images.shape == (6, 8, 8, 3)
 
 
+def test_classes_that_are_left_out(tmp_path, caplog):
+    """In all splits, with the labels of the others, and in one line of the log."""
+    fill(tmp_path / "train", ["ape", "bat", "cat", "dog"], count=2)
+    fill(tmp_path / "test", ["bat", "cat", "dog"], count=1, start=20)
+    without = frozenset({"ape", "cat", "eel"})
+    train, test = (
+        read(tmp_path, s, without=without, validation_examples=0)
+        for s in ("train", "test")
+    )
+    assert train.class_names == test.class_names == ("bat", "dog")
+    assert train.labels.tolist() == [0, 0, 1, 1]
+    assert test.labels.tolist() == [0, 1]
+    line = f"{tmp_path}/train: 2 of 4 classes are left out: ape, cat"
+    assert caplog.messages.count(line) == 1
+    with pytest.raises(InputError, match="one class only, 'dog'"):
+        read(tmp_path, "train", without=without | {"bat"})
+
+
+def test_no_test_split_is_cut_if_the_test_is_elsewhere(tmp_path):
+    fill(tmp_path, ["cat", "dog"], count=10)
+    parts = [
+        read(tmp_path, split, cut_test=False, validation_examples=4)
+        for split in ("train", "validation")
+    ]
+    assert [len(part) for part in parts] == [16, 4]
+
+
 def test_train_and_val_only(tmp_path):
     fill(tmp_path / "train", ["cat", "dog"], count=10)
     fill(tmp_path / "validation", ["cat", "dog"], count=1, start=50)
