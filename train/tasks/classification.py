@@ -79,17 +79,10 @@ class Classification:
         """Makes a training batch: images `[batch, ...]`, targets and labels."""
         images, labels = images_and_labels(data, item)
         index, options = item["index"], self.augment
-        crop_key, mix_key = jax.random.split(key)
-        rand_key, jitter_key, erase_key = jax.random.split(
-            jax.random.fold_in(key, 2), 3
-        )
-        images = crop_and_flip(crop_key, images, index, options)
-        images = rand_augment(rand_key, images, index, options)
-        images = jitter(jitter_key, images, index, options)
-        images = normalize(images, self.mean, self.std)
-        images = erase(erase_key, images, index, options)
+        images = augmented(key, images, index, options, self.mean, self.std)
         targets = jax.nn.one_hot(labels, self.num_classes)
         targets = optax.smooth_labels(targets, self.label_smoothing)
+        mix_key = jax.random.split(key)[1]
         return *mix(mix_key, images, targets, index, options), labels
 
     def loss(self, variables: Collections, batch: Batch) -> tuple[jax.Array, Any]:
@@ -110,11 +103,7 @@ class Classification:
         images = normalize(images, self.mean, self.std)
         logits: Any = self.model.apply(variables, images)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        own = jnp.take_along_axis(logits, labels[:, None], 1)
-        # The rank of the label's logit. Of equal logits the first counts as the
-        # largest, as for argmax, and a logit that is NaN is never correct.
-        earlier = jnp.arange(self.num_classes) < labels[:, None]
-        rank = (~(logits <= own) | ((logits == own) & earlier)).sum(1)
+        rank = ranks(logits, labels)
         return total({"loss": losses, "top1": rank < 1, "top5": rank < 5}, item), {}
 
     def metrics(
@@ -127,3 +116,48 @@ class Classification:
 
     def sample(self, variables: Collections, examples: Examples) -> None:
         """Draws nothing."""
+
+
+def augmented(
+    key: jax.Array,
+    images: jax.Array,
+    index: jax.Array,
+    options: Augment,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> jax.Array:
+    """Augments and normalizes training images; mixup and CutMix are not part of it.
+
+    Args:
+      key: the random key of the step.
+      images: uint8 `[batch, height, width, channels]`.
+      index: `[batch]`, the position of each example in the data set.
+      options: the augmentation.
+      mean: mean of each channel, for values in 0 .. 1.
+      std: standard deviation of each channel, for values in 0 .. 1.
+
+    Returns:
+      Float32 of the same shape.
+    """
+    crop_key = jax.random.split(key)[0]  # the second is that of mixup and CutMix
+    rand_key, jitter_key, erase_key = jax.random.split(jax.random.fold_in(key, 2), 3)
+    images = crop_and_flip(crop_key, images, index, options)
+    images = rand_augment(rand_key, images, index, options)
+    images = jitter(jitter_key, images, index, options)
+    images = normalize(images, mean, std)
+    return erase(erase_key, images, index, options)
+
+
+def ranks(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Counts the logits above that of the label, int32 `[batch]`.
+
+    Of equal logits the first counts as the largest, as for argmax, and a logit that is
+    NaN is never correct.
+
+    Args:
+      logits: `[batch, classes]`.
+      labels: int `[batch]`.
+    """
+    own = jnp.take_along_axis(logits, labels[:, None], 1)
+    earlier = jnp.arange(logits.shape[1]) < labels[:, None]
+    return (~(logits <= own) | ((logits == own) & earlier)).sum(1)
