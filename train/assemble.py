@@ -17,7 +17,7 @@ from train.data.placement import FED_STEPS, is_resident, on_devices
 from train.data.stream import Order
 from train.optimizer import learning_rate, make_optimizer
 from train.parallel import Replicas
-from train.state import TrainState, create_state
+from train.state import TrainState, create_state, network_variables
 from train.steps import Trainer, check_share
 from train.tasks import load_split
 
@@ -132,7 +132,7 @@ def begin_with(name: str, state: TrainState, num_classes: int | None) -> TrainSt
       InputError: if no weights have the name, or they belong to another network.
     """
     _, variables = shiftjax.load_pretrained(name, num_classes=num_classes)
-    own = {"params": state.params, "batch_stats": state.batch_stats}
+    own = network_variables({"params": state.params, "batch_stats": state.batch_stats})
     # Some networks have no statistics.
     own = {name: tree for name, tree in own.items() if tree}
     given, wanted = (jax.tree.map(jnp.shape, tree) for tree in (variables, own))
@@ -141,6 +141,7 @@ def begin_with(name: str, state: TrainState, num_classes: int | None) -> TrainSt
             f"--init {name}: it is of another network than --model.name with its "
             "--model.overrides"
         )
+    variables = {name: getattr(state, name) | tree for name, tree in variables.items()}
     # The average needs a copy, because each leaf is donated separately.
     ema = state.ema and jax.tree.map(jnp.copy, state.ema | variables)
     return dataclasses.replace(state, **variables, ema=ema)

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_type_hints
 
 from shiftjax.errors import InputError, MissingFileError
 from train import files
+from train.faces.options import Faces
 from train.options import Bounds, option
 
 FILE = "config.json"
@@ -187,6 +188,7 @@ class Config:
     data: Data = dataclasses.field(default_factory=Data)
     augment: Augment = dataclasses.field(default_factory=Augment)
     style: Style = dataclasses.field(default_factory=Style)
+    faces: Faces = dataclasses.field(default_factory=Faces)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     schedule: Schedule = dataclasses.field(default_factory=Schedule)
     eval_batch_size: int = option(512, low=1, free=True)

@@ -13,6 +13,7 @@ from optax import contrib
 
 from shiftjax.errors import unknown_name
 from train.config import Optimizer, Schedule
+from train.state import CLASSIFIER
 
 
 def learning_rate(
@@ -120,7 +121,7 @@ def muon_labels(params: Any) -> Any:
     """Chooses the parameters that Muon updates: the kernels of hidden layers.
 
     These are matrices from features to features. SGD updates the first and the last
-    layer ("stem", "head"), depthwise kernels, scales and biases.
+    layer ("stem", "head", "classifier"), depthwise kernels, scales and biases.
 
     Args:
       params: the tree of parameters.
@@ -136,7 +137,7 @@ def muon_labels(params: Any) -> Any:
     """
 
     def choose(path: tuple[Any, ...], x: Any) -> str:
-        outer = {key.key for key in path} & {"stem", "head"}
+        outer = {key.key for key in path} & {"stem", "head", CLASSIFIER}
         return "muon" if x.ndim > 1 and x.shape[-2] > 1 and not outer else "sgd"
 
     return jax.tree_util.tree_map_with_path(choose, params)

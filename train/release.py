@@ -25,6 +25,7 @@ from train.config import Config
 from train.logging import metric_names
 from train.logging.records import METRICS_FILE, read_metrics
 from train.machine import hardware, trained_by
+from train.state import network_variables
 from train.tasks import load_split
 from train.tasks.models import make_model
 from train.workdir import CHECKPOINTS
@@ -67,7 +68,8 @@ def load_run(workdir: str | os.PathLike[str], step: int | None = None) -> Pretra
         seed=config.seed,
         commit=trained_by(files.folder(workdir)),
     )
-    return Pretrained(card.model(), restored.state.variables, card)
+    variables = network_variables(restored.state.variables)
+    return Pretrained(card.model(), variables, card)
 
 
 def release(

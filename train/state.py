@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+CLASSIFIER = "classifier"  # parameters of this name are for training alone
+
 
 @struct.dataclass
 class TrainState:
@@ -41,6 +43,23 @@ class TrainState:
         if self.ema is not None:
             return self.ema
         return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def network_variables(variables: dict[str, Any]) -> dict[str, Any]:
+    """Returns the variables of a network, without those that only training needs.
+
+    Args:
+      variables: variables of a training run, by collection.
+
+    Returns:
+      The variables without the parameters under the name "classifier".
+
+    Example:
+      >>> network_variables({"params": {"head": 1, "classifier": 2}})
+      {'params': {'head': 1}}
+    """
+    params = {k: x for k, x in variables["params"].items() if k != CLASSIFIER}
+    return variables | {"params": params}
 
 
 def create_state(

@@ -7,9 +7,10 @@ import jax
 import numpy as np
 
 from shiftjax import image_files
-from shiftjax.apps.predict import Classifier
+from shiftjax.apps.predict import Classifier, normalize_images
 from shiftjax.apps.stylize import Stylizer
 from shiftjax.errors import InputError
+from shiftjax.models.facenet import FaceNet
 from shiftjax.models.stylizer import StyleNet
 from shiftjax.summary import summarize
 from shiftjax.weights import Pretrained, open_pretrained
@@ -27,7 +28,7 @@ def sample_logits(pretrained: Pretrained) -> dict[str, list[float]]:
 
     Returns:
       The logits by the name of the image; of a stylizer, the colors of sixteen pixels
-      of its output.
+      of its output; of a face network, the embedding.
     """
     card, outputs = pretrained.card, _outputs(pretrained)
     found = {}
@@ -47,6 +48,11 @@ def _outputs(pretrained: Pretrained) -> Callable[[np.ndarray], np.ndarray]:
         stylizer, step = Stylizer(pretrained), pretrained.card.image_size // 4
         grid = slice(step // 2, None, step), slice(step // 2, None, step)
         return lambda image: stylizer.image(image)[grid].ravel()
+    if isinstance(pretrained.model, FaceNet):
+        card, embed = pretrained.card, jax.jit(pretrained.model.apply)
+        return lambda image: np.asarray(
+            embed(pretrained.variables, normalize_images(image[None], card))
+        )[0]
     classifier = Classifier(pretrained)
     return lambda image: classifier.logits(image[None])[0]
 

@@ -2,7 +2,17 @@
 
 import dataclasses
 
-from train.config import Augment, Config, Data, Hosts, Model, Optimizer, Schedule, Style
+from train.config import (
+    Augment,
+    Config,
+    Data,
+    Faces,
+    Hosts,
+    Model,
+    Optimizer,
+    Schedule,
+    Style,
+)
 
 # Nothing at its default.
 OTHER = Config(
@@ -43,6 +53,7 @@ OTHER = Config(
         rand_augment_magnitude=7,
     ),
     style=Style("painting.jpg", 64, "squeezenet", "weights.npz", 1.0, 2.0),
+    faces=Faces("softmax_center", 0.3, 30.0, 0.01, 0.2, "pairs.txt", "aligned"),
     optimizer=Optimizer(
         "adam", 0.8, True, 1e-4, "kernels", 1.0, ("stem", "stage1*"), 0.3, 0.1
     ),

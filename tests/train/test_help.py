@@ -8,7 +8,7 @@ import re
 import pytest
 
 from tests.train.configurations import as_flag, names, value_of
-from train import config, experiments
+from train import experiments
 from train.__main__ import run_command
 from train.config import Config
 from train.tasks import TASKS
@@ -16,18 +16,20 @@ from train.tasks import TASKS
 
 def docstrings() -> dict[str, str]:
     """The text under each field, by dotted name, read from the source."""
-    groups = {"Config": ""} | {
-        type(getattr(Config(), field.name)).__name__: f"{field.name}."
+    groups = {Config: ""} | {
+        type(getattr(Config(), field.name)): f"{field.name}."
         for field in dataclasses.fields(Config)
         if dataclasses.is_dataclass(getattr(Config(), field.name))
     }
     found = {}
-    for statement in ast.parse(inspect.getsource(config)).body:
-        if isinstance(statement, ast.ClassDef) and statement.name in groups:
-            for field, text in zip(statement.body, statement.body[1:], strict=False):
-                if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                    name = f"{groups[statement.name]}{field.target.id}"
-                    found[name] = ast.literal_eval(text.value)
+    for group, prefix in groups.items():
+        (definition,) = ast.parse(inspect.getsource(group)).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, text in zip(definition.body, definition.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                assert isinstance(field.target, ast.Name)
+                assert isinstance(text.value, ast.Constant)
+                found[f"{prefix}{field.target.id}"] = text.value.value
     return found
 
 

@@ -9,10 +9,13 @@ SHARES: Mapping[str, str] = {
     "accuracy": "accuracy",
     "auc": "area under the ROC curve",
     "eer": "equal error rate",
+    "accuracy_standard_error": "standard error of the accuracy",
+    "tar_at_far_0.01": "TAR at FAR 0.01",
+    "tar_at_far_0.001": "TAR at FAR 0.001",
 }
 # Entries of a record that are not metrics of the examples.
 _OTHERS = {"step", "epoch", "split", "learning_rate", "images_per_second", "input_wait"}
-_OTHERS |= {"examples", "compile_seconds"}
+_OTHERS |= {"examples", "pairs", "compile_seconds"}
 
 
 def title(name: str) -> str:

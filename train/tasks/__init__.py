@@ -1,15 +1,19 @@
 """Training tasks. Each is a file of this package and a row of `TASKS`."""
 
+from typing import Any
+
 from shiftjax.errors import unknown_name
 from train.config import Config
 from train.data import sources
 from train.data.examples import Examples
 from train.tasks.classification import Classification
+from train.tasks.faces import FaceRecognition
 from train.tasks.style import StyleTransfer
-from train.tasks.task import Task
+from train.tasks.task import OwnSplits, Task
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
+    "faces": FaceRecognition,
     "style": StyleTransfer,
 }
 
@@ -32,6 +36,8 @@ def find_task(name: str) -> type[Task]:
 def load_split(config: Config, split: str) -> Examples:
     """Loads a split of the data of a run, with labels if the task needs them.
 
+    A task may load its splits itself, see `train.tasks.task.OwnSplits`.
+
     Args:
       config: the configuration of the run.
       split: the name of the split, as for `train.data.sources.load_source`.
@@ -39,18 +45,23 @@ def load_split(config: Config, split: str) -> Examples:
     Raises:
       InputError: if the data or the task do not exist.
     """
-    augment = config.augment
-    return sources.load_source(
-        config.data.source,
-        split,
-        image_size=config.data.image_size,
-        data_dir=config.data.data_dir,
-        validation_examples=config.data.validation_examples,
-        labelled=find_task(config.task).labelled,
-        resize=config.data.resize,
-        crop_scale=augment.crop_scale if augment.random_resized_crop else None,
-        seed=config.seed,
-        decode=config.data.decode,
-        on_corrupt=config.data.on_corrupt,
-        threads=config.data.threads,
-    )
+    task, augment = find_task(config.task), config.augment
+    options = {
+        "image_size": config.data.image_size,
+        "data_dir": config.data.data_dir,
+        "validation_examples": config.data.validation_examples,
+        "labelled": task.labelled,
+        "resize": config.data.resize,
+        "crop_scale": augment.crop_scale if augment.random_resized_crop else None,
+        "seed": config.seed,
+        "decode": config.data.decode,
+        "on_corrupt": config.data.on_corrupt,
+        "threads": config.data.threads,
+    }
+
+    def read(**changed: Any) -> Examples:
+        return sources.load_source(config.data.source, split, **options | changed)
+
+    if issubclass(task, OwnSplits):
+        return task.load_split(config, split, read)
+    return read()

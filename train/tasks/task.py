@@ -4,7 +4,8 @@ The trainer uses a task only through `Task`: the loop, the devices, the checkpoi
 the log are the same for all tasks.
 """
 
-from typing import Any, ClassVar, Literal, Protocol
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -91,7 +92,11 @@ class Task(Protocol):
 
     @property
     def model(self) -> nn.Module:
-        """The network to train; its parameters are those of the state."""
+        """The network to train; its parameters are those of the state.
+
+        Parameters under the name "classifier" are for training alone: they are in
+        checkpoints, and not in released weights (`train.state.network_variables`).
+        """
         ...
 
     def data(self, images: Resident | None) -> Any:
@@ -168,5 +173,30 @@ class Task(Protocol):
 
         Returns:
           The image, or None if the task draws none.
+        """
+        ...
+
+
+@runtime_checkable
+class OwnSplits(Protocol):
+    """An optional part of a task: splits that are not those of its source alone."""
+
+    @classmethod
+    def load_split(
+        cls, config: Config, split: str, read: Callable[..., Examples]
+    ) -> Examples:
+        """Loads a split of the data of a run.
+
+        Args:
+          config: the configuration of the run.
+          split: the name of the split, as for `train.data.sources.load_source`.
+          read: reads the split from the source. Its keyword arguments are changed
+            options of `load_source`.
+
+        Returns:
+          The examples. Every split has the classes of the training examples.
+
+        Raises:
+          InputError: if the data cannot be used.
         """
         ...

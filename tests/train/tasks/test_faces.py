@@ -1,0 +1,369 @@
+"""The task of face networks: its losses, its splits, its runs and its releases."""
+
+import dataclasses
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import shiftjax
+from shiftjax import registry
+from shiftjax.apps.face_verification import flip_averaged, verify_pairs
+from shiftjax.apps.verify import verify
+from shiftjax.errors import InputError, MissingFileError
+from shiftjax.models.facenet import FaceResNet
+from shiftjax.weights import open_pretrained
+from tests.train.small_trainer import assert_close, log_softmax
+from train import optimizer
+from train.assemble import set_up
+from train.config import Augment, Config, Data, Faces, Model, Optimizer, Schedule
+from train.data.stream import items
+from train.evaluation import evaluate, evaluate_run
+from train.logging.console import describe_metrics
+from train.logging.records import read_metrics
+from train.release import load_run, release
+from train.tasks import load_split
+
+SIZE, PEOPLE, IMAGES, FEATURES = 16, 8, 8, 8
+NAMES = tuple(f"P{i}" for i in range(PEOPLE))
+LOSSES = ["arcface", "softmax_center"]
+TESTED = ("T0", "T1", "T2", "T3")  # of the pairs
+
+
+def draw(folder, name: str, person: int, rng: np.random.Generator) -> None:
+    """Writes images of a person: a pattern of colors, with noise."""
+    (folder / name).mkdir(parents=True)
+    colors = np.random.default_rng(person).integers(40, 216, (4, 4, 3))
+    for number in range(1, IMAGES + 1):
+        pixels = colors.repeat(SIZE // 4, 0).repeat(SIZE // 4, 1)
+        pixels = pixels + rng.integers(-30, 31, pixels.shape)
+        image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+        image.save(folder / name / f"{name}_{number:04}.png")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def tiny_network():
+    """A face network of two blocks, by the name "tiny_facenet"."""
+    build = functools.partial(
+        FaceResNet, blocks=(1, 1), width=8, embedding_size=FEATURES
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(registry.VARIANTS, "tiny_facenet", build)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images of the people of the training and of the pairs, and the pairs."""
+    root = tmp_path_factory.mktemp("faces")
+    rng = np.random.default_rng(0)
+    for person, name in enumerate(NAMES):
+        draw(root / "train", name, person, rng)
+    for person, name in enumerate(TESTED, PEOPLE):
+        draw(root / "test", name, person, rng)
+    (root / "pairs.txt").write_text(
+        "2 2\nT0 1 2\nT1 3 1\nT0 4 T1 4\nT1 1 T0 1\n"
+        "T2 1 2\nT3 2 8\nT2 5 T3 1\nT3 6 T2 1\n"
+    )
+    return root
+
+
+@pytest.fixture
+def config(folder, tmp_path):
+    return Config(
+        task="faces",
+        workdir=str(tmp_path / "run"),
+        epochs=12.0,
+        batch_size=12,
+        eval_batch_size=8,
+        model=Model("tiny_facenet"),
+        data=Data(
+            source=f"folder:{folder / 'train'}", image_size=SIZE, validation_examples=8
+        ),
+        augment=Augment(crop_padding=1, flip=False),
+        faces=Faces(scale=8.0, margin=0.2, center_weight=0.1),
+        optimizer=Optimizer(weight_decay=0.0),
+        schedule=Schedule(learning_rate=0.1),
+        log_steps=4,
+        eval_epochs=3.0,
+        save_epochs=3.0,
+        log_to=(),
+    )
+
+
+@pytest.fixture
+def paired(config, folder):
+    """Returns a configuration with the pairs as its test."""
+    pairs, images = str(folder / "pairs.txt"), str(folder / "test")
+    faces = dataclasses.replace(config.faces, pairs=pairs, images=images)
+    return dataclasses.replace(config, faces=faces)
+
+
+def with_loss(config: Config, loss: str) -> Config:
+    return dataclasses.replace(
+        config, faces=dataclasses.replace(config.faces, loss=loss)
+    )
+
+
+def steps(config: Config, devices: int, count: int = 2):
+    """Runs a few steps, and returns the state and the sums."""
+    setup = set_up(dataclasses.replace(config, devices=devices))
+    data, fed = setup.on_devices(setup.train_set)
+    index = np.stack([setup.order.indices(step) for step in range(count)])
+    batch = setup.replicas.split(items(index, fed, count))
+    state = setup.replicas.replicate(setup.initial_state())
+    return jax.device_get(setup.train_steps(state, data, batch, np.int32(count)))
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_step_on_two_devices_is_that_on_one(config, loss):
+    config = with_loss(config, loss)
+    (one, sums), (two, other) = steps(config, 1), steps(config, 2)
+    assert_close(one, two, 1e-3)  # of updates, which BatchNorm's rounding moves
+    assert_close(sums, other, 1e-4)
+    centers = one.others.get("centers")
+    if loss == "arcface":
+        assert centers is None
+    else:
+        assert centers["centers"].shape == (PEOPLE, FEATURES)
+        assert np.abs(centers["centers"]).max() > 0.1
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("loss", LOSSES)
+def test_the_loss_of_a_step_is_that_of_numpy(config, loss):
+    """And the centers after it are those of equation 4 of Wen et al."""
+    config = dataclasses.replace(
+        with_loss(config, loss), augment=Augment(crop_padding=0, flip=False)
+    )
+    setup = set_up(config)
+    state = setup.initial_state()
+    params = {**state.params}
+    classifier = jax.tree.map(
+        lambda x: np.asarray(x, np.float64), params.pop("classifier")
+    )
+    chosen = setup.order.indices(0)
+    images = setup.train_set.images[chosen] / np.float32(127.5) - 1
+    labels = setup.train_set.labels[chosen]
+    variables = {"params": params, "batch_stats": state.batch_stats}
+    net = shiftjax.create_model("tiny_facenet")
+    embeddings, _ = net.apply(variables, images, train=True, mutable=["batch_stats"])
+    embeddings = np.asarray(embeddings, np.float64)
+    wanted, rows = {}, np.arange(len(labels))
+    if loss == "arcface":
+        kernel = classifier["kernel"] / np.linalg.norm(classifier["kernel"], axis=0)
+        outputs = embeddings @ kernel
+        logits = outputs.copy()
+        logits[rows, labels] = np.cos(np.arccos(outputs[rows, labels]) + 0.2)
+        wanted["loss"] = -log_softmax(8 * logits)[rows, labels].sum()
+    else:
+        outputs = embeddings @ classifier["kernel"] + classifier["bias"]
+        wanted["center_loss"] = len(labels) / 2  # of length 1, to centers of zeros
+        wanted["loss"] = -log_softmax(outputs)[rows, labels].sum()
+        wanted["loss"] += 0.1 * wanted["center_loss"]
+    wanted["top1"] = (outputs.argmax(1) == labels).sum()
+
+    after, sums = steps(config, 1, 1)
+    for name, value in wanted.items():
+        assert sums[name] == pytest.approx(value, rel=1e-4), name
+    if loss == "softmax_center":
+        moved = np.zeros((PEOPLE, FEATURES))
+        for person in range(PEOPLE):
+            own = embeddings[labels == person]
+            moved[person] = 0.5 * own.sum(0) / (1 + len(own))
+        centers = after.others["centers"]["centers"]
+        np.testing.assert_allclose(centers, moved, atol=1e-5)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_run_learns_and_resumes_to_the_same_bits(config, run, loss):
+    config = with_loss(config, loss)
+    outcome, text = run(config)
+    assert "validation loss" in text
+    assert outcome.test["examples"] == round(0.2 * PEOPLE * IMAGES)
+    assert outcome.test["top1"] > 0.5  # of eight, so chance is an eighth
+    records = read_metrics(config.workdir)
+    losses = [r["loss"] for r in records if r["split"] == "train"]
+    assert losses[-1] < losses[0] * 2 / 3
+    assert evaluate_run(config.workdir)["top1"] == outcome.test["top1"]
+
+    halves = dataclasses.replace(config, workdir=f"{config.workdir}_halves")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("train.stopping.StopRequest.reached", lambda _: True)
+        stopped, _ = run(halves)
+    assert stopped.steps == 1
+    resumed, _ = run(halves)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        jax.device_get(resumed.state),
+        jax.device_get(outcome.state),
+    )
+
+
+def test_the_test_of_a_run_is_the_protocol_on_the_pairs(paired, run):
+    """Each pair counts once, and its people are not those of the training."""
+    paired = dataclasses.replace(paired, epochs=1.0)
+    outcome, _ = run(paired)
+    assert "equal error rate" in describe_metrics(outcome.test)
+    examples = load_split(paired, "test")
+    assert examples.class_names == NAMES
+    pretrained = load_run(paired.workdir)
+
+    @jax.jit
+    def embed(images):
+        shown = images / np.float32(127.5) - 1
+        return pretrained.model.apply(pretrained.variables, shown)
+
+    def similarity(first, second):
+        files = (
+            f"{paired.faces.images}/{n}/{n}_{i:04}.png" for n, i in [first, second]
+        )
+        pixels = np.stack([np.asarray(Image.open(file)) for file in files])
+        one, other = flip_averaged(embed, pixels)
+        return one @ other
+
+    pairs = [(("T0", 1), ("T0", 2)), (("T1", 3), ("T1", 1))]
+    pairs += [(("T0", 4), ("T1", 4)), (("T1", 1), ("T0", 1))]
+    pairs += [(("T2", 1), ("T2", 2)), (("T3", 2), ("T3", 8))]
+    pairs += [(("T2", 5), ("T3", 1)), (("T3", 6), ("T2", 1))]
+    wanted = verify_pairs(
+        [similarity(*pair) for pair in pairs],
+        [True, True, False, False] * 2,
+        [0] * 4 + [1] * 4,
+    )
+    test = outcome.test
+    assert test["accuracy"] == wanted.accuracy
+    assert test["accuracy_standard_error"] == wanted.accuracy_standard_error
+    assert (test["auc"], test["eer"]) == (wanted.auc, wanted.eer)
+    assert test["tar_at_far_0.01"] == wanted.tar_at_far[1e-2]
+    assert test["tar_at_far_0.001"] == wanted.tar_at_far[1e-3]
+    assert test["threshold"] == pytest.approx(wanted.threshold, abs=1e-5)
+    assert (test["pairs"], test["examples"]) == (8, 13)  # T0 1, T1 1, T2 1 are in two
+    assert evaluate_run(paired.workdir)["accuracy"] == wanted.accuracy
+
+
+def test_people_of_the_pairs_are_not_trained_on(paired, folder, tmp_path, caplog):
+    """And no images are held out for another test."""
+    both = tmp_path / "both"
+    both.mkdir()
+    for name in (*NAMES, *TESTED[:3]):
+        split = "train" if name in NAMES else "test"
+        (both / name).symlink_to(folder / split / name)
+    data = dataclasses.replace(paired.data, source=f"folder:{both}")
+    config = dataclasses.replace(paired, data=data)
+    with caplog.at_level(logging.WARNING):
+        splits = [load_split(config, s) for s in ("train", "validation", "test")]
+    assert [len(x) for x in splits] == [PEOPLE * IMAGES - 8, 8, 13]
+    assert {x.class_names for x in splits} == {NAMES}
+    alone = load_split(paired, "train")
+    np.testing.assert_array_equal(splits[0].images, alone.images)
+    np.testing.assert_array_equal(splits[0].labels, alone.labels)
+    assert caplog.text.count("3 of 11 classes are left out: T0, T1, T2") == 1
+
+
+def test_a_run_becomes_weights_without_its_classifier(config, run, tmp_path):
+    config = dataclasses.replace(with_loss(config, "softmax_center"), epochs=1.0)
+    outcome, _ = run(config)
+    assert set(outcome.state.params["classifier"]) == {"kernel", "bias"}
+    entry = release([config.workdir], "colors", tmp_path / "weights")
+    assert entry.name == "tiny_facenet.colors"
+    assert set(entry.runs[0].test) == {"loss", "top1"}
+    params = {**outcome.state.params}
+    del params["classifier"]
+    pretrained = open_pretrained(entry.name, tmp_path / "weights")
+    jax.tree.map(np.testing.assert_array_equal, pretrained.variables["params"], params)
+    assert pretrained.card.class_names == ()
+    embedding = pretrained.model.apply(pretrained.variables, jnp.ones((1, 16, 16, 3)))
+    assert np.linalg.norm(embedding) == pytest.approx(1, rel=1e-5)
+    assert verify(entry.name, tmp_path / "weights")
+
+    init = str(tmp_path / "weights" / entry.file)
+    setup = set_up(dataclasses.replace(config, init=init, ema_decay=0.9))
+    state, fresh = setup.initial_state(), set_up(config).initial_state()
+    started = {**state.params}
+    for name, x in started.pop("classifier").items():
+        np.testing.assert_array_equal(x, fresh.params["classifier"][name])
+    jax.tree.map(np.testing.assert_array_equal, started, params)
+    jax.tree.map(np.testing.assert_array_equal, state.ema["params"], state.params)
+
+
+@pytest.mark.usefixtures("quick")
+def test_validation_counts_each_image_once(config):
+    """With the margin in its loss, and without it in its accuracy."""
+    setup = set_up(config)
+    examples = load_split(config, "validation")
+    state = setup.initial_state()
+    variables = setup.replicas.replicate(state.variables)
+    found = evaluate(setup, variables, examples)
+    images = examples.images / np.float32(127.5) - 1
+    _, cosines = jax.jit(setup.trainer.task.model.apply)(state.variables, images)
+    cosines, rows = np.asarray(cosines, np.float64), np.arange(len(examples))
+    own = cosines[rows, examples.labels]
+    logits = cosines.copy()
+    logits[rows, examples.labels] = np.cos(np.arccos(own) + 0.2)
+    losses = -log_softmax(8 * logits)[rows, examples.labels]
+    assert found == {
+        "loss": pytest.approx(losses.mean(), rel=1e-4),
+        "top1": (cosines.argmax(1) == examples.labels).mean(),
+        "examples": 8,
+    }
+
+
+def test_muon_does_not_update_the_classifier(config):
+    params = jax.eval_shape(set_up(config).initial_state).params
+    labels = optimizer.muon_labels(params)
+    assert labels["classifier"]["kernel"] == "sgd"
+    assert "muon" in jax.tree.leaves(labels["stage2_block01"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model": Model("resnet20")},
+            "resnet20 embeds no faces: one of shift_facenet",
+        ),
+        (
+            {"label_smoothing": 0.1},
+            "--label-smoothing 0.1: the task faces allows only 0",
+        ),
+        ({"augment": Augment(mixup=0.2)}, "--augment.mixup 0.2: the task faces"),
+        ({"augment": Augment(cutmix=1.0)}, "--augment.cutmix 1.0: the task faces"),
+        ({"faces": Faces(margin=2.0)}, "--faces.margin 2.0: it must be 0 to 1.5"),
+        ({"faces": Faces(scale=0.0)}, "--faces.scale 0.0: it must be above 0"),
+        ({"faces": Faces(center_weight=-1)}, "--faces.center-weight -1: it must be"),
+        ({"faces": Faces(center_rate=1.5)}, "--faces.center-rate 1.5: it must be"),
+        (
+            {"faces": Faces("softmax_center"), "accumulate": 3},
+            "--accumulate 3: the loss softmax_center allows only 1",
+        ),
+        ({"faces": Faces(pairs="pairs.txt")}, "--faces.images is missing"),
+        ({"faces": Faces(images="images")}, "--faces.pairs is missing"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_named(config, changes, message):
+    with pytest.raises(InputError, match=message):
+        set_up(dataclasses.replace(config, **changes))
+
+
+def test_missing_pairs_are_named(paired):
+    faces = dataclasses.replace(paired.faces, pairs="nowhere.txt")
+    with pytest.raises(MissingFileError, match=r"no file of pairs nowhere\.txt"):
+        set_up(dataclasses.replace(paired, faces=faces))
+
+
+def test_only_a_folder_can_leave_people_out(paired, folder, tmp_path):
+    """Digits have no folders: one of the people of these pairs is called "3"."""
+    rng = np.random.default_rng(0)
+    for person, name in enumerate(("3", "7")):
+        draw(tmp_path / "images", name, person, rng)
+    (tmp_path / "pairs.txt").write_text("2 1\n3 1 2\n3 1 7 1\n7 1 2\n7 2 3 2\n")
+    faces = Faces(pairs=str(tmp_path / "pairs.txt"), images=str(tmp_path / "images"))
+    config = dataclasses.replace(paired, faces=faces, data=Data(image_size=SIZE))
+    with pytest.raises(InputError, match=r"digits has 2 people of .*: 3, 7"):
+        set_up(config)

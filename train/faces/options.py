@@ -1,0 +1,26 @@
+"""The options of training face networks."""
+
+import dataclasses
+from typing import Literal
+
+from train.options import option
+
+
+@dataclasses.dataclass(frozen=True)
+class Faces:
+    """Face networks: the loss, and the pairs of the test."""
+
+    loss: Literal["arcface", "softmax_center"] = "arcface"
+    """ArcFace, or softmax cross-entropy with center loss."""
+    margin: float = option(0.5, low=0, high=1.5)
+    """Angle in radians that is added to that of the own identity (arcface)."""
+    scale: float = option(64.0, above=0)
+    """Factor of the cosines (arcface)."""
+    center_weight: float = option(0.003, low=0)
+    """Weight of the center loss (softmax_center)."""
+    center_rate: float = option(0.5, low=0, high=1)
+    """Share of the way that a center moves towards its embeddings (softmax_center)."""
+    pairs: str | None = None
+    """File of pairs in LFW's format, for the test. Its people are not trained on."""
+    images: str | None = None
+    """Folder of the images of the pairs, with one folder for each person."""
