@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import os
 import shutil
 import sys
 
@@ -17,6 +18,9 @@ from train.checkpointing import Checkpoints
 KILLS, SEED = 1, 0  # the first process while it saves
 
 
+@pytest.mark.skipif(
+    "SHIFTJAX_SOAK" not in os.environ, reason="SHIFTJAX_SOAK=1 runs it, in two minutes"
+)
 def test_a_run_that_is_killed_ends_as_one_that_is_not(tmp_path, capsys):
     """And the remains of one that is not the same are found."""
     folder = tmp_path / "soak"
