@@ -127,7 +127,7 @@ def data_loader(images: int, cores: int) -> Program:
 
 def tf_data(images: int, cores: int) -> Program:
     """Makes batches in tf.data, with a thread per core."""
-    import tensorflow as tf  # pyright: ignore[reportMissingImports]
+    import tensorflow as tf  # pyright: ignore
 
     folder = tempfile.TemporaryDirectory()
 
