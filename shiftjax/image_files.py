@@ -111,8 +111,9 @@ def decode(
         # time. The filter still gets at least twice the size of the result.
         side = 2 * (resize or image_size)
         file.draft(None, (side, side))
-        turned = ImageOps.exif_transpose(file) if upright else file
-        return fit(turned, image_size, channels, resize)
+        if upright:
+            ImageOps.exif_transpose(file, in_place=True)
+        return fit(file, image_size, channels, resize)
 
 
 def _box(
@@ -129,13 +130,14 @@ def _box(
     short = min(chosen[2] - chosen[0], chosen[3] - chosen[1])
     needed = [math.ceil(side * 2 * image_size / short) for side in file.size]
     file.draft(None, (needed[0], needed[1]))
-    turned = ImageOps.exif_transpose(file) if upright else file
-    across, down = turned.width / width, turned.height / height
+    if upright:
+        ImageOps.exif_transpose(file, in_place=True)
+    across, down = file.width / width, file.height / height
     left, top, right, bottom = (
         round(edge * scale)
         for edge, scale in zip(chosen, (across, down) * 2, strict=True)
     )
-    return turned.crop((left, top, right, bottom))
+    return file.crop((left, top, right, bottom))
 
 
 @contextlib.contextmanager
@@ -151,9 +153,10 @@ def opened(image: bytes | Path) -> Iterator[Image.Image]:
     Raises:
       InputError: if it is not an image, or is damaged.
     """
-    source = io.BytesIO(image) if isinstance(image, bytes) else image
     try:
-        with Image.open(source) as file:
+        # Pillow reads from a file in small pieces, which takes longer.
+        encoded = image if isinstance(image, bytes) else image.read_bytes()
+        with Image.open(io.BytesIO(encoded)) as file:
             yield file
     except MemoryError:
         raise
@@ -219,7 +222,8 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # else Pillow warns
-    return image.convert(_MODES[channels])
+    mode = _MODES[channels]
+    return image if image.mode == mode else image.convert(mode)
 
 
 def rings(image_size: int, channels: int, resize: int | None = None) -> np.ndarray:
