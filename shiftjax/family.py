@@ -30,7 +30,7 @@ from shiftjax.shift import as_feature_map, displace, positive
 
 OFFSETS = "offsets"
 Initializer = Callable[..., jax.Array]
-Move = Callable[[jax.Array, jax.Array], jax.Array]
+Move = Callable[..., jax.Array]
 
 
 def four_connected(channels: int, *, dilation: int = 1) -> np.ndarray:
@@ -135,25 +135,28 @@ def temporal_shift(
     return displace(flat, table).reshape(x.shape)
 
 
-def interpolate(x: ArrayLike, offsets: ArrayLike) -> jax.Array:
+def interpolate(x: ArrayLike, offsets: ArrayLike, *, stride: int = 1) -> jax.Array:
     """Moves each channel by a real displacement, with bilinear interpolation.
 
-    `out[..., h, w, c]` is `x[..., h + dy, w + dx, c]` with `(dy, dx) = offsets[c]`,
-    interpolated between the four pixels around that place, zero outside. It is
-    differentiable in both arguments. Where a displacement is whole, its derivative is
-    the one from the larger side. The computation is in float32 at least: 16-bit numbers
-    are rounded once, and the gradient of a displacement, a sum over all pixels, stays
-    precise.
+    `out[..., h, w, c]` is `x[..., stride * h + dy, stride * w + dx, c]` with
+    `(dy, dx) = offsets[c]`, interpolated between the four pixels around that place,
+    zero outside. It is differentiable in both arrays. Where a displacement is whole,
+    its derivative is the one from the larger side. The computation is in float32 at
+    least: 16-bit numbers are rounded once, and the gradient of a displacement, a sum
+    over all pixels, stays precise.
 
     Args:
       x: floats `[..., height, width, channels]`.
       offsets: floats `[channels, 2]` of `(dy, dx)`, in pixels; they may be traced.
+      stride: distance between the rows and columns kept, in pixels. The others are not
+        computed.
 
     Returns:
-      The shape and dtype of `x`.
+      `[..., ceil(height / stride), ceil(width / stride), channels]`, the dtype of `x`.
 
     Raises:
-      InputError: if a shape does not fit, or x is not of floats.
+      InputError: if a shape does not fit, x is not of floats, or the stride is not a
+        positive integer.
 
     Example:
       >>> row = jnp.array([1.0, 2.0, 3.0, 4.0]).reshape(1, 4, 1)
@@ -168,45 +171,51 @@ def interpolate(x: ArrayLike, offsets: ArrayLike) -> jax.Array:
             f"offsets are {list(offsets.shape)}; x has {x.shape[-1]} channels, so they "
             f"must be [{x.shape[-1]}, 2]"
         )
+    stride = positive("stride", stride)
     wide = jnp.promote_types(x.dtype, jnp.float32)
     dy, dx = offsets.astype(wide).T
-    return _along(_along(x.astype(wide), dy, -3), dx, -2).astype(x.dtype)
+    rows = _along(x.astype(wide), dy, -3, stride)
+    return _along(rows, dx, -2, stride).astype(x.dtype)
 
 
-def _along(x: jax.Array, offsets: jax.Array, axis: int) -> jax.Array:
+def _along(x: jax.Array, offsets: jax.Array, axis: int, stride: int) -> jax.Array:
     """Moves channels along one axis, with linear interpolation."""
     whole = lax.stop_gradient(jnp.floor(offsets))
-    near, far = (_gather(x, whole + step, axis) for step in (0, 1))
+    near, far = (_gather(x, whole + step, axis, stride) for step in (0, 1))
     return near + (offsets - whole) * (far - near)
 
 
-def _move(x: jax.Array, offsets: jax.Array) -> jax.Array:
+def _move(x: jax.Array, offsets: jax.Array, stride: int) -> jax.Array:
     """Moves channels by the nearest whole numbers of pixels."""
     dy, dx = jnp.round(offsets).T
-    return _gather(_gather(x, dy, -3), dx, -2)
+    return _gather(_gather(x, dy, -3, stride), dx, -2, stride)
 
 
 # A straight-through estimator: it moves by whole numbers, and its derivative is the one
 # at the real numbers.
-_move_through = jax.custom_jvp(_move)
+_move_through = jax.custom_jvp(_move, nondiff_argnums=(2,))
 
 
 @_move_through.defjvp
 def _slope(
-    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+    stride: int,
+    primals: tuple[jax.Array, jax.Array],
+    tangents: tuple[jax.Array, jax.Array],
 ) -> tuple[jax.Array, jax.Array]:
     """Returns the value and the tangent: `interpolate` gives that of the offsets."""
     x, offsets = primals
-    _, slope = jax.jvp(functools.partial(interpolate, x), (offsets,), tangents[1:])
-    return _move_through(x, offsets), _move(tangents[0], offsets) + slope
+    moved = functools.partial(interpolate, x, stride=stride)
+    _, slope = jax.jvp(moved, (offsets,), tangents[1:])
+    value = _move_through(x, offsets, stride)
+    return value, _move(tangents[0], offsets, stride) + slope
 
 
-def _gather(x: jax.Array, steps: jax.Array, axis: int) -> jax.Array:
+def _gather(x: jax.Array, steps: jax.Array, axis: int, stride: int) -> jax.Array:
     """Moves channels by whole numbers `[channels]` of pixels along one axis."""
     length = x.shape[axis]
     # All displacements beyond the image are equal, and the bound keeps them in int32.
     steps = jnp.clip(steps.astype(jnp.float32), -length, length).astype(jnp.int32)
-    index = jnp.arange(length)[:, None] + steps
+    index = jnp.arange(0, length, stride)[:, None] + steps
     # A negative index would count from the end; `length` is outside.
     index = jnp.where(index < 0, length, index)
     index = index if axis == -2 else index[:, None]
@@ -240,6 +249,7 @@ class ActiveShift(nn.Module):
     Attributes:
       offsets_init: initializer of the displacements, in pixels.
       param_dtype: dtype of the displacements.
+      strides: distance between the rows and columns kept, in pixels.
 
     Example:
       >>> x = jnp.ones((1, 8, 8, 16))
@@ -252,6 +262,7 @@ class ActiveShift(nn.Module):
 
     offsets_init: Initializer = uniform_offsets
     param_dtype: Any = jnp.float32
+    strides: int = 1
 
     moved: ClassVar[Move] = staticmethod(interpolate)
 
@@ -263,15 +274,17 @@ class ActiveShift(nn.Module):
           x: floats `[..., height, width, channels]`.
 
         Returns:
-          The shape and dtype of `x`.
+          `[..., ceil(height / strides), ceil(width / strides), channels]`, the dtype of
+          `x`.
 
         Raises:
-          InputError: if `x` has fewer than three axes, or cannot be interpolated.
+          InputError: if `x` has fewer than three axes or cannot be interpolated, or
+            the strides are not a positive integer.
         """
-        x = as_feature_map(x)
+        x, strides = as_feature_map(x), positive("strides", self.strides)
         shape = (x.shape[-1], 2)
         offsets = self.param(OFFSETS, self.offsets_init, shape, self.param_dtype)
-        return self.moved(x, offsets)
+        return self.moved(x, offsets, stride=strides)
 
 
 class SparseShift(ActiveShift):
@@ -286,6 +299,7 @@ class SparseShift(ActiveShift):
     Attributes:
       offsets_init: initializer of the displacements, in pixels.
       param_dtype: dtype of the displacements.
+      strides: distance between the rows and columns kept, in pixels.
 
     Example:
       >>> x = jnp.arange(4.0).reshape(1, 4, 1)

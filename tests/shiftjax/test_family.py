@@ -1,5 +1,7 @@
 """The family of the shift against loops, its gradients against differences."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,6 +82,16 @@ def test_axial_shifts_are_those_of_as_mlp(channels, kernel_size, axis, rng):
         (lambda: temporal_shift(np.ones((2, 4, 4, 8)), fraction=0.6), "fraction=0.6"),
         (lambda: interpolate(np.ones((4, 4, 3)), np.ones((2, 2))), r"must be \[3, 2\]"),
         (lambda: interpolate(np.ones((4, 4, 3), int), np.ones((3, 2))), "only floats"),
+        (
+            lambda: interpolate(np.ones((4, 4, 3)), np.ones((3, 2)), stride=0),
+            "stride=0",
+        ),
+        (
+            lambda: SparseShift(strides=1.5).init(
+                jax.random.key(0), np.ones((4, 4, 3))
+            ),
+            "strides=1.5: it must be an integer of at least 1",
+        ),
         (lambda: ActiveShift().init(jax.random.key(0), np.ones(())), r"shape \[\]"),
         (lambda: SparseShift().init(jax.random.key(0), np.ones(3)), r"shape \[3\]"),
     ],
@@ -130,6 +142,48 @@ def test_interpolation_is_bilinear_with_zeros_around(size, rng):
     batch = jnp.asarray(np.stack([x, 2 * x])[None], jnp.float32)
     again = jax.vmap(interpolate, (0, None))(batch, offsets.astype(np.float32))
     np.testing.assert_allclose(again[0, 1], 2 * wanted, rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize(("size", "stride"), [((5, 7), 2), ((6, 4), 3), ((1, 3), 2)])
+def test_a_stride_keeps_every_strideth_row_and_column(size, stride, rng):
+    x = rng.normal(size=(*size, 4)).astype(np.float32)
+    offsets = rng.uniform(-2, 2, (4, 2)).astype(np.float32)
+    variables = {"params": {"offsets": offsets}}
+    kept = bilinear(x, offsets)[::stride, ::stride]
+    # float32 sums of four products
+    got = ActiveShift(strides=stride).apply(variables, x)
+    np.testing.assert_allclose(got, kept, rtol=1e-5, atol=1e-5)
+    whole = displace(x, np.round(offsets).astype(int), stride=stride)
+    got = SparseShift(strides=stride).apply(variables, x)
+    np.testing.assert_array_equal(got, whole)
+
+
+@pytest.mark.parametrize("kind", [ActiveShift, SparseShift])
+def test_the_gradients_of_a_stride_are_those_of_the_pixels_it_keeps(kind, rng):
+    x = rng.normal(size=(2, 5, 6, 3)).astype(np.float32)
+    offsets = rng.uniform(-2, 2, (3, 2)).astype(np.float32)
+    g = rng.normal(size=(2, 3, 3, 3)).astype(np.float32)
+
+    def loss(x, offsets, strides):
+        y = kind(strides=strides).apply({"params": {"offsets": offsets}}, x)
+        step = 2 // strides
+        return (y[:, ::step, ::step] * g).sum()
+
+    ours, wanted = (jax.grad(loss, (0, 1))(x, offsets, strides) for strides in (2, 1))
+    for got, expected in zip(ours, wanted, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_stride_computes_no_pixel_that_it_drops():
+    """Half of the rows, then half of their columns: 3 of 8 multiply-adds are left."""
+    x, offsets = jnp.ones((16, 16, 4)), jnp.ones((4, 2))
+    flops = [
+        jax.jit(functools.partial(interpolate, stride=stride))
+        .lower(x, offsets)
+        .cost_analysis()["flops"]
+        for stride in (1, 2)
+    ]
+    assert flops[1] < 0.5 * flops[0]
 
 
 def test_whole_displacements_are_a_shift_bit_for_bit(rng):
