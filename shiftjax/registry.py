@@ -6,7 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from shiftjax.errors import InputError, unknown_name
-from shiftjax.models import bottleneck, facenet, resnet, shiftnet, stylizer
+from shiftjax.models import (
+    active_resnet,
+    bottleneck,
+    facenet,
+    resnet,
+    shiftnet,
+    stylizer,
+)
 from shiftjax.module import Unit
 from shiftjax.releases import manifest
 
@@ -14,6 +21,7 @@ VARIANTS: dict[str, Callable[..., Unit]] = {
     **resnet.VARIANTS,
     **shiftnet.VARIANTS,
     **bottleneck.VARIANTS,
+    **active_resnet.VARIANTS,
     **facenet.VARIANTS,
     **stylizer.VARIANTS,
 }

@@ -90,7 +90,7 @@ UNKNOWN = {
     "shiftresnet20_e2": "did you mean 'shiftresnet20_e[1369]'",
     "shift_resnet20_e3": "did you mean 'shiftresnet20_e3'",
     "shiftresnet5": "did you mean 'shiftresnet5?6'",
-    "transformer": r"unknown model 'transformer': .*known: depthwise_resnet110",
+    "transformer": r"unknown model 'transformer': .*known: as_resnet_w32",
     "": "unknown model ''",
 }
 

@@ -128,6 +128,25 @@ def facenet_resnet_cost(width, size=56):
     return params + channels * 128 + 128, macs + channels * 128
 
 
+def active_resnet_cost(width, size=112):
+    """Params and multiply-adds of an AS-ResNet; `size` of the stem."""
+    params, macs = 9 * 3 * width, 9 * 3 * width * size**2
+    channels = width
+    strides = {(0, 0): 1} | {(stage, 0): 2 for stage in range(1, 5)}
+    for stage, count in enumerate((1, 3, 4, 6, 3)):
+        features = width * 2 ** max(stage - 1, 0)
+        for index in range(count):
+            after = size // strides.get((stage, index), 1)
+            params += 2 * channels + channels * features + 2 * features  # to the ReLU
+            params += 2 * features + features**2  # displacements, 1x1 convolution
+            macs += channels * features * size**2 + features**2 * after**2
+            if after < size:
+                params += channels * features
+                macs += channels * features * after**2
+            channels, size = features, after
+    return params + 2 * channels + channels * 1000 + 1000, macs + channels * 1000
+
+
 # params, params with 100 classes, multiply-adds at 224 x 224.
 for _name, _params, _features, _macs in (
     ("shiftnet_a", 4_188_680, 512, 1_424_306_176),
@@ -137,6 +156,9 @@ for _name, _params, _features, _macs in (
     ("shiftresnet50", 21_807_272, 2048, bottleneck_macs(3)),
 ):
     COSTS[_name] = _params, _params - 900 * (_features + 1), _macs
+for _width in (32, 50, 68):
+    _params, _macs = active_resnet_cost(_width)
+    COSTS[f"as_resnet_w{_width}"] = _params, _params - 900 * (8 * _width + 1), _macs
 
 # params with 128 features, with 100, multiply-adds at 112 x 112. The published params
 # of ShiftNet-C are those with 1000 classes.
@@ -156,6 +178,9 @@ FEATURES = {
     "shift_facenet": (16, 2, (32, 64, 128, 256), (4, 8, 16, 32)),
     "facenet_resnet26_w11": (5, 2, (11, 22, 44, 88), (4, 8, 16, 32)),
     "facenet_resnet26_w13": (6, 2, (13, 26, 52, 104), (4, 8, 16, 32)),
+    "as_resnet_w32": (32, 2, (32, 64, 128, 256), (4, 8, 16, 32)),
+    "as_resnet_w50": (50, 2, (50, 100, 200, 400), (4, 8, 16, 32)),
+    "as_resnet_w68": (68, 2, (68, 136, 272, 544), (4, 8, 16, 32)),
     "resnet50": (64, 4, (256, 512, 1024, 2048), (4, 8, 16, 32)),
     "shiftresnet50": (64, 4, (256, 512, 1024, 2048), (4, 8, 16, 32)),
 }
@@ -228,6 +253,13 @@ def test_reduced_networks_have_the_published_size(name, options, params):
 def test_reduced_shiftresnet50s_have_the_published_size(reduction, millions):
     params = summarize(create_model("shiftresnet50", net_reduction=reduction)).params
     assert round(params / 1e6, 2) == millions
+
+
+def test_the_as_resnets_have_the_published_size():
+    """In millions: the table beside the authors' files, of which w32 has 0.9."""
+    millions = [COSTS[f"as_resnet_w{width}"][0] / 1e6 for width in (32, 50, 68)]
+    assert [round(n, 1) for n in millions[:1]] == [0.9]
+    assert [round(n, 2) for n in millions[1:]] == [1.96, 3.42]
 
 
 def test_the_plain_resnet50_costs_what_is_published():

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from shiftjax.models.active_resnet import ActiveResNet
 from shiftjax.models.bottleneck import BottleneckResNet
 from shiftjax.models.shiftnet import ShiftNet, Stage
 
@@ -73,6 +74,50 @@ def bottleneck(reference, model, params, stats, x, train):
     return finish(params, y, features, new)
 
 
+def active_shift(x, offsets, stride):
+    """Bilinear interpolation between slices of an image with zeros around it."""
+    out, (height, width) = np.zeros_like(x), x.shape[1:3]
+    x = np.pad(x, [(0, 0), (9, 9), (9, 9), (0, 0)])
+    for c, move in enumerate(offsets):
+        top, left = np.floor(move).astype(int)
+        down, right = move - (top, left)
+        for i, rows in ((top, 1 - down), (top + 1, down)):
+            for j, columns in ((left, 1 - right), (left + 1, right)):
+                part = x[:, 9 + i : 9 + i + height, 9 + j : 9 + j + width, c]
+                out[..., c] += rows * columns * part
+    return out[:, ::stride, ::stride]
+
+
+def active_resnet(reference, model, params, stats, x, train):
+    """Stem of a convolution and a block; blocks; BatchNorm and ReLU at the end."""
+
+    def block(name, x, stride):
+        own, past, new[name] = params[name], stats[name], {}
+
+        def active(norm, x):
+            y, new[name][norm] = reference.batch_norm(own[norm], past[norm], x, train)
+            return np.maximum(y, 0)
+
+        before = active("expand_norm", x)
+        y = active("shift_norm", before @ own["expand"]["kernel"])
+        y = active_shift(y, own["shift"]["offsets"], stride)
+        y = y @ own["project"]["kernel"]
+        if "shortcut" in own:
+            x = before[:, ::stride, ::stride] @ own["shortcut"]["kernel"]
+        return y + x
+
+    new, features = {}, {}
+    y = reference.conv(x, params["stem"]["kernel"], 2)
+    y = features["stem"] = block("stem_block", y, 1)
+    for stage, count in enumerate(model.blocks, 1):
+        for index in range(1, count + 1):
+            y = block(f"stage{stage}_block{index:02}", y, 2 if index == 1 else 1)
+        features[f"stage{stage}"] = y
+    norm = params["norm"], stats["norm"]
+    y, new["norm"] = reference.batch_norm(*norm, y, train)
+    return finish(params, np.maximum(y, 0), features, new)
+
+
 def finish(params, y, features, new):
     y = features["pre_logits"] = y.mean((1, 2))
     return y @ params["head"]["kernel"] + params["head"]["bias"], features, new
@@ -92,6 +137,7 @@ NETWORKS = {
         ),
         shiftnet,
     ),
+    "AS-ResNet": (ActiveResNet(width=6, blocks=(1, 2), num_classes=3), active_resnet),
     "ResNet": (
         BottleneckResNet(blocks=(1, 2), net_reduction=100, num_classes=3),
         bottleneck,
