@@ -103,7 +103,8 @@ def images(tmp_path, monkeypatch):
 
 def needs_a_checkpoint(line: str) -> bool:
     """Returns True if a command needs a file that readers do not have."""
-    return ".t7" in line or "weights.safetensors" in line
+    files = (".t7", ".caffemodel", "weights.safetensors")
+    return any(file in line for file in files)
 
 
 @pytest.mark.usefixtures("images")

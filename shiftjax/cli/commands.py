@@ -172,39 +172,50 @@ class Analyze:
 
 @dataclasses.dataclass(frozen=True)
 class Convert:
-    """Convert a PyTorch checkpoint with the names of the paper's authors to weights."""
+    """Convert a checkpoint of PyTorch or Caffe, with its authors' names, to weights."""
 
     checkpoint: tyro.conf.Positional[str]
-    """File of torch.save with a state dict or a module. No code in it is run."""
+    """File of torch.save with a state dict or a module, of which no code is run; or a
+    .caffemodel, or an .npz of its blobs."""
     model: str
     """Architecture of the checkpoint, from `shiftjax list`."""
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])]
     """File to write, which ends in .safetensors."""
     class_names: tuple[str, ...] = ()
-    """Names of the classes in order; by default 0, 1, 2, ..."""
-    image_size: int = 32
-    """Height and width of the training images in pixels."""
-    mean: tuple[float, ...] = (0.4914, 0.4822, 0.4465)
-    """Mean of each channel, subtracted from values in 0 .. 1."""
-    std: tuple[float, ...] = (0.2023, 0.1994, 0.2010)
-    """Standard deviation of each channel, by which the difference is divided."""
+    """Names of the classes in order; by default 0, 1, 2, ..., and for 1000 classes from
+    Caffe those of ImageNet if torchvision is installed, which has them."""
+    image_size: int | None = None
+    """Height and width of the images in pixels; by default 32, and 224 from Caffe."""
+    resize: int | None = None
+    """Short side of the images before their center is cropped; by default the image
+    size, and 256 from Caffe."""
+    mean: tuple[float, ...] | None = None
+    """Mean of each channel, subtracted from values in 0 .. 1; by default that of the
+    authors' training."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation of each channel, by which the difference is divided; by
+    default that of the authors' training."""
 
     def run(self, console: Console) -> None:
         """Prints the size of the written file."""
-        from shiftjax.convert import from_torch
+        from shiftjax.convert import caffe, caffe_files, state_dicts
         from shiftjax.weights import Card, save
 
-        variables = from_torch(self.checkpoint, self.model)
+        names = self.class_names
+        if self.checkpoint.endswith(caffe_files.SUFFIXES):
+            variables = caffe.from_caffe(self.checkpoint, self.model)
+            fields = dict(caffe.PREPARATION)
+            names = names or caffe.imagenet_classes()
+        else:
+            variables = state_dicts.from_torch(self.checkpoint, self.model)
+            fields = dict(state_dicts.PREPARATION)
         classes = len(variables["params"]["head"]["bias"])
-        names = self.class_names or tuple(map(str, range(classes)))
-        card = Card(
-            self.model,
-            {"num_classes": classes},
-            names,
-            self.image_size,
-            self.mean,
-            self.std,
-        )
+        if not self.class_names and len(names) != classes:
+            names = tuple(map(str, range(classes)))
+        for name in ("image_size", "resize", "mean", "std"):
+            if (value := getattr(self, name)) is not None:
+                fields[name] = value
+        card = Card(self.model, {"num_classes": classes}, names, **fields)
         size = len(save(self.output, variables, card))
         say(console, f"{self.output}: {size:,} bytes, {self.model}, {classes} classes")
 

@@ -22,6 +22,12 @@ from shiftjax.convert import torch_files
 from shiftjax.convert.names import entries
 from shiftjax.errors import InputError
 
+# How the authors' images are prepared: fields of `shiftjax.weights.Card`.
+PREPARATION: Mapping[str, Any] = {
+    "image_size": 32,
+    "mean": (0.4914, 0.4822, 0.4465),
+    "std": (0.2023, 0.1994, 0.2010),
+}
 COUNTER = "num_batches_tracked"  # a BatchNorm entry since PyTorch 0.4.1
 
 
@@ -73,12 +79,12 @@ def from_torch(
     found = {
         key: value for key, value in found.items() if key.split(".")[-1] != COUNTER
     }
-    sizes = _sizes(
+    given = sizes(
         num_classes=(found.get("linear.bias"), 0),
         channels=(found.get("conv1.weight"), 1),
     )
-    arrays = entries(name, **(sizes | overrides))
-    _check(found, {array.name: array.shape for array in arrays}, what, name)
+    arrays = entries(name, **(given | overrides))
+    check_arrays(found, {array.name: array.shape for array in arrays}, what, name)
     return traverse_util.unflatten_dict(
         {array.path: array.to_ours(np.asarray(found[array.name])) for array in arrays}
     )
@@ -106,13 +112,13 @@ def to_torch(
     """
     leaves = traverse_util.flatten_dict(dict(variables))
     found = {"/".join(map(str, path)): value for path, value in leaves.items()}
-    sizes = _sizes(
+    given = sizes(
         num_classes=(found.get("params/head/bias"), 0),
         channels=(found.get("params/stem/conv/kernel"), 2),
     )
-    arrays = entries(name, **(sizes | overrides))
+    arrays = entries(name, **(given | overrides))
     expected = {"/".join(array.path): array.ours.shape for array in arrays}
-    _check(found, expected, "the tree of variables", name)
+    check_arrays(found, expected, "the tree of variables", name)
     weights: dict[str, np.ndarray] = {}
     for array in arrays:
         value = np.asarray(found["/".join(array.path)])
@@ -122,7 +128,7 @@ def to_torch(
     return weights
 
 
-def _sizes(**axes: tuple[Any, int]) -> dict[str, int]:
+def sizes(**axes: tuple[Any, int]) -> dict[str, int]:
     """Returns the size of each array along its axis, where both exist."""
     shapes = {name: getattr(array, "shape", ()) for name, (array, _) in axes.items()}
     return {
@@ -132,7 +138,7 @@ def _sizes(**axes: tuple[Any, int]) -> dict[str, int]:
     }
 
 
-def _check(
+def check_arrays(
     found: Mapping[str, Any],
     expected: Mapping[str, tuple[int, ...]],
     what: str,
