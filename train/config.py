@@ -10,6 +10,7 @@ from typing import Any, Literal, get_type_hints
 from shiftjax.errors import InputError, MissingFileError
 from train import files
 from train.faces.options import Faces
+from train.optimizer_options import Optimizer, Schedule
 from train.options import Bounds, option
 
 FILE = "config.json"
@@ -105,46 +106,6 @@ class Style:
     """Weight of the content loss."""
     style_weight: float = option(1e10, low=0)
     """Weight of the style loss."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Optimizer:
-    """Stochastic gradient descent with momentum, Adam, or Muon."""
-
-    kind: Literal["sgd", "adam", "muon"] = "sgd"
-    """SGD, Adam with its usual constants, or Muon for hidden kernels beside SGD."""
-    momentum: float = option(0.9, low=0, high=1)
-    """Momentum: the share of the last update that is kept (sgd, muon)."""
-    nesterov: bool = False
-    """Use Nesterov momentum (sgd, muon)."""
-    weight_decay: float = option(5e-4, low=0)
-    """L2 penalty: this times the parameters is added to the gradient."""
-    decay: Literal["all", "kernels"] = "all"
-    """Decay all parameters, or only the kernels (no BatchNorm, no biases)."""
-    clip_norm: float | None = option(None, above=0)
-    """Largest norm of the gradient; a larger gradient is scaled down to it."""
-    freeze: tuple[str, ...] = ()
-    """Parameters that are not trained: shell wildcards of their paths, as 'stem*'."""
-    muon_rate: float = option(0.5, low=0)
-    """Learning rate of hidden kernels, as a multiple of the schedule's (muon)."""
-    muon_decay: float = option(0.02, low=0)
-    """Weight decay of hidden kernels, times their learning rate (muon)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Schedule:
-    """The learning rate over the run."""
-
-    kind: Literal["steps", "cosine", "one_cycle", "constant"] = "cosine"
-    """Steps at the boundaries, half a cosine to 0, a triangle, or a constant rate."""
-    learning_rate: float = option(0.1, low=0)
-    """The highest learning rate."""
-    warmup_epochs: float = option(0.0, low=0)
-    """Epochs of a linear rise from 0 (one_cycle: up to the peak)."""
-    boundaries: tuple[float, ...] = ()
-    """Epochs after which the rate falls (steps)."""
-    factor: float = option(0.1, low=0, high=1)
-    """Factor of the rate at each boundary (steps)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,6 +235,11 @@ def validate(config: Config) -> None:
         raise InputError(f"--epochs {config.epochs}: it must be finite")
     if min(config.data.std) <= 0:
         raise InputError(f"--data.std {config.data.std}: each must be above 0")
+    for pattern, rate in config.optimizer.rates.items():
+        if not 0 <= rate < math.inf:
+            raise InputError(
+                f"--optimizer.rates {pattern} {rate}: it must be at least 0 and finite"
+            )
     _validate_images(config.data, config.augment)
     if config.schedule.kind == "steps" and not config.schedule.boundaries:
         raise InputError("--schedule.kind steps needs --schedule.boundaries")

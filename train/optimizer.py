@@ -3,16 +3,18 @@
 import collections
 import fnmatch
 import functools
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from optax import contrib
 
 from shiftjax.errors import unknown_name
-from train.config import Optimizer, Schedule
+from shiftjax.family import OFFSETS
+from train.optimizer_options import Optimizer, Schedule
 from train.state import CLASSIFIER
 
 
@@ -76,17 +78,19 @@ def make_optimizer(
       parameters do not change; BatchNorm still averages its statistics.
     """
     clip = optimizer.clip_norm
-    trained = optax.chain(
+    rule = optax.chain(
         optax.identity() if clip is None else optax.clip_by_global_norm(clip),
         _muon(optimizer, rate) if optimizer.kind == "muon" else _plain(optimizer, rate),
     )
-    if not optimizer.freeze:
-        return trained
-    kinds: dict[Hashable, optax.GradientTransformation] = {
-        "trained": trained,
-        "frozen": optax.set_to_zero(),
-    }
-    return optax.partition(kinds, functools.partial(label, optimizer.freeze))
+    if optimizer.freeze:
+        kinds: dict[Hashable, optax.GradientTransformation] = {
+            "trained": rule,
+            "frozen": optax.set_to_zero(),
+        }
+        rule = optax.partition(kinds, functools.partial(label, optimizer.freeze))
+    if optimizer.rates:
+        rule = optax.chain(rule, scale_updates(optimizer.rates))
+    return rule
 
 
 def _plain(optimizer: Optimizer, rate: optax.Schedule) -> optax.GradientTransformation:
@@ -96,7 +100,10 @@ def _plain(optimizer: Optimizer, rate: optax.Schedule) -> optax.GradientTransfor
         rule = optax.adam(rate)
     else:
         rule = optax.sgd(rate, optimizer.momentum, optimizer.nesterov)
-    return optax.chain(optax.add_decayed_weights(optimizer.weight_decay, mask), rule)
+    decay = optax.add_decayed_weights(optimizer.weight_decay, mask)
+    if optimizer.normalize_offsets:
+        return optax.chain(normalize_offsets(), decay, rule)
+    return optax.chain(decay, rule)
 
 
 def _muon(optimizer: Optimizer, rate: optax.Schedule) -> optax.GradientTransformation:
@@ -121,7 +128,8 @@ def muon_labels(params: Any) -> Any:
     """Chooses the parameters that Muon updates: the kernels of hidden layers.
 
     These are matrices from features to features. SGD updates the first and the last
-    layer ("stem", "head", "classifier"), depthwise kernels, scales and biases.
+    layer ("stem", "head", "classifier"), depthwise kernels, displacements, scales and
+    biases.
 
     Args:
       params: the tree of parameters.
@@ -137,7 +145,7 @@ def muon_labels(params: Any) -> Any:
     """
 
     def choose(path: tuple[Any, ...], x: Any) -> str:
-        outer = {key.key for key in path} & {"stem", "head", CLASSIFIER}
+        outer = {key.key for key in path} & {"stem", "head", CLASSIFIER, OFFSETS}
         return "muon" if x.ndim > 1 and x.shape[-2] > 1 and not outer else "sgd"
 
     return jax.tree_util.tree_map_with_path(choose, params)
@@ -161,16 +169,86 @@ def label(patterns: Sequence[str], params: Any) -> Any:
       >>> label(["stem"], {"stem": {"kernel": 1}, "head": {"kernel": 2}})
       {'stem': {'kernel': 'frozen'}, 'head': {'kernel': 'trained'}}
     """
-    flat = flatten_dict(params, sep="/")
-    frozen: set[str] = set()
-    for pattern in patterns:
-        both = (pattern, f"{pattern}/*")
-        found = {p for p in flat if any(fnmatch.fnmatchcase(p, x) for x in both)}
-        if not found:
-            raise unknown_name("parameter to freeze", pattern, _beginnings(flat))
-        frozen |= found
-    labels = {p: "frozen" if p in frozen else "trained" for p in flat}
+    paths = flatten_dict(params, sep="/")
+    frozen = set[str]().union(*(_matching(x, paths, "to freeze") for x in patterns))
+    labels = {p: "frozen" if p in frozen else "trained" for p in paths}
     return unflatten_dict(labels, sep="/")
+
+
+def scale_updates(factors: Mapping[str, float]) -> optax.GradientTransformation:
+    """Multiplies the updates of some parameters, which scales their learning rates.
+
+    Args:
+      factors: factors by patterns, as in `label`; of several patterns of a parameter
+        the last one counts.
+
+    Returns:
+      The transformation. Its `init` raises UnknownNameError if a pattern matches no
+      parameter.
+
+    Example:
+      >>> half = scale_updates({"*/offsets": 0.5})
+      >>> params = {"shift": {"offsets": jnp.ones(1)}, "head": {"bias": jnp.ones(1)}}
+      >>> updates, _ = half.update(params, half.init(params))
+      >>> updates["shift"]["offsets"].item(), updates["head"]["bias"].item()
+      (0.5, 1.0)
+    """
+
+    def chosen(params: Any) -> dict[str, float]:
+        paths = flatten_dict(params, sep="/")
+        return {
+            path: factor
+            for pattern, factor in factors.items()
+            for path in _matching(pattern, paths, "with a rate of its own")
+        }
+
+    def init(params: Any) -> optax.OptState:
+        chosen(params)
+        return optax.EmptyState()
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        flat: dict[str, Any] = flatten_dict(updates, sep="/")
+        scaled = {path: factor * flat[path] for path, factor in chosen(flat).items()}
+        return unflatten_dict(flat | scaled, sep="/"), state
+
+    return optax.GradientTransformation(init, update)
+
+
+def normalize_offsets() -> optax.GradientTransformation:
+    """Divides the gradient `(dy, dx)` of each learned displacement by its length.
+
+    Source: Jeon and Kim 2018, https://arxiv.org/abs/1806.07370.
+
+    Returns:
+      The transformation; a gradient of zero stays zero.
+
+    Example:
+      >>> gradient = {"offsets": jnp.array([[3.0, -4.0], [0.0, 0.0]])}
+      >>> rule = normalize_offsets()
+      >>> updates, _ = rule.update(gradient, rule.init(gradient))
+      >>> updates["offsets"].round(1).tolist()
+      [[0.6000000238418579, -0.800000011920929], [0.0, 0.0]]
+    """
+
+    def normalized(path: tuple[Any, ...], gradient: jax.Array) -> jax.Array:
+        if not _is_offsets(path):
+            return gradient
+        length = jnp.linalg.norm(gradient, axis=-1, keepdims=True)
+        return gradient / jnp.where(length == 0, 1, length)
+
+    return optax.stateless(
+        lambda updates, params: jax.tree_util.tree_map_with_path(normalized, updates)
+    )
+
+
+def _matching(pattern: str, paths: Iterable[str], purpose: str) -> set[str]:
+    """Returns the paths that match a pattern, or of which it is the first part."""
+    both = (pattern, f"{pattern}/*")
+    found = {p for p in paths if any(fnmatch.fnmatchcase(p, x) for x in both)}
+    if not found:
+        raise unknown_name(f"parameter {purpose}", pattern, _beginnings(paths))
+    return found
 
 
 def _beginnings(paths: Iterable[str]) -> list[str]:
@@ -180,4 +258,12 @@ def _beginnings(paths: Iterable[str]) -> list[str]:
 
 
 def _is_kernel(params: Any) -> Any:
-    return jax.tree.map(lambda x: x.ndim > 1, params)
+    def choose(path: tuple[Any, ...], x: Any) -> bool:
+        return x.ndim > 1 and not _is_offsets(path)
+
+    return jax.tree_util.tree_map_with_path(choose, params)
+
+
+def _is_offsets(path: tuple[Any, ...]) -> bool:
+    """Returns True for the path of the displacements of a learned shift."""
+    return bool(path) and getattr(path[-1], "key", None) == OFFSETS

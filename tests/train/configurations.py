@@ -55,7 +55,17 @@ OTHER = Config(
     style=Style("painting.jpg", 64, "squeezenet", "weights.npz", 1.0, 2.0),
     faces=Faces("softmax_center", 0.3, 30.0, 0.01, 0.2, "pairs.txt", "aligned"),
     optimizer=Optimizer(
-        "adam", 0.8, True, 1e-4, "kernels", 1.0, ("stem", "stage1*"), 0.3, 0.1
+        "adam",
+        0.8,
+        True,
+        1e-4,
+        "kernels",
+        1.0,
+        ("stem", "stage1*"),
+        0.3,
+        0.1,
+        {"*/offsets": 0.01, "head": 10.0},
+        True,
     ),
     schedule=Schedule("steps", 0.3, 0.5, (1.0, 2.0), 0.2),
     eval_batch_size=100,

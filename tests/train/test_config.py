@@ -159,6 +159,8 @@ def test_optional_numbers_may_be_absent():
     [
         ("data.std", (0.5, 0.0, 0.5)),
         ("data.std", (0.5, -1.0, 0.5)),
+        ("optimizer.rates", {"stem": -0.1}),
+        ("optimizer.rates", {"stem": INF}),
         ("schedule.kind", "steps"),  # without boundaries
         ("schedule.warmup_epochs", 10.5),  # of 10
     ],

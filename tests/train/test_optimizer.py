@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 
 from shiftjax import InputError
 from train.config import Optimizer, Schedule
-from train.optimizer import learning_rate, make_optimizer
+from train.optimizer import learning_rate, make_optimizer, muon_labels
 
 # --- the update ---------------------------------------------------------------------
 
@@ -364,6 +364,68 @@ def test_a_pattern_that_freezes_nothing_is_named():
     optimizer = make_optimizer(Optimizer(freeze=("sten",)), lambda step: 0.5)
     with pytest.raises(InputError, match="freeze 'sten': did you mean 'stem'"):
         optimizer.init(PARAMS)
+
+
+# --- learned displacements ----------------------------------------------------------
+
+SHIFTED = {
+    "block": {
+        "shift": {"offsets": np.array([(3.0, -4.0), (0.0, 0.0), (0.5, 2.0)])},
+        "expand": {"kernel": np.full((2, 2), 2.0)},
+    },
+    "head": {"bias": np.full(2, 5.0)},
+}
+
+
+def updates_of(options: Optimizer, gradient: dict) -> dict:
+    optimizer = make_optimizer(options, lambda step: 0.5)
+    updates, _ = optimizer.update(gradient, optimizer.init(SHIFTED), SHIFTED)
+    return flatten_dict(updates, sep="/")
+
+
+@pytest.mark.parametrize("kind", ["sgd", "adam"])
+def test_a_rate_by_path_multiplies_the_learning_rate(kind):
+    """Of several patterns the last one counts, also beside frozen parameters."""
+    gradient = jax.tree.map(np.ones_like, SHIFTED)
+    plain = updates_of(Optimizer(kind, weight_decay=0.1), gradient)
+    rates = {"block": 4.0, "*/offsets": 0.01}
+    options = Optimizer(kind, weight_decay=0.1, rates=rates, freeze=("head",))
+    factors = {
+        "block/shift/offsets": 0.01,
+        "block/expand/kernel": 4.0,
+        "head/bias": 0.0,
+    }
+    for path, update in updates_of(options, gradient).items():
+        np.testing.assert_allclose(update, factors[path] * plain[path], rtol=1e-6)
+
+
+def test_a_rate_of_no_parameter_is_named():
+    options = Optimizer(rates={"heads": 0.01})
+    with pytest.raises(
+        InputError, match="a rate of its own 'heads': did you mean 'head'"
+    ):
+        updates_of(options, SHIFTED)
+
+
+def test_gradients_of_displacements_are_divided_by_their_length():
+    """Lengths 5, 0 and 13 by hand; displacements are no kernels, so nothing decays."""
+    gradient = jax.tree.map(np.ones_like, SHIFTED)
+    offsets = np.array([(-3.0, 4.0), (0.0, 0.0), (5.0, 12.0)])
+    gradient["block"]["shift"]["offsets"] = offsets
+    options = Optimizer(
+        "sgd", 0.0, False, weight_decay=0.1, decay="kernels", normalize_offsets=True
+    )
+    updates = updates_of(options, gradient)
+    wanted = -0.5 * np.array([(-3 / 5, 4 / 5), (0, 0), (5 / 13, 12 / 13)])
+    np.testing.assert_allclose(updates["block/shift/offsets"], wanted, rtol=1e-6)
+    np.testing.assert_allclose(updates["head/bias"], -0.5)
+    wanted = -0.5 * (1 + 0.1 * 2)
+    np.testing.assert_allclose(updates["block/expand/kernel"], wanted, rtol=1e-6)
+
+
+def test_muon_does_not_update_displacements():
+    labels = muon_labels(SHIFTED)["block"]
+    assert labels == {"shift": {"offsets": "sgd"}, "expand": {"kernel": "muon"}}
 
 
 def test_adam_begins_with_a_step_of_the_rate_against_the_gradient():
