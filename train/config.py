@@ -11,7 +11,8 @@ from shiftjax.errors import InputError, MissingFileError
 from train import files
 from train.faces.options import Faces
 from train.optimizer_options import Optimizer, Schedule
-from train.options import Bounds, option
+from train.options import FOLDER, PATH, WEIGHTS, Bounds, map_paths, option
+from train.style.options import Style
 
 FILE = "config.json"
 
@@ -36,9 +37,9 @@ class Model:
 class Data:
     """The images."""
 
-    source: str = "digits"
+    source: str = option("digits", path=FOLDER)
     """digits, tfds:NAME (any image classification data set of TFDS) or folder:PATH."""
-    data_dir: str | None = option(None, per_host=True)
+    data_dir: str | None = option(None, per_host=True, path=PATH)
     """Folder of the TFDS data sets; by default the one that TFDS uses."""
     image_size: int = option(32, low=1)
     """Height and width that images are resized to."""
@@ -91,24 +92,6 @@ class Augment:
 
 
 @dataclasses.dataclass(frozen=True)
-class Style:
-    """Style transfer: the painting, and the features that define the losses."""
-
-    image: str | None = None
-    """File of the painting whose style is learned."""
-    size: int = option(256, low=1)
-    """Height and width that the painting is resized to."""
-    features: str = "vgg16"
-    """Network whose features are compared: vgg16, squeezenet, or released weights."""
-    weights: str | None = None
-    """File with torchvision's weights of vgg16 or squeezenet."""
-    content_weight: float = option(1e5, low=0)
-    """Weight of the content loss."""
-    style_weight: float = option(1e10, low=0)
-    """Weight of the style loss."""
-
-
-@dataclasses.dataclass(frozen=True)
 class Hosts:
     """Address and number of a process, for several hosts outside a known cluster."""
 
@@ -139,7 +122,7 @@ class Config:
     accumulate: int = option(1, low=1)
     """Micro-batches per step, one after the other, to save memory; BatchNorm normalizes
     each by its own statistics."""
-    init: str | None = None
+    init: str | None = option(None, path=WEIGHTS)
     """Initial weights: one of `shiftjax list --pretrained`, or a .safetensors file."""
     label_smoothing: float = option(0.0, low=0, high=1)
     """Share of the target spread evenly over the classes."""
@@ -266,19 +249,31 @@ def _validate_images(data: Data, augment: Augment) -> None:
 
 
 def absolute(config: Config) -> Config:
-    """Returns a configuration that names a folder of images from any other folder.
+    """Returns a configuration whose paths lead to the same files from any folder.
+
+    The paths are those that an `option` declares; a run's folder is not one of them.
 
     Example:
       >>> absolute(Config(data=Data("folder:/images/../photos"))).data.source
       'folder:/photos'
     """
-    kind, _, path = config.data.source.partition(":")
-    if kind != "folder" or not path:
-        return config
-    source = f"folder:{os.path.abspath(os.path.expanduser(path))}"
-    return dataclasses.replace(
-        config, data=dataclasses.replace(config.data, source=source)
-    )
+
+    def change(path: str) -> str:
+        if files.in_store(path):
+            return path
+        return os.path.abspath(os.path.expanduser(path))
+
+    return map_paths(config, change)
+
+
+def published(config: Config) -> Config:
+    """Returns a configuration for a release, with the name alone of each path.
+
+    Example:
+      >>> published(Config(data=Data("folder:/home/ada/photos"))).data.source
+      'folder:photos'
+    """
+    return map_paths(config, lambda path: os.path.basename(path.rstrip("/")) or path)
 
 
 def differences(old: Config, new: Config, ignored: Collection[str] = FREE) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from shiftjax.errors import InputError
+from shiftjax.errors import InputError, MissingFileError
 from shiftjax.weights import open_pretrained
 from train import config as config_file
 from train import coordination, files, hosts
@@ -170,7 +170,13 @@ def evaluate_weights(
             std=_three(card.std),
         ),
     )
-    examples = load_split(config, split)
+    try:
+        examples = load_split(config, split)
+    except MissingFileError as error:
+        if source is not None:
+            raise
+        # A card has the name of a folder, and not its place.
+        raise MissingFileError(f"{error}; --source names other data") from error
     if examples.class_names != card.class_names:
         raise InputError(
             f"{config.data.source} has other classes than {name}: "

@@ -56,6 +56,7 @@ def load_run(workdir: str | os.PathLike[str], step: int | None = None) -> Pretra
         raise InputError(f"{workdir} holds no checkpoint yet")
     classes = setup.trainer.task.class_names(examples)
     given = {"num_classes": len(classes)} if classes else {}
+    config = config_file.published(config)
     card = Card(
         architecture=config.model.name,
         options=given | config.model.overrides,
@@ -238,7 +239,7 @@ def _run(
         epochs=config.epochs,
         hours=round(_hours(records, examples), 2),
         hardware=", then ".join(hardware(folder)),
-        command=experiments.command(config),
+        command=experiments.command(config_file.published(config)),
         commit=trained_by(folder),
         log=log,
     )

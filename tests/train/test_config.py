@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import re
+import typing
 
 import pytest
 
@@ -325,3 +326,62 @@ def test_all_differences_are_named():
     assert len(config.differences(Config(), OTHER)) == len(
         set(names()) - RESUMABLE - {"model.sync_batch_norm"}
     )
+
+
+# --- files and folders --------------------------------------------------------------
+
+# The options that name one, with a value that does: text before the path, and the path.
+PATHS = {
+    "init": ("", "nets/a.safetensors"),
+    "data.source": ("folder:", "nets/photos"),
+    "data.data_dir": ("", "nets/tfds"),
+    "style.image": ("", "nets/starry.jpg"),
+    "style.features": ("", "nets/b.safetensors"),
+    "style.weights": ("", "nets/vgg.pth"),
+    "faces.pairs": ("", "nets/pairs.txt"),
+    "faces.images": ("", "nets/lfw"),
+}
+
+
+def test_every_option_with_text_is_a_path_or_known_not_to_be_one():
+    hints = typing.get_type_hints
+    kinds = {name: hints(Config)[name] for name in names() if "." not in name}
+    for group, kind in config.GROUPS.items():
+        kinds |= {f"{group}.{name}": x for name, x in hints(kind).items()}
+    texts = {name for name, kind in kinds.items() if kind in (str, str | None)}
+    others = {"task", "workdir", "model.name", "hosts.coordinator"}
+    assert texts - others == set(PATHS)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_path_is_recorded_from_the_root_and_released_by_its_name(
+    name, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    before, path = PATHS[name]
+    given = changed(Config(), name, before + path)
+    absolute = config.absolute(given)
+    assert absolute == changed(Config(), name, f"{before}{tmp_path / path}")
+    assert config.differences(given, absolute) == []
+    last = before + path.removeprefix("nets/")
+    for run in (given, absolute):
+        assert config.published(run) == changed(Config(), name, last)
+
+
+def test_a_folder_is_released_by_its_name_also_with_a_slash_at_its_end():
+    run = config.published(Config(data=Data("folder:/home/ada/photos/")))
+    assert run.data.source == "folder:photos"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("init", "resnet20.cifar10"),
+        ("data.source", "tfds:cifar10"),
+        ("style.features", "vgg16"),
+        ("data.data_dir", "gs://bucket/tfds"),
+    ],
+)
+def test_a_name_and_an_object_store_are_no_local_paths(name, value):
+    run = changed(Config(), name, value)
+    assert config.absolute(run) == run

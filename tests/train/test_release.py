@@ -15,6 +15,7 @@ import shiftjax
 from shiftjax import InputError
 from shiftjax.apps.verify import verify
 from shiftjax.cli.main import main as shiftjax_main
+from shiftjax.errors import MissingFileError
 from shiftjax.releases import manifest
 from shiftjax.weights import save
 from train import config as config_file
@@ -130,6 +131,15 @@ def test_what_cannot_be_released(tmp_path, finished, other_seed):
     with pytest.raises(InputError, match="released with recipe 'quick', not 'slow'"):
         release([workdir], "c", zoo, recipe="slow")
     assert list(manifest.read(zoo)) == ["shiftresnet20.c"]
+
+
+def test_the_data_of_a_release_are_named_and_not_placed(finished, tmp_path):
+    pretrained = load_run(finished.config.workdir)
+    card = dataclasses.replace(pretrained.card, dataset="folder:pets")
+    path = str(tmp_path / "pets.safetensors")
+    save(path, pretrained.variables, card)
+    with pytest.raises(MissingFileError, match=r"folder:pets: .*; --source names"):
+        evaluate_weights(path)
 
 
 def test_weights_are_not_evaluated_on_other_classes(released, tmp_path, capsys):

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Literal
 
-from train.options import option
+from train.options import PATH, option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Faces:
     """Weight of the center loss (softmax_center)."""
     center_rate: float = option(0.5, low=0, high=1)
     """Share of the way that a center moves towards its embeddings (softmax_center)."""
-    pairs: str | None = None
+    pairs: str | None = option(None, path=PATH)
     """File of pairs in LFW's format, for the test. Its people are not trained on."""
-    images: str | None = None
+    images: str | None = option(None, path=PATH)
     """Folder of the images of the pairs, with one folder for each person."""

@@ -131,6 +131,10 @@ def test_a_run_becomes_weights_that_paint_and_begin_another(config, run, tmp_pat
     assert set(entry.runs[0].test) == {"loss", "content", "style"}
     assert "shift_stylizer" not in page(manifest.read(tmp_path / "weights"))
     pretrained = open_pretrained(entry.name, tmp_path / "weights")
+    assert pretrained.card.dataset == entry.dataset == "folder:pictures"
+    assert "--style.image painting.png" in entry.runs[0].command
+    for file in (tmp_path / "weights").glob("*.*"):
+        assert str(tmp_path.parent).encode() not in file.read_bytes()
     params = outcome.state.variables["params"]
     jax.tree.map(np.testing.assert_array_equal, pretrained.variables["params"], params)
     picture = load_split(config, "test").images[0]
