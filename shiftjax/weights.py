@@ -29,6 +29,7 @@ from shiftjax.releases.manifest import Release
 SUFFIX = ".safetensors"
 CARD = "card"
 SHOWN = 8  # differences listed in one message
+ADDED = ("resize", "threshold", "threshold_source")  # fields that older versions lack
 HEAD = "head"  # the layer that maps features to logits
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,9 @@ class Card:
       license: license of the weights.
       resize: short side that images are resized to before their center is cropped; None
         for `image_size`.
+      threshold: of a face network, the least cosine similarity at which two images are
+        taken for one person; None if none has been chosen.
+      threshold_source: the pairs of images that the threshold was chosen on.
     """
 
     architecture: str
@@ -66,6 +70,8 @@ class Card:
     commit: str = ""
     license: str = "Apache-2.0"
     resize: int | None = None
+    threshold: float | None = None
+    threshold_source: str = ""
 
     def model(self) -> Any:
         """Creates the network, a `flax.linen.Module`."""
@@ -205,8 +211,9 @@ def save(path: str | os.PathLike, variables: Mapping[str, Any], card: Card) -> b
     import safetensors.numpy
 
     fields = dataclasses.asdict(card)
-    if card.resize is None:  # so that versions without this field read the file
-        del fields["resize"]
+    for name in ADDED:  # so that versions without this field read the file
+        if fields[name] in (None, ""):
+            del fields[name]
     text = json.dumps(fields, sort_keys=True)
     data = safetensors.numpy.save(arrays, {CARD: text})
     partial = path.with_name(f"{path.name}.partial")

@@ -326,12 +326,16 @@ def _local(output: str) -> Path:
 
 
 def _reached(release: "Release") -> str:
-    """Formats the test top-1 of a release with its spread, or a stylizer's loss."""
-    if "top1" not in release.runs[0].test:
+    """Formats the test's accuracy of a release with its spread, or else its loss."""
+    from train.logging import metric_names
+
+    known = [name for name in ("top1", "accuracy") if name in release.runs[0].test]
+    if not known:
         return f"test loss {release.mean('loss'):.4g}"
-    spread = release.spread()
+    metric, spread = known[0], release.spread(known[0])
     after = f" +- {100 * spread:.2f}" if spread is not None else ""
-    return f"test top-1 {100 * release.mean():.2f}%{after}"
+    title = metric_names.title(metric)
+    return f"test {title} {100 * release.mean(metric):.2f}%{after}"
 
 
 def _told(split: str, result: dict[str, float]) -> str:

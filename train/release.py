@@ -26,7 +26,7 @@ from train.logging import metric_names
 from train.logging.records import METRICS_FILE, read_metrics
 from train.machine import hardware, trained_by
 from train.state import network_variables
-from train.tasks import load_split
+from train.tasks import card_fields, load_split
 from train.tasks.models import make_model
 from train.workdir import CHECKPOINTS
 
@@ -165,15 +165,15 @@ def _add(
     older = releases.get(name)
     examples = len(load_split(configs[0], configs[0].data.train_on))
     runs = {run.seed: run for run in older.runs} if older else {}
-    own = {
-        config.seed: (folder, _run(folder, config, out, name, examples))
-        for folder, config in zip(folders, configs, strict=True)
-    }
-    runs |= {seed: run for seed, (_, run) in own.items()}
+    own = {c.seed: (folder, c) for folder, c in zip(folders, configs, strict=True)}
+    for seed, (folder, config) in own.items():
+        runs[seed] = _run(folder, config, out, name, examples)
     ordered = tuple(runs[seed] for seed in sorted(runs))
     first = ordered[0].seed
     if first in own:
-        entry = _weights(own[first][0], name, recipe, out)
+        folder, config = own[first]
+        facts = {"recipe": recipe, **card_fields(config, ordered[0].test)}
+        entry = _weights(folder, name, out, facts)
     else:
         assert older is not None  # it has the run of this seed
         entry = older
@@ -183,11 +183,18 @@ def _add(
 
 
 def _weights(
-    folder: files.Folder, name: str, recipe: str, out: Path
+    folder: files.Folder, name: str, out: Path, facts: dict[str, Any]
 ) -> manifest.Release:
-    """Writes the weights of a run, and returns their entry without runs."""
+    """Writes the weights of a run, and returns their entry without runs.
+
+    Args:
+      folder: the folder of the run.
+      name: the name of the release.
+      out: the folder of releases.
+      facts: fields of the card that the checkpoint does not have.
+    """
     pretrained = load_run(folder)
-    card = dataclasses.replace(pretrained.card, recipe=recipe)
+    card = dataclasses.replace(pretrained.card, **facts)
     path = out / f"{name}{SUFFIX}"
     size, sha256 = digest(save(path, pretrained.variables, card))
     costs = summarize(card.model(), card.image_size)
@@ -199,7 +206,7 @@ def _weights(
         costs.params,
         costs.macs,
         card.dataset,
-        recipe,
+        card.recipe,
         (),
         sample_logits(open_pretrained(str(path))),
     )

@@ -72,6 +72,20 @@ def test_what_is_loaded_is_what_was_saved(released, variables, assert_trees_clos
     np.testing.assert_array_equal(model.apply(loaded, images), expected)
 
 
+def test_fields_that_older_versions_lack_are_written_if_they_have_values(
+    tmp_path, variables
+):
+    path = tmp_path / "a.safetensors"
+    added = {"resize": 9, "threshold": 0.0, "threshold_source": "pairs.txt"}
+    for fields in ({}, added):
+        card = dataclasses.replace(CARD, **fields)
+        data = save(path, variables, card)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        written = json.loads(header["__metadata__"]["card"])
+        assert {name: x for name, x in written.items() if name in added} == fields
+        assert open_pretrained(str(path)).card == card
+
+
 def test_the_same_values_give_the_same_bytes(tmp_path, variables):
     """Whatever the order of the names."""
     turned = {k: variables[k] for k in reversed(list(variables))}

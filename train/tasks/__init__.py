@@ -1,15 +1,16 @@
 """Training tasks. Each is a file of this package and a row of `TASKS`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from shiftjax.errors import unknown_name
-from train.config import Config
+from train.config import Config, published
 from train.data import sources
 from train.data.examples import Examples
 from train.tasks.classification import Classification
 from train.tasks.faces import FaceRecognition
 from train.tasks.style import StyleTransfer
-from train.tasks.task import OwnSplits, Task
+from train.tasks.task import OwnCard, OwnSplits, Task
 
 TASKS: dict[str, type[Task]] = {
     "classification": Classification,
@@ -65,3 +66,18 @@ def load_split(config: Config, split: str) -> Examples:
     if issubclass(task, OwnSplits):
         return task.load_split(config, split, read)
     return read()
+
+
+def card_fields(config: Config, test: Mapping[str, float]) -> dict[str, Any]:
+    """Returns the fields of a release's card that are the task's own; mostly none.
+
+    A task may have some, see `train.tasks.task.OwnCard`.
+
+    Args:
+      config: the configuration of the run.
+      test: the metrics of the test.
+    """
+    task = find_task(config.task)
+    if issubclass(task, OwnCard):
+        return task.card_fields(published(config), test)
+    return {}

@@ -7,7 +7,7 @@ are in the checkpoints of a run, and not in released weights.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
@@ -190,6 +190,14 @@ class FaceRecognition:
         """Returns no names, because the outputs are embeddings."""
         del examples
         return ()
+
+    @staticmethod
+    def card_fields(config: Config, test: Mapping[str, float]) -> dict[str, Any]:
+        """Returns the threshold for use, if pairs have been verified."""
+        if "threshold" not in test:
+            return {}
+        source = f"all pairs of {config.faces.pairs}"
+        return {"threshold": test["threshold"], "threshold_source": source}
 
     def data(self, images: Resident | None) -> Resident | None:
         """Returns the resident images, the only array that the task needs."""

@@ -4,7 +4,7 @@ The trainer uses a task only through `Task`: the loop, the devices, the checkpoi
 the log are the same for all tasks.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import flax.linen as nn
@@ -198,5 +198,23 @@ class OwnSplits(Protocol):
 
         Raises:
           InputError: if the data cannot be used.
+        """
+        ...
+
+
+@runtime_checkable
+class OwnCard(Protocol):
+    """An optional part of a task: facts of a release's card that the test has found."""
+
+    @staticmethod
+    def card_fields(config: Config, test: Mapping[str, float]) -> dict[str, Any]:
+        """Returns fields of `shiftjax.weights.Card`.
+
+        Args:
+          config: the configuration of the run, without the places of its files.
+          test: the metrics of the test.
+
+        Returns:
+          Values by the name of the field.
         """
         ...

@@ -20,6 +20,7 @@ from shiftjax.weights import open_pretrained
 from tests.train.small_trainer import assert_close, log_softmax
 from train import optimizer
 from train.assemble import set_up
+from train.commands import _reached
 from train.config import Augment, Config, Data, Faces, Model, Optimizer, Schedule
 from train.data.stream import items
 from train.evaluation import evaluate, evaluate_run
@@ -205,7 +206,7 @@ def test_a_run_learns_and_resumes_to_the_same_bits(config, run, loss):
     )
 
 
-def test_the_test_of_a_run_is_the_protocol_on_the_pairs(paired, run):
+def test_the_test_of_a_run_is_the_protocol_on_the_pairs(paired, run, tmp_path):
     """Each pair counts once, and its people are not those of the training."""
     paired = dataclasses.replace(paired, epochs=1.0)
     outcome, _ = run(paired)
@@ -245,6 +246,13 @@ def test_the_test_of_a_run_is_the_protocol_on_the_pairs(paired, run):
     assert test["threshold"] == pytest.approx(wanted.threshold, abs=1e-5)
     assert (test["pairs"], test["examples"]) == (8, 13)  # T0 1, T1 1, T2 1 are in two
     assert evaluate_run(paired.workdir)["accuracy"] == wanted.accuracy
+    entry = release([paired.workdir], "colors", tmp_path / "weights")
+    card = open_pretrained(entry.name, tmp_path / "weights").card
+    assert (card.threshold, card.threshold_source) == (
+        test["threshold"],
+        "all pairs of pairs.txt",
+    )
+    assert _reached(entry) == f"test accuracy {100 * wanted.accuracy:.2f}%"
 
 
 def test_people_of_the_pairs_are_not_trained_on(paired, folder, tmp_path, caplog):
@@ -278,6 +286,7 @@ def test_a_run_becomes_weights_without_its_classifier(config, run, tmp_path):
     pretrained = open_pretrained(entry.name, tmp_path / "weights")
     jax.tree.map(np.testing.assert_array_equal, pretrained.variables["params"], params)
     assert pretrained.card.class_names == ()
+    assert pretrained.card.threshold is None
     embedding = pretrained.model.apply(pretrained.variables, jnp.ones((1, 16, 16, 3)))
     assert np.linalg.norm(embedding) == pytest.approx(1, rel=1e-5)
     assert verify(entry.name, tmp_path / "weights")
