@@ -46,7 +46,8 @@ def _tile(sheet: Image.Image, prediction: Prediction, x: int, y: int) -> None:
     font = ImageFont.load_default(14)
     for i, (name, share) in enumerate(prediction.classes):
         top = y + TILE + 4 + i * LINE
-        draw.rectangle((x, top, x + share * TILE, top + LINE - 3), fill="#cfe3f5")
+        right = x + max(share, 0) * TILE  # a cosine may be negative
+        draw.rectangle((x, top, right, top + LINE - 3), fill="#cfe3f5")
         draw.text((x + 3, top), name, fill="black", font=font)
         draw.text(
             (x + TILE - 3, top),

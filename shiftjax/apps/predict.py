@@ -1,7 +1,8 @@
 """Classification of images with a trained network."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,11 @@ from shiftjax.errors import InputError, MissingFileError
 from shiftjax.weights import Card, Pretrained
 
 BATCH_SIZE = 64
+# What to use for networks without classes, by their outputs.
+COMMANDS = {
+    "images": ": use `shiftjax stylize`",
+    "embeddings": ": use `shiftjax embed`",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Classifier:
         self.card = pretrained.card
         if not self.card.class_names:
             outputs = pretrained.model.outputs
-            hint = ": use `shiftjax stylize`" if outputs == "images" else ""
+            hint = COMMANDS.get(outputs, "")
             raise InputError(
                 f"a {self.card.architecture} returns {outputs}, not classes{hint}"
             )
@@ -61,20 +67,8 @@ class Classifier:
         Raises:
           InputError: if the shape or the number of channels does not fit the network.
         """
-        if images.ndim != 4 or images.shape[-1] != len(self.card.mean):
-            raise InputError(
-                f"the images have shape {list(images.shape)}; the network takes "
-                f"[images, height, width, {len(self.card.mean)}]"
-            )
-        size = max(1, min(BATCH_SIZE, len(images)))
-        outs = [np.zeros((0, len(self.card.class_names)), np.float32)]
-        for start in range(0, len(images), size):
-            batch = normalize_images(images[start : start + size], self.card)
-            # The last batch is filled up, so that one shape is compiled once.
-            padding = [(0, size - len(batch))] + [(0, 0)] * 3
-            out = self._apply(self.variables, np.pad(batch, padding))
-            outs.append(np.asarray(out)[: len(batch)])
-        return np.concatenate(outs)
+        apply = functools.partial(self._apply, self.variables)
+        return network_outputs(apply, images, self.card, len(self.card.class_names))
 
     def read(self, paths: Iterable[str | Path]) -> np.ndarray:
         """Reads images of any size and format.
@@ -92,15 +86,7 @@ class Classifier:
           MissingFileError: if a path does not exist.
           InputError: if a file is not an image, or a folder has none.
         """
-        size, channels = self.card.image_size, len(self.card.mean)
-        return np.stack(
-            [
-                image_files.decode(
-                    file, size, channels, upright=True, resize=self.card.resize
-                )
-                for file in _files(paths)
-            ]
-        )
+        return np.stack([read_image(file, self.card) for file in _files(paths)])
 
     def predict(
         self, paths: Iterable[str | Path], *, count: int = 5
@@ -125,6 +111,57 @@ class Classifier:
             best = top_classes(logits, self.card.class_names, count)
             for path, classes in zip(some, best, strict=True):
                 yield Prediction(str(path), classes)
+
+
+def read_image(file: Path, card: Card) -> np.ndarray:
+    """Reads an image of any size and format.
+
+    Args:
+      file: the file.
+      card: the card of the network's weights.
+
+    Returns:
+      uint8 `[height, width, channels]`, resized by its short side to the size of the
+      card, and center cropped.
+
+    Raises:
+      InputError: if the file is not an image.
+    """
+    size, channels = card.image_size, len(card.mean)
+    return image_files.decode(file, size, channels, upright=True, resize=card.resize)
+
+
+def network_outputs(
+    apply: Callable[[np.ndarray], Any], images: np.ndarray, card: Card, size: int
+) -> np.ndarray:
+    """Computes the outputs of a network, batch by batch.
+
+    Args:
+      apply: function from normalized images to outputs `[batch, outputs]`.
+      images: uint8 `[images, height, width, channels]`, of any number.
+      card: the card of the network's weights.
+      size: number of outputs for an image.
+
+    Returns:
+      float32 `[images, outputs]`.
+
+    Raises:
+      InputError: if the shape or the number of channels does not fit the network.
+    """
+    if images.ndim != 4 or images.shape[-1] != len(card.mean):
+        raise InputError(
+            f"the images have shape {list(images.shape)}; the network takes "
+            f"[images, height, width, {len(card.mean)}]"
+        )
+    count = max(1, min(BATCH_SIZE, len(images)))
+    outs = [np.zeros((0, size), np.float32)]
+    for start in range(0, len(images), count):
+        batch = normalize_images(images[start : start + count], card)
+        # The last batch is filled up, so that one shape is compiled once.
+        padding = [(0, count - len(batch))] + [(0, 0)] * 3
+        out = apply(np.pad(batch, padding))
+        outs.append(np.asarray(out)[: len(batch)])
+    return np.concatenate(outs)
 
 
 def normalize_images(images: np.ndarray, card: Card) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Union
 import tyro
 from rich.console import Console
 
-from shiftjax.cli import commands, style_commands
+from shiftjax.cli import commands, face_commands, style_commands
 from shiftjax.cli.arguments import parse_command_line
 from shiftjax.errors import InputError
 
@@ -28,6 +28,8 @@ OWN = {
     "export": commands.Export,
     "convert": commands.Convert,
     "stylize": style_commands.Stylize,
+    "verify-faces": face_commands.VerifyFaces,
+    "embed": face_commands.Embed,
 }
 
 
@@ -47,17 +49,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
       The exit code: 0, or 2 for a mistake of the user, which is printed in one line.
+      A command that has skipped a part of its work, with a line for each, returns 1.
     """
     given = sys.argv[1:] if arguments is None else arguments
     try:
         command = parse_command_line(
             every_command(), "shiftjax", given, description=DESCRIPTION
         )
-        command.run(Console(width=None if sys.stdout.isatty() else 120))
+        code = command.run(Console(width=None if sys.stdout.isatty() else 120))
     except InputError as error:
         print(f"shiftjax: {error}", file=sys.stderr)
         return USER_MISTAKE
-    return 0
+    return code or 0
 
 
 if __name__ == "__main__":

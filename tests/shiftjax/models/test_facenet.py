@@ -123,5 +123,6 @@ def test_weights_of_a_face_network(tmp_path, rng, randomize, assert_trees_close)
         InputError, match=r"num_classes=3: .* returns embeddings and has"
     ):
         load_pretrained(path, num_classes=3)
-    with pytest.raises(InputError, match=r"_w11 returns embeddings, not classes$"):
+    wanted = r"_w11 returns embeddings, not classes: use `shiftjax embed`$"
+    with pytest.raises(InputError, match=wanted):
         Classifier(open_pretrained(path))

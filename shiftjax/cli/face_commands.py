@@ -1,0 +1,161 @@
+"""The commands of the library for face networks."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+from rich.console import Console
+
+from shiftjax.cli.commands import say
+from shiftjax.errors import InputError, MissingFileError
+
+if TYPE_CHECKING:
+    from shiftjax.weights import Card
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyFaces:
+    """Verify whether two images show the same person."""
+
+    model: tyro.conf.Positional[str]
+    """Name from `shiftjax list '*face*' --pretrained`, or a .safetensors file."""
+    first: tyro.conf.Positional[str]
+    """Image file of an aligned face, of any size and format."""
+    second: tyro.conf.Positional[str]
+    """Image file of the other face."""
+    threshold: float | None = None
+    """Least cosine similarity of one person; by default that of the weights' card."""
+    directory: str | None = None
+    """Folder of the releases, or hf:owner/name; by default that of the package."""
+
+    def run(self, console: Console) -> None:
+        """Prints one line."""
+        from shiftjax.allocator import keep_freed_memory
+        from shiftjax.apps.embed import Embedder
+        from shiftjax.apps.face_verification import cosine_similarities
+        from shiftjax.weights import open_pretrained
+
+        if self.threshold is not None and not -1 <= self.threshold <= 1:
+            raise InputError(f"--threshold {self.threshold}: it must be -1 to 1")
+        images = _image(self.first), _image(self.second)
+        keep_freed_memory()
+        embedder = Embedder(open_pretrained(self.model, self.directory))
+        threshold, origin = self._threshold(embedder.card)
+        (similarity,) = cosine_similarities(embedder.read(*images)[None])
+        answer = "the same person" if similarity >= threshold else "not the same person"
+        say(
+            console,
+            f"{answer}: cosine similarity {similarity:.4f}, threshold {threshold:.4f} "
+            f"({origin})",
+        )
+
+    def _threshold(self, card: "Card") -> tuple[float, str]:
+        """Returns the threshold and where it comes from."""
+        if self.threshold is not None:
+            return self.threshold, "given by --threshold"
+        if card.threshold is None:
+            raise InputError(
+                f"the card of {self.model} has no threshold, which a release of a run "
+                "with --faces.pairs has: give one by --threshold"
+            )
+        return card.threshold, f"chosen on {card.threshold_source}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Embed:
+    """Embed the faces of a folder, and find those that are nearest to an image."""
+
+    model: tyro.conf.Positional[str]
+    """Name from `shiftjax list '*face*' --pretrained`, or a .safetensors file."""
+    folder: tyro.conf.Positional[str]
+    """Folder of images of aligned faces, at any depth."""
+    output: Annotated[str, tyro.conf.arg(aliases=["-o"])]
+    """File to write, which ends in .npz: "embeddings" and "files"."""
+    nearest: str | None = None
+    """Image whose most similar faces in the folder are printed."""
+    top: int = 9
+    """Number of faces to print."""
+    plot: str | None = None
+    """File for a contact sheet of this image and these faces; cosines in percent."""
+    directory: str | None = None
+    """Folder of the releases, or hf:owner/name; by default that of the package."""
+
+    def run(self, console: Console) -> int:
+        """Prints the size of the written file; returns 1 if an image was skipped."""
+        import numpy as np
+
+        from shiftjax import image_files
+        from shiftjax.allocator import keep_freed_memory
+        from shiftjax.apps.embed import Embedder
+        from shiftjax.weights import open_pretrained
+
+        self._check()
+        files = image_files.find_images(self.folder)
+        keep_freed_memory()
+        embedder = Embedder(open_pretrained(self.model, self.directory))
+        query = _image(self.nearest) if self.nearest else None
+        wanted = embedder.read(query)[0] if query else None
+        skipped: list[str] = []
+
+        def skip(message: str) -> None:
+            skipped.append(message)
+            print(f"shiftjax: {message}", file=sys.stderr)
+
+        found = embedder.embed_files(files, skip)
+        if not found.files:
+            raise InputError(f"{self.folder} has no image that can be read")
+        names = [file.relative_to(self.folder).as_posix() for file in found.files]
+        try:
+            np.savez(self.output, embeddings=found.vectors, files=np.array(names))
+        except OSError as error:
+            raise InputError(f"--output {self.output}: {error}") from error
+        count, size = found.vectors.shape
+        say(console, f"{self.output}: {count:,} embeddings of {size} features")
+        if query is not None and wanted is not None:
+            faces = found.nearest(wanted, self.top + 1)
+            others = [face for face in faces if not face[0].samefile(query)]
+            self._show(console, query, others[: self.top])
+        return 1 if skipped else 0
+
+    def _check(self) -> None:
+        """Raises InputError for options that do not fit."""
+        if not Path(self.folder).is_dir():
+            raise MissingFileError(f"there is no folder {self.folder}")
+        output = Path(self.output)
+        if output.suffix != ".npz":
+            raise InputError(f"--output {output}: it must end in .npz")
+        if not output.parent.is_dir():
+            raise MissingFileError(
+                f"--output {output}: there is no folder {output.parent}"
+            )
+        if self.plot and not self.nearest:
+            raise InputError(f"--plot {self.plot}: it needs --nearest, an image")
+        if self.top < 1:
+            raise InputError(f"--top {self.top}: it must be at least 1")
+
+    def _show(
+        self, console: Console, query: Path, faces: list[tuple[Path, float]]
+    ) -> None:
+        """Prints the faces that are nearest to an image, and draws them on request."""
+        from shiftjax.apps.contact_sheet import draw_contact_sheet
+        from shiftjax.apps.predict import Prediction
+
+        for file, similarity in faces:
+            say(console, f"  {similarity:7.4f}  {file}")
+        if not self.plot:
+            return
+        shown = [Prediction(str(query), ())]
+        shown += [Prediction(str(file), ((file.stem, x),)) for file, x in faces]
+        try:
+            draw_contact_sheet(shown).save(self.plot)
+        except (OSError, ValueError) as error:
+            raise InputError(f"--plot {self.plot}: {error}") from error
+
+
+def _image(path: str) -> Path:
+    """Returns the path of an image file; raises if there is no file."""
+    if not Path(path).is_file():
+        raise MissingFileError(f"there is no image {path}")
+    return Path(path)
