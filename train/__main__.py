@@ -14,6 +14,7 @@ from train import commands, config, exits, experiments
 COMMANDS = {
     "compile": commands.Compile,
     "evaluate": commands.Evaluate,
+    "folds": commands.Folds,
     "prepare": commands.Prepare,
     "release": commands.ReleaseRuns,
     "results": commands.Results,

@@ -119,6 +119,27 @@ class Compile:
 
 
 @dataclasses.dataclass(frozen=True)
+class Folds:
+    """Show the accuracy of face networks that were trained for one fold each."""
+
+    workdir: tuple[str, ...]
+    """Folders of the runs, one for each --faces.fold."""
+
+    def run(self, console: Console) -> None:
+        """Prints one line for each fold, and one for all."""
+        from train.faces.folds import read_folds
+
+        found = read_folds(self.workdir)
+        for fold, accuracy in enumerate(found.accuracies, 1):
+            say(console, f"fold {fold}: accuracy {100 * accuracy:.2f}%")
+        say(
+            console,
+            f"mean {100 * found.mean:.2f}%, standard deviation "
+            f"{100 * found.std:.2f}%, standard error {100 * found.standard_error:.2f}%",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Prepare:
     """Write a TFDS directory of CIFAR or ImageNet from the official files."""
 

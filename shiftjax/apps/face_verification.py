@@ -53,6 +53,25 @@ class Verification:
     true_accept_rates: np.ndarray
 
 
+@dataclasses.dataclass(frozen=True)
+class FoldVerification:
+    """The result of verifying the pairs of one fold.
+
+    Attributes:
+      accuracy: accuracy on the fold.
+      threshold: the threshold, chosen on all other folds.
+      auc: area under the ROC curve of the fold, as in `Verification`.
+      eer: equal error rate of the fold, as in `Verification`.
+      tar_at_far: true accept rates of the fold, as in `Verification`.
+    """
+
+    accuracy: float
+    threshold: float
+    auc: float
+    eer: float
+    tar_at_far: Mapping[float, float]
+
+
 def flip_averaged(
     embed: Callable[[np.ndarray], np.ndarray], images: np.ndarray
 ) -> np.ndarray:
@@ -174,40 +193,86 @@ def verify_pairs(
       (1.0, 1.0)
     """
     similarities, same = _check_pairs(similarities, same)
-    folds = np.asarray(folds)
-    if folds.shape != same.shape:
-        raise InputError(
-            f"there are folds {list(folds.shape)} for pairs {list(same.shape)}"
-        )
-    names = np.unique(folds)
-    if len(names) < 2:
-        raise InputError(f"there is {len(names)} fold; at least 2 folds are needed")
-    thresholds, accuracies = [], []
-    for name in names:
-        inside = folds == name
-        if same[inside].all() or not same[inside].any():
-            kind = "one person" if same[inside].all() else "two people"
-            raise InputError(
-                f"fold {name} has only pairs of {kind}; it needs both kinds"
-            )
-        thresholds.append(best_threshold(similarities[~inside], same[~inside]))
-        accepted = similarities[inside] >= thresholds[-1]
-        accuracies.append(float((accepted == same[inside]).mean()))
+    folds = _check_folds(folds, same)
+    tested = [_test_fold(similarities, same, folds, n) for n in np.unique(folds)]
+    thresholds, accuracies = zip(*tested, strict=True)
     std = float(np.std(accuracies, ddof=1))
     far, tar, auc = _roc(similarities, same)
     return Verification(
         accuracy=float(np.mean(accuracies)),
         accuracy_std=std,
-        accuracy_standard_error=std / len(names) ** 0.5,
-        fold_accuracies=tuple(accuracies),
-        fold_thresholds=tuple(thresholds),
+        accuracy_standard_error=std / len(tested) ** 0.5,
+        fold_accuracies=accuracies,
+        fold_thresholds=thresholds,
         threshold=best_threshold(similarities, same),
         auc=auc,
-        eer=float(np.interp(0, far + tar - 1, far)),
-        tar_at_far={most: float(tar[far <= most].max()) for most in FALSE_ACCEPT_RATES},
+        eer=_equal_error_rate(far, tar),
+        tar_at_far=_true_accept_rates(far, tar),
         false_accept_rates=far,
         true_accept_rates=tar,
     )
+
+
+def verify_fold(
+    similarities: ArrayLike, same: ArrayLike, folds: ArrayLike, fold: int
+) -> FoldVerification:
+    """Verifies the pairs of one fold, for a network that is trained for this fold.
+
+    Args:
+      similarities: `[pairs]` of all folds, larger for more similar images.
+      same: bool `[pairs]`, True for pairs of one person.
+      folds: int `[pairs]`, the fold of each pair.
+      fold: the fold to verify.
+
+    Returns:
+      The accuracy on the fold at the threshold that is chosen on the others.
+
+    Raises:
+      InputError: as `verify_pairs`, or if there is no such fold.
+
+    Example:
+      >>> result = verify_fold(
+      ...     [0.9, 0.2, 0.7, 0.4], [True, False, True, False], [0, 0, 1, 1], fold=1)
+      >>> result.accuracy, result.threshold
+      (1.0, 0.55)
+    """
+    similarities, same = _check_pairs(similarities, same)
+    folds = _check_folds(folds, same)
+    if fold not in folds:
+        raise InputError(f"there is no fold {fold}: {np.unique(folds).tolist()}")
+    threshold, accuracy = _test_fold(similarities, same, folds, fold)
+    inside = folds == fold
+    far, tar, auc = _roc(similarities[inside], same[inside])
+    return FoldVerification(
+        accuracy,
+        threshold,
+        auc,
+        _equal_error_rate(far, tar),
+        _true_accept_rates(far, tar),
+    )
+
+
+def _test_fold(
+    similarities: np.ndarray, same: np.ndarray, folds: np.ndarray, fold: int
+) -> tuple[float, float]:
+    """Returns the threshold chosen outside a fold, and the accuracy inside it."""
+    inside = folds == fold
+    if same[inside].all() or not same[inside].any():
+        kind = "one person" if same[inside].all() else "two people"
+        raise InputError(f"fold {fold} has only pairs of {kind}; it needs both kinds")
+    threshold = best_threshold(similarities[~inside], same[~inside])
+    accepted = similarities[inside] >= threshold
+    return threshold, float((accepted == same[inside]).mean())
+
+
+def _equal_error_rate(far: np.ndarray, tar: np.ndarray) -> float:
+    """Returns the rate at which a ROC curve has as many errors of both kinds."""
+    return float(np.interp(0, far + tar - 1, far))
+
+
+def _true_accept_rates(far: np.ndarray, tar: np.ndarray) -> dict[float, float]:
+    """Returns the largest true accept rate for each of `FALSE_ACCEPT_RATES`."""
+    return {most: float(tar[far <= most].max()) for most in FALSE_ACCEPT_RATES}
 
 
 def _roc(
@@ -237,6 +302,19 @@ def _check_pairs(
         )
     _check_finite("similarities", similarities)
     return similarities, same
+
+
+def _check_folds(folds: ArrayLike, same: np.ndarray) -> np.ndarray:
+    """Checks that each pair has a fold, and that there are two folds or more."""
+    folds = np.asarray(folds)
+    if folds.shape != same.shape:
+        raise InputError(
+            f"there are folds {list(folds.shape)} for pairs {list(same.shape)}"
+        )
+    count = len(np.unique(folds))
+    if count < 2:
+        raise InputError(f"there is {count} fold; at least 2 folds are needed")
+    return folds
 
 
 def _check_finite(kind: str, values: np.ndarray) -> None:

@@ -53,7 +53,7 @@ OTHER = Config(
         rand_augment_magnitude=7,
     ),
     style=Style("painting.jpg", 64, "squeezenet", "weights.npz", 1.0, 2.0),
-    faces=Faces("softmax_center", 0.3, 30.0, 0.01, 0.2, "pairs.txt", "aligned"),
+    faces=Faces("softmax_center", 0.3, 30.0, 0.01, 0.2, "pairs.txt", "aligned", 3),
     optimizer=Optimizer(
         "adam",
         0.8,

@@ -99,6 +99,7 @@ def test_without_a_name_the_digits_are_trained():
         (["evaluate"], ["--workdir"]),
         (["resume"], ["--workdir"]),
         (["resume", "--workdir", "none"], ["none holds no run"]),
+        (["folds", "--workdir", "none", "no"], ["none holds no run"]),
         (["release", "--workdir", "none"], ["--tag"]),
         (["release", "--workdir", "none", "--tag", "a"], ["none holds no run"]),
         (["zoo", "--only", "resnet2O.cifar10"], ["did you mean 'resnet20.cifar10'"]),

@@ -6,7 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from shiftjax.apps.face_pairs import Pair
-from shiftjax.apps.face_verification import cosine_similarities, verify_pairs
+from shiftjax.apps.face_verification import (
+    cosine_similarities,
+    verify_fold,
+    verify_pairs,
+)
 from train.config import Data
 from train.data.decoding import Decoding
 from train.data.encoded import Encoded
@@ -25,14 +29,18 @@ class PairSet(ImageSet):
       positions: int `[pairs, 2]`, the positions of both images.
       same: bool `[pairs]`, True for two images of one person.
       folds: int `[pairs]`.
+      fold: the fold to test; None for all of them.
     """
 
     positions: np.ndarray
     same: np.ndarray
     folds: np.ndarray
+    fold: int | None = None
 
     def verify(self, embeddings: np.ndarray) -> dict[str, float]:
-        """Verifies the pairs; see `shiftjax.apps.face_verification.verify_pairs`.
+        """Verifies the pairs of all folds, or of one.
+
+        See `verify_pairs` and `verify_fold` in `shiftjax.apps.face_verification`.
 
         Args:
           embeddings: `[images, features]`, of any length.
@@ -43,16 +51,22 @@ class PairSet(ImageSet):
         """
         first, second = embeddings[self.positions.T]
         similarities = cosine_similarities(first, second)
-        found = verify_pairs(similarities, self.same, self.folds)
+        spread, count = {}, len(self.same)
+        if self.fold is None:
+            found = verify_pairs(similarities, self.same, self.folds)
+            spread = {"accuracy_standard_error": found.accuracy_standard_error}
+        else:
+            found = verify_fold(similarities, self.same, self.folds, self.fold)
+            count = int((self.folds == self.fold).sum())
         rates = {f"tar_at_far_{far:g}": x for far, x in found.tar_at_far.items()}
         return {
             "accuracy": found.accuracy,
-            "accuracy_standard_error": found.accuracy_standard_error,
+            **spread,
             "auc": found.auc,
             "eer": found.eer,
             **rates,
             "threshold": found.threshold,
-            "pairs": len(self.same),
+            "pairs": count,
         }
 
 
@@ -64,7 +78,10 @@ def people(pairs: Sequence[Pair]) -> frozenset[str]:
 
 
 def load_images(
-    pairs: Sequence[Pair], options: Data, class_names: tuple[str, ...]
+    pairs: Sequence[Pair],
+    options: Data,
+    class_names: tuple[str, ...],
+    fold: int | None = None,
 ) -> PairSet:
     """Decodes the images of pairs.
 
@@ -72,6 +89,7 @@ def load_images(
       pairs: the pairs.
       options: the size of the images.
       class_names: the classes of the network's training.
+      fold: the fold to test; None for all of them.
 
     Returns:
       The images of all pairs, each once, with the pairs.
@@ -94,4 +112,5 @@ def load_images(
         positions=np.array([[places[path] for path in two] for two in both]),
         same=np.array([pair.same for pair in pairs]),
         folds=np.array([pair.fold for pair in pairs]),
+        fold=fold,
     )

@@ -161,6 +161,9 @@ class FaceRecognition:
     ) -> Examples:
         """Loads a split; with pairs, these are the test, without people in training.
 
+        With `--faces.fold` the test is that fold of the pairs, and people of the others
+        are trained on.
+
         Raises:
           MissingFileError: if the file or the images of the pairs do not exist.
           InputError: if an option is missing, the file of pairs is malformed, or the
@@ -168,6 +171,8 @@ class FaceRecognition:
         """
         options = config.faces
         if options.pairs is None and options.images is None:
+            if options.fold:
+                raise InputError(f"--faces.fold {options.fold} needs --faces.pairs")
             return read()
         if options.pairs is None or options.images is None:
             missing = "images" if options.images is None else "pairs"
@@ -176,14 +181,15 @@ class FaceRecognition:
                 "and --faces.images, a folder"
             )
         pairs = read_pairs(options.pairs, options.images)
-        tested = people(pairs)
+        fold = _tested_fold(options, 1 + max(pair.fold for pair in pairs))
+        tested = people([p for p in pairs if fold is None or p.fold == fold])
         if split != "test":
             examples = read(without=tested, cut_test=False)
             _check_apart(examples, tested, config)
             return examples
         training = read(without=tested, decode="each_epoch")
         _check_apart(training, tested, config)
-        return load_images(pairs, config.data, training.class_names)
+        return load_images(pairs, config.data, training.class_names, fold)
 
     @staticmethod
     def class_names(examples: Examples) -> tuple[str, ...]:
@@ -196,7 +202,8 @@ class FaceRecognition:
         """Returns the threshold for use, if pairs have been verified."""
         if "threshold" not in test:
             return {}
-        source = f"all pairs of {config.faces.pairs}"
+        pairs, fold = config.faces.pairs, config.faces.fold
+        source = f"{pairs} without fold {fold}" if fold else f"all pairs of {pairs}"
         return {"threshold": test["threshold"], "threshold_source": source}
 
     def data(self, images: Resident | None) -> Resident | None:
@@ -280,6 +287,16 @@ def _check_options(config: Config) -> None:
         raise InputError(
             f"--accumulate {config.accumulate}: the loss softmax_center allows only 1"
         )
+
+
+def _tested_fold(options: Faces, folds: int) -> int | None:
+    """Returns the number, from 0, of the fold to test; None for all."""
+    if options.fold > folds:
+        raise InputError(
+            f"--faces.fold {options.fold}: {options.pairs} has the folds 1 to {folds}, "
+            "and 0 stands for all"
+        )
+    return options.fold - 1 if options.fold else None
 
 
 def _check_apart(examples: Examples, tested: frozenset[str], config: Config) -> None:

@@ -12,6 +12,7 @@ from shiftjax.apps.face_verification import (
     best_threshold,
     cosine_similarities,
     flip_averaged,
+    verify_fold,
     verify_pairs,
 )
 
@@ -40,6 +41,15 @@ def test_the_protocol_by_hand():
         0.01: pytest.approx(5 / 6),
         0.001: pytest.approx(5 / 6),
     }
+
+
+def test_one_fold_by_hand():
+    """Of fold 2, one person at 0.8 and 0.3, two people at 0.2 and 0.4."""
+    pairs = SIMILARITIES.ravel(), SAME.ravel(), FOLDS.ravel()
+    result = verify_fold(*pairs, fold=2)
+    assert result.threshold == pytest.approx(0.54)  # chosen on folds 5 and 7
+    assert (result.accuracy, result.auc, result.eer) == (0.75, 0.75, 0.5)
+    assert result.tar_at_far == {0.01: 0.5, 0.001: 0.5}
 
 
 # Similarities of pairs of one person, of two people, and the threshold.
@@ -185,6 +195,10 @@ UNFIT = {
     "one fold": (
         lambda: verify_pairs([0.1, 0.2], [True, False], [3, 3]),
         "there is 1 fold; at least 2",
+    ),
+    "no such fold": (
+        lambda: verify_fold([0.1, 0.2], [True, False], [3, 5], 4),
+        r"there is no fold 4: \[3, 5\]",
     ),
     "one person": (
         lambda: verify_pairs([0.1, 0.2, 0.3], [True, False, True], [0, 0, 4]),

@@ -21,13 +21,23 @@ from tests.train.small_trainer import assert_close, log_softmax
 from train import optimizer
 from train.assemble import set_up
 from train.commands import _reached
-from train.config import Augment, Config, Data, Faces, Model, Optimizer, Schedule
+from train.config import (
+    Augment,
+    Config,
+    Data,
+    Faces,
+    Model,
+    Optimizer,
+    Schedule,
+    published,
+)
 from train.data.stream import items
 from train.evaluation import evaluate, evaluate_run
 from train.logging.console import describe_metrics
 from train.logging.records import read_metrics
 from train.release import load_run, release
 from train.tasks import load_split
+from train.tasks.faces import FaceRecognition
 
 SIZE, PEOPLE, IMAGES, FEATURES = 16, 8, 8, 8
 NAMES = tuple(f"P{i}" for i in range(PEOPLE))
@@ -255,15 +265,21 @@ def test_the_test_of_a_run_is_the_protocol_on_the_pairs(paired, run, tmp_path):
     assert _reached(entry) == f"test accuracy {100 * wanted.accuracy:.2f}%"
 
 
-def test_people_of_the_pairs_are_not_trained_on(paired, folder, tmp_path, caplog):
-    """And no images are held out for another test."""
+@pytest.fixture
+def mixed(paired, folder, tmp_path):
+    """A configuration whose training data have three of the people in the pairs."""
     both = tmp_path / "both"
     both.mkdir()
     for name in (*NAMES, *TESTED[:3]):
         split = "train" if name in NAMES else "test"
         (both / name).symlink_to(folder / split / name)
     data = dataclasses.replace(paired.data, source=f"folder:{both}")
-    config = dataclasses.replace(paired, data=data)
+    return dataclasses.replace(paired, data=data)
+
+
+def test_people_of_the_pairs_are_not_trained_on(paired, mixed, caplog):
+    """And no images are held out for another test."""
+    config = mixed
     with caplog.at_level(logging.WARNING):
         splits = [load_split(config, s) for s in ("train", "validation", "test")]
     assert [len(x) for x in splits] == [PEOPLE * IMAGES - 8, 8, 13]
@@ -272,6 +288,36 @@ def test_people_of_the_pairs_are_not_trained_on(paired, folder, tmp_path, caplog
     np.testing.assert_array_equal(splits[0].images, alone.images)
     np.testing.assert_array_equal(splits[0].labels, alone.labels)
     assert caplog.text.count("3 of 11 classes are left out: T0, T1, T2") == 1
+
+
+@pytest.mark.parametrize(
+    ("fold", "trained"), [(1, (*NAMES, "T2")), (2, (*NAMES, "T0", "T1"))]
+)
+def test_one_fold_is_tested_and_its_people_are_not_trained_on(
+    mixed, rng, fold, trained
+):
+    """The threshold is chosen on the other fold."""
+    faces = dataclasses.replace(mixed.faces, fold=fold)
+    config = dataclasses.replace(mixed, faces=faces)
+    splits = [load_split(config, s) for s in ("train", "validation", "test")]
+    assert {x.class_names for x in splits} == {trained}
+    training, validation, examples = splits
+    assert len(training) + len(validation) == len(trained) * IMAGES
+    embeddings = rng.normal(size=(13, FEATURES))
+    first, second = embeddings[examples.positions.T]
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    cosines = (first * second).sum(1) / lengths
+    wanted = verify_pairs(cosines, [True, True, False, False] * 2, [1] * 4 + [2] * 4)
+    found = examples.verify(embeddings)
+    assert found["accuracy"] == wanted.fold_accuracies[fold - 1]
+    assert found["threshold"] == pytest.approx(wanted.fold_thresholds[fold - 1])
+    assert found["pairs"] == 4
+    inside = cosines[4 * fold - 4 : 4 * fold]
+    above = [one > two for one in inside[:2] for two in inside[2:]]
+    assert found["auc"] == sum(above) / 4
+    assert "accuracy_standard_error" not in found
+    fields = FaceRecognition.card_fields(published(config), found)
+    assert fields["threshold_source"] == f"pairs.txt without fold {fold}"
 
 
 def test_a_run_becomes_weights_without_its_classifier(config, run, tmp_path):
@@ -353,11 +399,19 @@ def test_muon_does_not_update_the_classifier(config):
         ),
         ({"faces": Faces(pairs="pairs.txt")}, "--faces.images is missing"),
         ({"faces": Faces(images="images")}, "--faces.pairs is missing"),
+        ({"faces": Faces(fold=2)}, "--faces.fold 2 needs --faces.pairs"),
+        ({"faces": Faces(fold=-1)}, "--faces.fold -1: it must be at least 0"),
     ],
 )
 def test_an_option_that_does_not_fit_is_named(config, changes, message):
     with pytest.raises(InputError, match=message):
         set_up(dataclasses.replace(config, **changes))
+
+
+def test_a_missing_fold_is_named(paired):
+    faces = dataclasses.replace(paired.faces, fold=3)
+    with pytest.raises(InputError, match=r"fold 3: .*pairs\.txt has the folds 1 to 2,"):
+        set_up(dataclasses.replace(paired, faces=faces))
 
 
 def test_missing_pairs_are_named(paired):

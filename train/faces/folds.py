@@ -1,0 +1,86 @@
+"""The result of runs that are each trained for one fold of the pairs."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+from shiftjax.errors import InputError
+from train import config as config_file
+from train import files
+from train.config import Config
+from train.logging.records import read_metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class FoldResults:
+    """The accuracies of all folds, each of its own run.
+
+    Attributes:
+      accuracies: accuracy of each fold, in the order of the folds.
+    """
+
+    accuracies: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean over the folds."""
+        return float(np.mean(self.accuracies))
+
+    @property
+    def std(self) -> float:
+        """Standard deviation over the folds, of a sample (`ddof=1`)."""
+        return float(np.std(self.accuracies, ddof=1))
+
+    @property
+    def standard_error(self) -> float:
+        """Standard error of the mean, which LFW's results report."""
+        return self.std / len(self.accuracies) ** 0.5
+
+
+def read_folds(workdirs: Sequence[str]) -> FoldResults:
+    """Reads the results of finished runs, one for each fold.
+
+    Args:
+      workdirs: the folders of the runs, in any order.
+
+    Returns:
+      The accuracy of each fold at the threshold that its run chose on the others.
+
+    Raises:
+      InputError: if a run is not finished, the runs differ in more than fold and seed,
+        or their folds are not 1, 2, 3, ..., each once.
+    """
+    configs = [config_file.load_config(workdir) for workdir in workdirs]
+    folds = [config.faces.fold for config in configs]
+    if len(folds) < 2 or sorted(folds) != list(range(1, len(folds) + 1)):
+        raise InputError(
+            f"the runs test the folds {folds}: they must be 1, 2, 3, ..., each once"
+        )
+    first = _without_fold(configs[0])
+    for workdir, config in zip(workdirs, configs, strict=True):
+        if changed := config_file.differences(first, _without_fold(config)):
+            raise InputError(
+                f"{workdir} differs from {workdirs[0]} in more than the fold and the "
+                f"seed: {changed[0]}"
+            )
+    found = {n: _accuracy(w) for n, w in zip(folds, workdirs, strict=True)}
+    return FoldResults(tuple(found[fold] for fold in sorted(found)))
+
+
+def _without_fold(config: Config) -> Config:
+    """Returns a configuration with fold and seed at 0."""
+    faces = dataclasses.replace(config.faces, fold=0)
+    return dataclasses.replace(config, faces=faces, seed=0)
+
+
+def _accuracy(workdir: str) -> float:
+    """Returns the accuracy of a run's test."""
+    records = read_metrics(files.folder(workdir))
+    tests = [record for record in records if record["split"] == "test"]
+    if not tests:
+        raise InputError(
+            f"{workdir} is not finished: continue it with `python -m train resume "
+            f"--workdir {workdir}`"
+        )
+    return tests[-1]["accuracy"]
