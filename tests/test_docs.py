@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from shiftjax import list_models
 from shiftjax.cli import main
 from train.__main__ import parse
 
@@ -60,6 +61,20 @@ def test_the_code_of_a_page_runs(name):
         assert namespace["features"]["stage3"].shape == (2, 8, 8, 64)
     if name == "docs/getting_started.md":
         assert int(namespace["logits"].argmax()) == namespace["digits"].target[7]
+
+
+def test_the_readme_lists_every_network():
+    """A name that starts with "_" has the beginning of the one before it."""
+    section = PAGES["README.md"].partition("## The networks")[2].partition("\n## ")[0]
+    found = set()
+    for row in re.findall(r"^\| `.*", section, re.MULTILINE):
+        name = ""
+        for word in re.findall("`(.+?)`", row):
+            name = name.rpartition("_")[0] + word if word.startswith("_") else word
+            found.add(name)
+            if "also with 56 and 110 layers" in row:
+                found |= {name.replace("20", depth) for depth in ("56", "110")}
+    assert found == set(list_models())
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
