@@ -1,8 +1,6 @@
-"""The task of face networks: its losses, its splits, its runs and its releases."""
+"""The task of face networks: its losses, its runs and its releases."""
 
 import dataclasses
-import functools
-import logging
 
 import jax
 import jax.numpy as jnp
@@ -11,107 +9,23 @@ import pytest
 from PIL import Image
 
 import shiftjax
-from shiftjax import registry
 from shiftjax.apps.face_verification import flip_averaged, verify_pairs
 from shiftjax.apps.verify import verify
-from shiftjax.errors import InputError, MissingFileError
-from shiftjax.models.facenet import FaceResNet
 from shiftjax.weights import open_pretrained
 from tests.train.small_trainer import assert_close, log_softmax
+from tests.train.tasks.faces.people import FEATURES, IMAGES, NAMES, PEOPLE
 from train import optimizer
 from train.assemble import set_up
 from train.commands import _reached
-from train.config import (
-    Augment,
-    Config,
-    Data,
-    Faces,
-    Model,
-    Optimizer,
-    Schedule,
-    published,
-)
+from train.config import Augment, Config
 from train.data.stream import items
 from train.evaluation import evaluate, evaluate_run
 from train.logging.console import describe_metrics
 from train.logging.records import read_metrics
 from train.release import load_run, release
 from train.tasks import load_split
-from train.tasks.faces import FaceRecognition
 
-SIZE, PEOPLE, IMAGES, FEATURES = 16, 8, 8, 8
-NAMES = tuple(f"P{i}" for i in range(PEOPLE))
 LOSSES = ["arcface", "softmax_center"]
-TESTED = ("T0", "T1", "T2", "T3")  # of the pairs
-
-
-def draw(folder, name: str, person: int, rng: np.random.Generator) -> None:
-    """Writes images of a person: a pattern of colors, with noise."""
-    (folder / name).mkdir(parents=True)
-    colors = np.random.default_rng(person).integers(40, 216, (4, 4, 3))
-    for number in range(1, IMAGES + 1):
-        pixels = colors.repeat(SIZE // 4, 0).repeat(SIZE // 4, 1)
-        pixels = pixels + rng.integers(-30, 31, pixels.shape)
-        image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
-        image.save(folder / name / f"{name}_{number:04}.png")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def tiny_network():
-    """A face network of two blocks, by the name "tiny_facenet"."""
-    build = functools.partial(
-        FaceResNet, blocks=(1, 1), width=8, embedding_size=FEATURES
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(registry.VARIANTS, "tiny_facenet", build)
-        yield
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """Images of the people of the training and of the pairs, and the pairs."""
-    root = tmp_path_factory.mktemp("faces")
-    rng = np.random.default_rng(0)
-    for person, name in enumerate(NAMES):
-        draw(root / "train", name, person, rng)
-    for person, name in enumerate(TESTED, PEOPLE):
-        draw(root / "test", name, person, rng)
-    (root / "pairs.txt").write_text(
-        "2 2\nT0 1 2\nT1 3 1\nT0 4 T1 4\nT1 1 T0 1\n"
-        "T2 1 2\nT3 2 8\nT2 5 T3 1\nT3 6 T2 1\n"
-    )
-    return root
-
-
-@pytest.fixture
-def config(folder, tmp_path):
-    return Config(
-        task="faces",
-        workdir=str(tmp_path / "run"),
-        epochs=12.0,
-        batch_size=12,
-        eval_batch_size=8,
-        model=Model("tiny_facenet"),
-        data=Data(
-            source=f"folder:{folder / 'train'}", image_size=SIZE, validation_examples=8
-        ),
-        augment=Augment(crop_padding=1, flip=False),
-        faces=Faces(scale=8.0, margin=0.2, center_weight=0.1),
-        optimizer=Optimizer(weight_decay=0.0),
-        schedule=Schedule(learning_rate=0.1),
-        log_steps=4,
-        eval_epochs=3.0,
-        save_epochs=3.0,
-        log_to=(),
-    )
-
-
-@pytest.fixture
-def paired(config, folder):
-    """Returns a configuration with the pairs as its test."""
-    pairs, images = str(folder / "pairs.txt"), str(folder / "test")
-    faces = dataclasses.replace(config.faces, pairs=pairs, images=images)
-    return dataclasses.replace(config, faces=faces)
 
 
 def with_loss(config: Config, loss: str) -> Config:
@@ -265,61 +179,6 @@ def test_the_test_of_a_run_is_the_protocol_on_the_pairs(paired, run, tmp_path):
     assert _reached(entry) == f"test accuracy {100 * wanted.accuracy:.2f}%"
 
 
-@pytest.fixture
-def mixed(paired, folder, tmp_path):
-    """A configuration whose training data have three of the people in the pairs."""
-    both = tmp_path / "both"
-    both.mkdir()
-    for name in (*NAMES, *TESTED[:3]):
-        split = "train" if name in NAMES else "test"
-        (both / name).symlink_to(folder / split / name)
-    data = dataclasses.replace(paired.data, source=f"folder:{both}")
-    return dataclasses.replace(paired, data=data)
-
-
-def test_people_of_the_pairs_are_not_trained_on(paired, mixed, caplog):
-    """And no images are held out for another test."""
-    config = mixed
-    with caplog.at_level(logging.WARNING):
-        splits = [load_split(config, s) for s in ("train", "validation", "test")]
-    assert [len(x) for x in splits] == [PEOPLE * IMAGES - 8, 8, 13]
-    assert {x.class_names for x in splits} == {NAMES}
-    alone = load_split(paired, "train")
-    np.testing.assert_array_equal(splits[0].images, alone.images)
-    np.testing.assert_array_equal(splits[0].labels, alone.labels)
-    assert caplog.text.count("3 of 11 classes are left out: T0, T1, T2") == 1
-
-
-@pytest.mark.parametrize(
-    ("fold", "trained"), [(1, (*NAMES, "T2")), (2, (*NAMES, "T0", "T1"))]
-)
-def test_one_fold_is_tested_and_its_people_are_not_trained_on(
-    mixed, rng, fold, trained
-):
-    """The threshold is chosen on the other fold."""
-    faces = dataclasses.replace(mixed.faces, fold=fold)
-    config = dataclasses.replace(mixed, faces=faces)
-    splits = [load_split(config, s) for s in ("train", "validation", "test")]
-    assert {x.class_names for x in splits} == {trained}
-    training, validation, examples = splits
-    assert len(training) + len(validation) == len(trained) * IMAGES
-    embeddings = rng.normal(size=(13, FEATURES))
-    first, second = embeddings[examples.positions.T]
-    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
-    cosines = (first * second).sum(1) / lengths
-    wanted = verify_pairs(cosines, [True, True, False, False] * 2, [1] * 4 + [2] * 4)
-    found = examples.verify(embeddings)
-    assert found["accuracy"] == wanted.fold_accuracies[fold - 1]
-    assert found["threshold"] == pytest.approx(wanted.fold_thresholds[fold - 1])
-    assert found["pairs"] == 4
-    inside = cosines[4 * fold - 4 : 4 * fold]
-    above = [one > two for one in inside[:2] for two in inside[2:]]
-    assert found["auc"] == sum(above) / 4
-    assert "accuracy_standard_error" not in found
-    fields = FaceRecognition.card_fields(published(config), found)
-    assert fields["threshold_source"] == f"pairs.txt without fold {fold}"
-
-
 def test_a_run_becomes_weights_without_its_classifier(config, run, tmp_path):
     config = dataclasses.replace(with_loss(config, "softmax_center"), epochs=1.0)
     outcome, _ = run(config)
@@ -374,59 +233,3 @@ def test_muon_does_not_update_the_classifier(config):
     labels = optimizer.muon_labels(params)
     assert labels["classifier"]["kernel"] == "sgd"
     assert "muon" in jax.tree.leaves(labels["stage2_block01"])
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        (
-            {"model": Model("resnet20")},
-            "resnet20 embeds no faces: one of shift_facenet",
-        ),
-        (
-            {"label_smoothing": 0.1},
-            "--label-smoothing 0.1: the task faces allows only 0",
-        ),
-        ({"augment": Augment(mixup=0.2)}, "--augment.mixup 0.2: the task faces"),
-        ({"augment": Augment(cutmix=1.0)}, "--augment.cutmix 1.0: the task faces"),
-        ({"faces": Faces(margin=2.0)}, "--faces.margin 2.0: it must be 0 to 1.5"),
-        ({"faces": Faces(scale=0.0)}, "--faces.scale 0.0: it must be above 0"),
-        ({"faces": Faces(center_weight=-1)}, "--faces.center-weight -1: it must be"),
-        ({"faces": Faces(center_rate=1.5)}, "--faces.center-rate 1.5: it must be"),
-        (
-            {"faces": Faces("softmax_center"), "accumulate": 3},
-            "--accumulate 3: the loss softmax_center allows only 1",
-        ),
-        ({"faces": Faces(pairs="pairs.txt")}, "--faces.images is missing"),
-        ({"faces": Faces(images="images")}, "--faces.pairs is missing"),
-        ({"faces": Faces(fold=2)}, "--faces.fold 2 needs --faces.pairs"),
-        ({"faces": Faces(fold=-1)}, "--faces.fold -1: it must be at least 0"),
-    ],
-)
-def test_an_option_that_does_not_fit_is_named(config, changes, message):
-    with pytest.raises(InputError, match=message):
-        set_up(dataclasses.replace(config, **changes))
-
-
-def test_a_missing_fold_is_named(paired):
-    faces = dataclasses.replace(paired.faces, fold=3)
-    with pytest.raises(InputError, match=r"fold 3: .*pairs\.txt has the folds 1 to 2,"):
-        set_up(dataclasses.replace(paired, faces=faces))
-
-
-def test_missing_pairs_are_named(paired):
-    faces = dataclasses.replace(paired.faces, pairs="nowhere.txt")
-    with pytest.raises(MissingFileError, match=r"no file of pairs nowhere\.txt"):
-        set_up(dataclasses.replace(paired, faces=faces))
-
-
-def test_only_a_folder_can_leave_people_out(paired, folder, tmp_path):
-    """Digits have no folders: one of the people of these pairs is called "3"."""
-    rng = np.random.default_rng(0)
-    for person, name in enumerate(("3", "7")):
-        draw(tmp_path / "images", name, person, rng)
-    (tmp_path / "pairs.txt").write_text("2 1\n3 1 2\n3 1 7 1\n7 1 2\n7 2 3 2\n")
-    faces = Faces(pairs=str(tmp_path / "pairs.txt"), images=str(tmp_path / "images"))
-    config = dataclasses.replace(paired, faces=faces, data=Data(image_size=SIZE))
-    with pytest.raises(InputError, match=r"digits has 2 people of .*: 3, 7"):
-        set_up(config)

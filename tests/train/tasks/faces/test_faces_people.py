@@ -1,0 +1,114 @@
+"""The splits of the task of face networks, and its options."""
+
+import dataclasses
+import logging
+
+import numpy as np
+import pytest
+
+from shiftjax.apps.face_verification import verify_pairs
+from shiftjax.errors import InputError, MissingFileError
+from tests.train.tasks.faces.people import FEATURES, IMAGES, NAMES, PEOPLE, SIZE, draw
+from train.assemble import set_up
+from train.config import Augment, Data, Faces, Model, published
+from train.tasks import load_split
+from train.tasks.faces import FaceRecognition
+
+
+def test_people_of_the_pairs_are_not_trained_on(paired, mixed, caplog):
+    """And no images are held out for another test."""
+    config = mixed
+    with caplog.at_level(logging.WARNING):
+        splits = [load_split(config, s) for s in ("train", "validation", "test")]
+    assert [len(x) for x in splits] == [PEOPLE * IMAGES - 8, 8, 13]
+    assert {x.class_names for x in splits} == {NAMES}
+    alone = load_split(paired, "train")
+    np.testing.assert_array_equal(splits[0].images, alone.images)
+    np.testing.assert_array_equal(splits[0].labels, alone.labels)
+    assert caplog.text.count("3 of 11 classes are left out: T0, T1, T2") == 1
+
+
+@pytest.mark.parametrize(
+    ("fold", "trained"), [(1, (*NAMES, "T2")), (2, (*NAMES, "T0", "T1"))]
+)
+def test_one_fold_is_tested_and_its_people_are_not_trained_on(
+    mixed, rng, fold, trained
+):
+    """The threshold is chosen on the other fold."""
+    faces = dataclasses.replace(mixed.faces, fold=fold)
+    config = dataclasses.replace(mixed, faces=faces)
+    splits = [load_split(config, s) for s in ("train", "validation", "test")]
+    assert {x.class_names for x in splits} == {trained}
+    training, validation, examples = splits
+    assert len(training) + len(validation) == len(trained) * IMAGES
+    embeddings = rng.normal(size=(13, FEATURES))
+    first, second = embeddings[examples.positions.T]
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    cosines = (first * second).sum(1) / lengths
+    wanted = verify_pairs(cosines, [True, True, False, False] * 2, [1] * 4 + [2] * 4)
+    found = examples.verify(embeddings)
+    assert found["accuracy"] == wanted.fold_accuracies[fold - 1]
+    assert found["threshold"] == pytest.approx(wanted.fold_thresholds[fold - 1])
+    assert found["pairs"] == 4
+    inside = cosines[4 * fold - 4 : 4 * fold]
+    above = [one > two for one in inside[:2] for two in inside[2:]]
+    assert found["auc"] == sum(above) / 4
+    assert "accuracy_standard_error" not in found
+    fields = FaceRecognition.card_fields(published(config), found)
+    assert fields["threshold_source"] == f"pairs.txt without fold {fold}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model": Model("resnet20")},
+            "resnet20 embeds no faces: one of shift_facenet",
+        ),
+        (
+            {"label_smoothing": 0.1},
+            "--label-smoothing 0.1: the task faces allows only 0",
+        ),
+        ({"augment": Augment(mixup=0.2)}, "--augment.mixup 0.2: the task faces"),
+        ({"augment": Augment(cutmix=1.0)}, "--augment.cutmix 1.0: the task faces"),
+        ({"faces": Faces(margin=2.0)}, "--faces.margin 2.0: it must be 0 to 1.5"),
+        ({"faces": Faces(scale=0.0)}, "--faces.scale 0.0: it must be above 0"),
+        ({"faces": Faces(center_weight=-1)}, "--faces.center-weight -1: it must be"),
+        ({"faces": Faces(center_rate=1.5)}, "--faces.center-rate 1.5: it must be"),
+        (
+            {"faces": Faces("softmax_center"), "accumulate": 3},
+            "--accumulate 3: the loss softmax_center allows only 1",
+        ),
+        ({"faces": Faces(pairs="pairs.txt")}, "--faces.images is missing"),
+        ({"faces": Faces(images="images")}, "--faces.pairs is missing"),
+        ({"faces": Faces(fold=2)}, "--faces.fold 2 needs --faces.pairs"),
+        ({"faces": Faces(fold=-1)}, "--faces.fold -1: it must be at least 0"),
+    ],
+)
+def test_an_option_that_does_not_fit_is_named(config, changes, message):
+    with pytest.raises(InputError, match=message):
+        set_up(dataclasses.replace(config, **changes))
+
+
+def test_a_missing_fold_is_named(paired):
+    faces = dataclasses.replace(paired.faces, fold=3)
+    with pytest.raises(InputError, match=r"fold 3: .*pairs\.txt has the folds 1 to 2,"):
+        set_up(dataclasses.replace(paired, faces=faces))
+
+
+def test_missing_pairs_are_named(paired):
+    faces = dataclasses.replace(paired.faces, pairs="nowhere.txt")
+    with pytest.raises(MissingFileError, match=r"no file of pairs nowhere\.txt"):
+        set_up(dataclasses.replace(paired, faces=faces))
+
+
+def test_only_a_folder_can_leave_people_out(paired, folder, tmp_path):
+    """Digits have no folders: one of the people of these pairs is called "3"."""
+    rng = np.random.default_rng(0)
+    for person, name in enumerate(("3", "7")):
+        draw(tmp_path / "images", name, person, rng)
+    (tmp_path / "pairs.txt").write_text("2 1\n3 1 2\n3 1 7 1\n7 1 2\n7 2 3 2\n")
+    faces = Faces(pairs=str(tmp_path / "pairs.txt"), images=str(tmp_path / "images"))
+    config = dataclasses.replace(paired, faces=faces, data=Data(image_size=SIZE))
+    with pytest.raises(InputError, match=r"digits has 2 people of .*: 3, 7"):
+        set_up(config)
