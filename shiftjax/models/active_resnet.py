@@ -1,7 +1,7 @@
 """AS-ResNet, the ImageNet network of Active Shift, in which displacements are learned.
 
 Y. Jeon and J. Kim 2018 (https://arxiv.org/abs/1806.07370), after the authors' Caffe
-networks (https://github.com/jyh2986/Active-Shift, models/ASL_Model/ImageNet):
+networks (https://github.com/jyh2986/Active-Shift, models/ASL_Model/ImageNet)::
 
     stem     3x3, stride 2, w features; no BatchNorm, no ReLU: a block begins with both;
              then one block of w features
