@@ -111,7 +111,8 @@ def set_up(config: Config, train_set: Examples | None = None) -> Setup:
                 f"{len(train_set)} training examples"
             )
     task = kind.make(config, train_set)
-    order = Order(len(train_set), config.batch_size, config.seed)
+    classes = train_set.labels if config.data.balanced else None
+    order = Order(len(train_set), config.batch_size, config.seed, classes)
     total_steps = max(round(config.epochs * order.steps_per_epoch), 1)
     rate = learning_rate(config.schedule, total_steps, order.steps_per_epoch)
     trainer = Trainer(

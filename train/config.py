@@ -61,6 +61,8 @@ class Data:
     """Threads that decode images; by default one per core that the process may use."""
     on_corrupt: Literal["stop", "skip"] = "stop"
     """Stop at a damaged image, or skip it; skipped images are counted in the log."""
+    balanced: bool = False
+    """Train on each class equally often, whatever its number of images."""
 
 
 @dataclasses.dataclass(frozen=True)

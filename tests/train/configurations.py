@@ -39,6 +39,7 @@ OTHER = Config(
         "each_epoch",
         3,
         "skip",
+        True,
     ),
     augment=Augment(
         2,

@@ -2,8 +2,8 @@
 
 The order is a pure function of the seed and the epoch. Epochs follow each other without
 a gap: step t takes `batch_size` positions of the endless sequence of epochs, from
-`t * batch_size` on. So each epoch has every example exactly once, all batches are full,
-and the step alone determines its examples.
+`t * batch_size` on. So all batches are full, and the step alone determines its
+examples. Each epoch has every example exactly once, or every class equally often.
 """
 
 import functools
@@ -27,18 +27,33 @@ class Order:
       examples: the size of the data set.
       batch_size: the number of examples in a step, over all hosts.
       seed: the seed of the order within each epoch.
+      classes: the class of each example, for classes that are equally often in an
+        epoch; None for each example once. A class has a turn each time that all have
+        had one, and its examples follow each other in random order.
 
     Example:
       >>> order = Order(examples=5, batch_size=3, seed=0)
       >>> seen = np.concatenate([order.indices(step) for step in range(5)])
       >>> sorted(seen[:5].tolist()), sorted(seen[5:10].tolist())
       ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4])
+      >>> balanced = Order(6, 6, seed=0, classes=np.array([7, 7, 7, 7, 7, 9]))
+      >>> (balanced.indices(0) == 5).sum().item()
+      3
     """
 
-    def __init__(self, examples: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        examples: int,
+        batch_size: int,
+        seed: int,
+        classes: np.ndarray | None = None,
+    ) -> None:
         self.examples = examples
         self.batch_size = batch_size
         self.seed = seed
+        self._of_class: list[np.ndarray] = []
+        if classes is not None:
+            self._of_class = [np.flatnonzero(classes == c) for c in np.unique(classes)]
         self._permutation = functools.lru_cache(maxsize=2)(self._shuffled)
 
     @property
@@ -63,7 +78,14 @@ class Order:
 
     def _shuffled(self, epoch: int) -> np.ndarray:
         rng = np.random.default_rng((self.seed, epoch))
-        return rng.permutation(self.examples).astype(np.int32)
+        if not self._of_class:
+            return rng.permutation(self.examples).astype(np.int32)
+        count = len(self._of_class)
+        rounds = np.arange(-(-self.examples // count))
+        turns = rng.permuted(np.tile(np.arange(count), (len(rounds), 1)), axis=1)
+        drawn = [np.resize(rng.permutation(x), len(rounds)) for x in self._of_class]
+        order = np.stack(drawn)[turns, rounds[:, None]]
+        return order.ravel()[: self.examples].astype(np.int32)
 
 
 def padded_order(examples: int, batch_size: int) -> np.ndarray:

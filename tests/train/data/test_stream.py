@@ -55,6 +55,36 @@ def test_the_epoch_of_each_example(examples, batch_size):
     assert seen.dtype == np.int32
 
 
+def test_classes_are_equally_often_in_a_balanced_order():
+    """Classes of 9, 1 and 2 examples: 12 places are 4 for each."""
+    classes = np.array([4] * 9 + [0] + [8] * 2)
+    order = Order(12, 5, seed=3, classes=classes)
+    seen = sequence(order, 24)
+    assert seen.dtype == np.int32
+    for epoch in seen.reshape(10, 12):
+        for turn in classes[epoch].reshape(4, 3):
+            assert sorted(turn) == [0, 4, 8]
+        counts = np.bincount(epoch, minlength=12)
+        assert counts[9] == 4
+        assert counts[10:].tolist() == [2, 2]
+        assert sorted(counts[:9]) == [0] * 5 + [1] * 4
+    assert set(seen) == set(range(12))
+    assert len({tuple(epoch) for epoch in seen.reshape(10, 12)}) == 10
+    again = Order(12, 5, seed=3, classes=classes)
+    np.testing.assert_array_equal(again.indices(17), order.indices(17))
+
+
+def test_a_balanced_epoch_is_as_long_as_the_set():
+    """Five places for two classes: the second turn of one of them is left out."""
+    order = Order(5, 5, seed=0, classes=np.array([0, 0, 1, 1, 1]))
+    extra = set()
+    for step in range(20):
+        ones = (order.indices(step) >= 2).sum()
+        assert ones in (2, 3)
+        extra.add(int(ones))
+    assert extra == {2, 3}
+
+
 def test_epochs_and_seeds_differ():
     orders = [Order(100, 100, seed).indices(e) for seed in (0, 1) for e in (0, 1, 2)]
     same = [(a == b).sum() for i, a in enumerate(orders) for b in orders[:i]]
