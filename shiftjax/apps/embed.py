@@ -2,17 +2,15 @@
 
 import dataclasses
 import functools
-import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from shiftjax.apps import predict
 from shiftjax.apps.face_verification import cosine_similarities, flip_averaged
-from shiftjax.apps.predict import network_outputs, read_image
+from shiftjax.apps.predict import network_outputs, read_batches, read_image
 from shiftjax.errors import InputError
 from shiftjax.models import facenet
 from shiftjax.models.facenet import FaceNet
@@ -122,18 +120,7 @@ class Embedder:
         """
         kept: list[Path] = []
         vectors = [np.zeros((0, self.size), np.float32)]
-        readable = self._readable(files, on_skip)
-        while some := list(itertools.islice(readable, predict.BATCH_SIZE)):
-            kept += [file for file, _ in some]
-            vectors.append(self.embed(np.stack([image for _, image in some])))
+        for some, images in read_batches(files, self.card, on_skip):
+            kept += some
+            vectors.append(self.embed(images))
         return Embeddings(tuple(kept), np.concatenate(vectors))
-
-    def _readable(
-        self, files: Iterable[Path], on_skip: Callable[[str], None]
-    ) -> Iterator[tuple[Path, np.ndarray]]:
-        """Yields the files that are images, and their pixels."""
-        for file in files:
-            try:
-                yield file, read_image(file, self.card)
-            except InputError as error:
-                on_skip(str(error))

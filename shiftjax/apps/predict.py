@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -89,26 +90,31 @@ class Classifier:
         return np.stack([read_image(file, self.card) for file in _files(paths)])
 
     def predict(
-        self, paths: Iterable[str | Path], *, count: int = 5
+        self,
+        paths: Iterable[str | Path],
+        *,
+        count: int = 5,
+        on_skip: Callable[[str], None] | None = None,
     ) -> Iterator[Prediction]:
         """Classifies image files, which are read as in `read`.
 
         Args:
           paths: files and folders; a folder's images are read in order of their paths.
           count: number of classes to return for each image.
+          on_skip: called with a message for each file that cannot be read; None to
+            raise an error instead.
 
         Yields:
-          One prediction for each image.
+          One prediction for each image that can be read.
 
         Raises:
           MissingFileError: if a path does not exist.
-          InputError: if a file is not an image, or a folder has none.
+          InputError: if a folder has no image, or `on_skip` is None and a file is not
+            an image.
         """
         files = list(_files(paths))
-        for start in range(0, len(files), BATCH_SIZE):
-            some = files[start : start + BATCH_SIZE]
-            logits = self.logits(self.read(some))
-            best = top_classes(logits, self.card.class_names, count)
+        for some, images in read_batches(files, self.card, on_skip):
+            best = top_classes(self.logits(images), self.card.class_names, count)
             for path, classes in zip(some, best, strict=True):
                 yield Prediction(str(path), classes)
 
@@ -129,6 +135,39 @@ def read_image(file: Path, card: Card) -> np.ndarray:
     """
     size, channels = card.image_size, len(card.mean)
     return image_files.decode(file, size, channels, upright=True, resize=card.resize)
+
+
+def read_batches(
+    files: Iterable[Path], card: Card, on_skip: Callable[[str], None] | None = None
+) -> Iterator[tuple[list[Path], np.ndarray]]:
+    """Reads image files in batches, with or without those that are damaged.
+
+    Args:
+      files: the files.
+      card: the card of the network's weights.
+      on_skip: called with a message for each file that cannot be read; None to raise
+        an error instead.
+
+    Yields:
+      Up to `BATCH_SIZE` files, and their images: uint8 `[files, height, width,
+      channels]`, as of `read_image`.
+
+    Raises:
+      InputError: if `on_skip` is None and a file is not an image.
+    """
+
+    def readable() -> Iterator[tuple[Path, np.ndarray]]:
+        for file in files:
+            try:
+                yield file, read_image(file, card)
+            except InputError as error:
+                if on_skip is None:
+                    raise
+                on_skip(str(error))
+
+    rest = readable()
+    while some := list(itertools.islice(rest, BATCH_SIZE)):
+        yield [file for file, _ in some], np.stack([image for _, image in some])
 
 
 def network_outputs(

@@ -5,6 +5,7 @@ A command imports its dependencies when it runs, so that `--help` is quick.
 
 import dataclasses
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -78,8 +79,8 @@ class Predict:
     directory: str | None = None
     """Folder of the releases, or hf:owner/name; by default that of the package."""
 
-    def run(self, console: Console) -> None:
-        """Prints one block, or one JSON line, per image."""
+    def run(self, console: Console) -> int:
+        """Prints a block or a JSON line per image; returns 1 if one was skipped."""
         from shiftjax.allocator import keep_freed_memory
         from shiftjax.apps.predict import Classifier
         from shiftjax.weights import open_pretrained
@@ -92,11 +93,15 @@ class Predict:
             raise InputError(f"--top {self.top}: it must be at least 1")
         keep_freed_memory()
         classifier = Classifier(open_pretrained(self.model, self.directory))
+        skips, found = Skips(), False
         shown = []
-        for prediction in classifier.predict(self.paths, count=self.top):
+        for prediction in classifier.predict(self.paths, count=self.top, on_skip=skips):
+            found = True
             self._show(console, prediction)
             if self.plot:
                 shown.append(prediction)
+        if not found:
+            raise InputError("none of the images can be read")
         if self.plot:
             from shiftjax.apps.contact_sheet import draw_contact_sheet
 
@@ -104,6 +109,7 @@ class Predict:
                 draw_contact_sheet(shown).save(self.plot)
             except (OSError, ValueError) as error:
                 raise InputError(f"--plot {self.plot}: {error}") from error
+        return skips.code
 
     def _show(self, console: Console, prediction: "Prediction") -> None:
         """Prints the classes of one image."""
@@ -284,6 +290,22 @@ class Verify:
                 say(console, f"{name}: {error}")
         if wrong:
             raise InputError(f"not as released: {', '.join(wrong)}")
+
+
+class Skips:
+    """Prints a line for each part of the work that is skipped.
+
+    Attributes:
+      code: the exit code of the command: 1 if a part was skipped, else 0.
+    """
+
+    def __init__(self) -> None:
+        self.code = 0
+
+    def __call__(self, message: str) -> None:
+        """Prints the message, which names the skipped part, to the standard error."""
+        self.code = 1
+        print(f"shiftjax: {message}", file=sys.stderr)
 
 
 def say(console: Console, line: str) -> None:

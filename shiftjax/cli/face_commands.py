@@ -1,14 +1,13 @@
 """The commands of the library for face networks."""
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 
-from shiftjax.cli.commands import say
+from shiftjax.cli.commands import Skips, say
 from shiftjax.errors import InputError, MissingFileError
 
 if TYPE_CHECKING:
@@ -97,13 +96,8 @@ class Embed:
         embedder = Embedder(open_pretrained(self.model, self.directory))
         query = _image(self.nearest) if self.nearest else None
         wanted = embedder.read(query)[0] if query else None
-        skipped: list[str] = []
-
-        def skip(message: str) -> None:
-            skipped.append(message)
-            print(f"shiftjax: {message}", file=sys.stderr)
-
-        found = embedder.embed_files(files, skip)
+        skips = Skips()
+        found = embedder.embed_files(files, skips)
         if not found.files:
             raise InputError(f"{self.folder} has no image that can be read")
         names = [file.relative_to(self.folder).as_posix() for file in found.files]
@@ -117,7 +111,7 @@ class Embed:
             faces = found.nearest(wanted, self.top + 1)
             others = [face for face in faces if not face[0].samefile(query)]
             self._show(console, query, others[: self.top])
-        return 1 if skipped else 0
+        return skips.code
 
     def _check(self) -> None:
         """Raises InputError for options that do not fit."""

@@ -180,6 +180,28 @@ def test_the_command_verifies(capsys, folder):
     assert out == f"{NAME}: as released (logits of: rings, temple)\n"
 
 
+def test_damaged_images_are_named_and_the_others_predicted(
+    capsys, folder, photos, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(predict, "BATCH_SIZE", 1)
+    words = ["predict", photos, "--model", NAME, "--directory", folder, "--top", "1"]
+    _, expected, _ = run(capsys, *words)
+    bad = [photos / "aa.png", photos / "z.jpg"]
+    bad[0].write_bytes(b"no image")
+    bad[1].write_bytes((photos / "b.jpg").read_bytes()[:200])
+    strip = tmp_path / "strip.png"
+    code, out, err = run(capsys, *words, "--plot", strip)
+    assert (code, out) == (1, expected)
+    for line, file in zip(err.splitlines(), bad, strict=True):
+        assert line.startswith(f"shiftjax: {file}: cannot be read as an image")
+    with Image.open(strip) as sheet:
+        assert sheet.width == 3 * 200 + 8
+    words[1:2] = bad
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[2] == "shiftjax: none of the images can be read"
+
+
 MISTAKES = {
     "no image": (["predict", "--model", NAME], "no image is given"),
     "missing": (["predict", "none.png", "--model", NAME], "there is no image"),
