@@ -141,7 +141,7 @@ class Embed:
         if not self.plot:
             return
         shown = [Prediction(str(query), ())]
-        shown += [Prediction(str(file), ((file.stem, x),)) for file, x in faces]
+        shown += [Prediction(str(file), (("cosine", x),)) for file, x in faces]
         try:
             draw_contact_sheet(shown).save(self.plot)
         except (OSError, ValueError) as error:

@@ -5,11 +5,11 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
-from shiftjax import InputError, MissingFileError
+from shiftjax import InputError, MissingFileError, image_files
 from shiftjax.apps import predict
-from shiftjax.apps.contact_sheet import draw_contact_sheet
+from shiftjax.apps.contact_sheet import draw_contact_sheet, fitted
 from shiftjax.apps.predict import Classifier, Prediction, normalize_images, top_classes
 from shiftjax.apps.verify import sample_logits
 from shiftjax.cli.main import main
@@ -132,6 +132,58 @@ def test_a_strip_shows_every_picture(photos):
     assert reds == 7 * 192 * 192
     assert sheet.width == 5 * 200 + 8  # five in a row
     assert draw_contact_sheet([]).size == (200 + 8, 8)  # a row of none
+
+
+@pytest.mark.parametrize("kind", ["16 bits", "RGBA", "LA", "palette"])
+def test_a_strip_shows_what_the_network_sees(tmp_path, kind):
+    """40000 of 16 bits is 40000 // 256 of 8; hidden colors are seen by both."""
+    file = tmp_path / "a.png"
+    image = {
+        "16 bits": lambda: Image.fromarray(np.full((192, 192), 40000, np.uint16)),
+        "RGBA": lambda: Image.new("RGBA", (192, 192), (200, 30, 60, 0)),
+        "LA": lambda: Image.new("LA", (192, 192), (90, 0)),
+        "palette": lambda: Image.new("P", (192, 192), 0),
+    }[kind]()
+    if kind == "palette":
+        image.putpalette([10, 20, 30])
+    image.save(file, **({"transparency": 0} if kind == "palette" else {}))
+    colors = {"16 bits": (156,) * 3, "RGBA": (200, 30, 60), "LA": (90,) * 3}
+    sheet = np.asarray(draw_contact_sheet([Prediction(str(file), ())]))
+    expected = colors.get(kind, (10, 20, 30))
+    assert (sheet[8:200, 8:200] == expected).all()
+    assert (image_files.decode(file, 192, 3) == expected).all()
+
+
+def test_a_strip_names_every_image(tmp_path):
+    """Below it and within its width; with plain letters for those a font lacks."""
+
+    def sheet(*names, classes=()):
+        files = [tmp_path / name for name in names]
+        for file in files:
+            Image.new("RGB", (4, 4), "red").save(file)
+        shown = [Prediction(str(file), classes) for file in files]
+        return np.asarray(draw_contact_sheet(shown).convert("L"), int)
+
+    short = sheet("e?.png")
+    assert short.shape == (8 + 192 + 20 + 2 * 8, 208)
+    assert (short[201:] < 128).any()
+    assert (short[201:] != sheet("f.png")[201:]).any()
+    for name in ("\u00e9\u65e5.png", "e\u0301\ud55c.png", "e\n.png"):
+        np.testing.assert_array_equal(sheet(name), short)
+    label = "no room for it " * 9
+    long = sheet("x" * 99 + ".png", "y" * 99 + ".png", classes=((label, 0.0),))
+    for left, right in ((0, 8), (200, 208), (400, 408)):
+        assert (long[:, left:right] == 255).all()
+
+
+def test_a_long_text_is_cut_in_the_middle():
+    font = ImageFont.load_default(14)
+    short = fitted("begin" + "x" * 50 + "end.png", font, 120)
+    assert short.startswith("begin")
+    assert short.endswith("end.png")
+    assert short.count("\u2026") == 1
+    assert 100 < font.getlength(short) <= 120
+    assert fitted("begin.png", font, 120) == "begin.png"
 
 
 # The commands.

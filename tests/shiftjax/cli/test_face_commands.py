@@ -122,7 +122,7 @@ def test_the_nearest_faces_are_printed_and_drawn(place, tmp_path, capsys):
         f"  {cosines[i]:7.4f}  {root / 'people' / FACES[i]}" for i in order
     ]
     with Image.open(sheet) as drawn:
-        assert drawn.size == (3 * 200 + 8, 192 + 20 + 3 * 8)
+        assert drawn.size == (3 * 200 + 8, 192 + 2 * 20 + 3 * 8)
 
 
 def test_a_damaged_image_is_named_and_the_others_embedded(place, tmp_path, capsys):
