@@ -5,8 +5,9 @@ it as one line and exit with code 2. Any other exception is a fault of the progr
 keeps its traceback.
 """
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class InputError(ValueError):
@@ -27,6 +28,40 @@ class MissingFileError(InputError, FileNotFoundError):
     def __str__(self) -> str:
         """Returns the message alone; OSError would look for an errno."""
         return str(self.args[0])
+
+
+OWN = ("shiftjax", "train")  # packages whose absence is a fault of the program
+
+
+@contextlib.contextmanager
+def needs_extra(what: str, extra: str) -> Iterator[None]:
+    """Creates a context in which a missing package is an InputError.
+
+    Args:
+      what: the name of what needs it, for the message.
+      extra: the optional dependencies of shiftjax that have the package.
+
+    Yields:
+      None.
+
+    Raises:
+      InputError: if an import of another package fails because it is not installed.
+
+    Example:
+      >>> with needs_extra("a plot", "train"):
+      ...     import plots
+      Traceback (most recent call last):
+      shiftjax.errors.InputError: a plot needs plots: pip install 'shiftjax[train]'
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if not package or package in OWN:
+            raise
+        raise InputError(
+            f"{what} needs {package}: pip install 'shiftjax[{extra}]'"
+        ) from error
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> UnknownNameError:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from shiftjax.cli import arguments
-from shiftjax.errors import InputError, unknown_name
+from shiftjax.errors import InputError, needs_extra, unknown_name
 from train import commands, config, exits, experiments
 
 COMMANDS = {
@@ -45,11 +45,12 @@ def run_command(given: Sequence[str] | None = None) -> int:
         return 0
     try:
         logging.basicConfig(format="train: %(message)s")  # of warnings
-        command = parse(given)
-        console = Console(soft_wrap=True)
-        if isinstance(command, config.Config):
-            return commands.train_run(command, console)
-        return command.run(console) or 0
+        with needs_extra(f"`{commands.PROGRAM}`", "train"):
+            command = parse(given)
+            console = Console(soft_wrap=True)
+            if isinstance(command, config.Config):
+                return commands.train_run(command, console)
+            return command.run(console) or 0
     except InputError as error:
         print(f"train: {error}", file=sys.stderr)
         return exits.code(error)

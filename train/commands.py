@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from shiftjax.cli.commands import Flag, say
-from shiftjax.errors import InputError
+from shiftjax.errors import InputError, needs_extra
 from train.config import Config, Hosts
 
 if TYPE_CHECKING:
@@ -73,17 +73,18 @@ class EvaluateWeights:
 
     def run(self, console: Console) -> None:
         """Evaluates, and prints one line."""
-        prepare_process(self.devices)
-        from train.evaluation import evaluate_weights
+        with needs_extra("`shiftjax evaluate`", "train"):
+            prepare_process(self.devices)
+            from train.evaluation import evaluate_weights
 
-        result = evaluate_weights(
-            self.model,
-            self.directory,
-            source=self.source,
-            split=self.split,
-            data_dir=self.data_dir,
-            devices=self.devices,
-        )
+            result = evaluate_weights(
+                self.model,
+                self.directory,
+                source=self.source,
+                split=self.split,
+                data_dir=self.data_dir,
+                devices=self.devices,
+            )
         say(console, _told(self.split, result))
 
 

@@ -6,12 +6,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shiftjax.apps.analysis import BlockAnalysis, Move
-from shiftjax.errors import InputError
+from shiftjax.errors import InputError, needs_extra
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLUMNS = 6
+
+
+def figure_class() -> "type[Figure]":
+    """Returns the class of a figure.
+
+    Raises:
+      InputError: if matplotlib is not installed.
+    """
+    with needs_extra("--plot", "train"):
+        from matplotlib.figure import Figure
+    return Figure
 
 
 def draw_heatmaps(
@@ -27,17 +39,11 @@ def draw_heatmaps(
     Raises:
       InputError: if matplotlib is not installed, or the file cannot be written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise InputError(
-            "--plot needs matplotlib: pip install 'shiftjax[train]'"
-        ) from error
     maps = [(block.name, block.contributions) for block in blocks]
     maps.append(("predictions kept without it", kept))
     columns = min(COLUMNS, len(maps))
     rows = -(-len(maps) // columns)
-    figure = Figure(figsize=(2.1 * columns, 2.4 * rows), layout="constrained")
+    figure = figure_class()(figsize=(2.1 * columns, 2.4 * rows), layout="constrained")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels:
         axes.axis("off")

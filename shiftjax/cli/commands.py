@@ -141,12 +141,14 @@ class Analyze:
         """Prints a table of the blocks, and a line for each displacement."""
         from shiftjax.allocator import keep_freed_memory
         from shiftjax.apps.analysis import agreement, analyze
-        from shiftjax.apps.heatmaps import draw_heatmaps
+        from shiftjax.apps.heatmaps import draw_heatmaps, figure_class
         from shiftjax.apps.predict import Classifier
         from shiftjax.weights import open_pretrained
 
         if not self.paths:
             raise InputError("no image is given: use shiftjax analyze MODEL IMAGE...")
+        if self.plot:
+            figure_class()  # raises before minutes of computation
         keep_freed_memory()
         pretrained = open_pretrained(self.model, self.directory)
         images = Classifier(pretrained).read(self.paths)
@@ -281,8 +283,12 @@ class Verify:
         wrong = []
         for name in names:
             try:
-                checked = ", ".join(verify(name, self.directory)) or "none"
-                say(console, f"{name}: as released (logits of: {checked})")
+                checked = verify(name, self.directory)
+                logits = manifest.find(name, self.directory).logits
+                text = f"logits of: {', '.join(checked) or 'none'}"
+                if skipped := sorted(logits.keys() - set(checked)):
+                    text += f"; not of: {', '.join(skipped)}, without scikit-learn"
+                say(console, f"{name}: as released ({text})")
             except InputError as error:
                 if len(names) == 1:
                     raise

@@ -3,13 +3,16 @@
 import dataclasses
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
+from shiftjax.cli.main import main
 from train import commands, experiments, loop
 from train.__main__ import COMMANDS, parse, run_command
 from train.config import Schedule
+from train.data.sources import load_source
 
 TINY = ["--model.name", "resnet20", "--model.overrides", "depth", "8"]
 
@@ -245,3 +248,22 @@ def test_an_unfinished_run_says_how_to_resume(capsys, monkeypatch):
     assert capsys.readouterr().out == (
         "stopped after step 1,234, saved in runs/[red]a: resume with the same command\n"
     )
+
+
+@pytest.mark.parametrize("program", ["shiftjax", "train"])
+def test_a_missing_package_is_one_line_with_its_extra(capsys, monkeypatch, program):
+    """Also one that is imported only when the data are opened."""
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+
+    def load(*_, **__):
+        load_source("digits", "test", image_size=8)
+
+    monkeypatch.setattr("train.evaluation.evaluate_weights", load)
+    monkeypatch.setattr(commands, "train_run", load)
+    if program == "shiftjax":
+        code, name = main(["evaluate", "resnet20.digits"]), "shiftjax evaluate"
+    else:
+        code, name = run_command(["digits"]), "python -m train"
+    assert code == 2
+    needs = f"`{name}` needs sklearn: pip install 'shiftjax[train]'"
+    assert capsys.readouterr().err == f"{program}: {needs}\n"

@@ -1,6 +1,7 @@
 """The contributions of displacements, on networks in which they are known."""
 
 import copy
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -145,3 +146,12 @@ def test_the_command(pretrained, images, tmp_path, capsys):
     words = ["analyze", str(path), str(tmp_path), "--plot", str(tmp_path / "x.xyz")]
     assert main(words) == 2
     assert "x.xyz" in capsys.readouterr().err
+
+
+def test_a_plot_without_matplotlib_is_refused_before_weights_are_loaded(
+    capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert main(["analyze", "no.weights", "no.png", "--plot", "a.png"]) == 2
+    line = "shiftjax: --plot needs matplotlib: pip install 'shiftjax[train]'\n"
+    assert capsys.readouterr().err == line

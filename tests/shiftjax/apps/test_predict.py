@@ -214,7 +214,7 @@ def test_the_command_predicts(capsys, folder, photos, tmp_path):
     assert set(records[0]["classes"][0]) == {"class", "probability"}
 
 
-def test_the_command_verifies(capsys, folder):
+def test_the_command_verifies(capsys, folder, monkeypatch):
     code, _, err = run(capsys, "verify", NAME, "--directory", folder)
     assert code == 2
     assert err.count("\n") == 1
@@ -230,6 +230,10 @@ def test_the_command_verifies(capsys, folder):
     code, out, err = run(capsys, "verify", "--all", "--directory", folder)
     assert (code, err) == (0, "")
     assert out == f"{NAME}: as released (logits of: rings, temple)\n"
+    monkeypatch.setattr("shiftjax.apps.verify.verify", lambda *_: ("rings",))
+    code, out, _ = run(capsys, "verify", NAME, "--directory", folder)
+    skipped = "not of: temple, without scikit-learn"
+    assert (code, out) == (0, f"{NAME}: as released (logits of: rings; {skipped})\n")
 
 
 def test_damaged_images_are_named_and_the_others_predicted(
