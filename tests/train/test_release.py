@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,12 +18,13 @@ from shiftjax.apps.verify import verify
 from shiftjax.cli.main import main as shiftjax_main
 from shiftjax.errors import MissingFileError
 from shiftjax.releases import manifest
-from shiftjax.weights import save
+from shiftjax.weights import Card, save
 from train import config as config_file
 from train import experiments
 from train.__main__ import parse
 from train.assemble import begin_with, set_up
 from train.config import Model, Optimizer, Schedule
+from train.data.sources import load_source
 from train.evaluation import evaluate_run, evaluate_weights
 from train.release import load_run, release
 
@@ -83,6 +85,30 @@ def test_a_release_evaluates_to_its_number(released, finished, devices):
     assert result["examples"] == finished.outcome.test["examples"]
     run = evaluate_run(finished.config.workdir)
     assert result["loss"] == pytest.approx(run["loss"], rel=1e-5)
+
+
+def test_weights_for_gray_images_are_evaluated(tmp_path):
+    """Zeros for weights: the loss is ln 10, and the first class is that of a tenth."""
+    card = Card(
+        "resnet20",
+        {"depth": 8, "num_classes": 10},
+        tuple("0123456789"),
+        8,
+        (0.25,),
+        (0.5,),
+        "digits",
+    )
+    shapes = jax.eval_shape(
+        card.model().init, jax.random.key(0), jnp.zeros((1, 8, 8, 1))
+    )
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    path = str(tmp_path / "gray.safetensors")
+    save(path, variables, card)
+    result = evaluate_weights(path, devices=1)
+    assert result["loss"] == pytest.approx(np.log(10), rel=1e-5)
+    zeros = (load_source("digits", "test", image_size=8).labels == 0).mean()
+    assert result["top1"] == pytest.approx(zeros)
+    assert result["examples"] == 360
 
 
 def test_the_command_evaluates(released, finished, capsys, monkeypatch):

@@ -49,6 +49,7 @@ def load_split(config: Config, split: str) -> Examples:
     task, augment = find_task(config.task), config.augment
     options = {
         "image_size": config.data.image_size,
+        "channels": len(config.data.mean),
         "data_dir": config.data.data_dir,
         "validation_examples": config.data.validation_examples,
         "labelled": task.labelled,
