@@ -124,15 +124,13 @@ def temporal_shift(
         )
     if not 0 <= fraction <= 0.5:
         raise InputError(f"fraction={fraction}: it must be in 0 to 0.5")
-    *_, height, width, channels = x.shape
+    channels = x.shape[-1]
     moved = int(channels * fraction)
-    table = np.zeros((channels, 2), int)
+    table = np.zeros((channels, 3), int)
     table[:moved, 0] = -1 if causal else 1
     if not causal:
         table[moved : 2 * moved, 0] = -1
-    # Time replaces the height, and the pixels of a frame replace the width.
-    flat = x.reshape(*x.shape[:-3], height * width, channels)
-    return displace(flat, table).reshape(x.shape)
+    return displace(x, table)
 
 
 def interpolate(x: ArrayLike, offsets: ArrayLike, *, stride: int = 1) -> jax.Array:

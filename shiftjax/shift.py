@@ -27,6 +27,10 @@ from jax.typing import ArrayLike
 from shiftjax.errors import InputError, unknown_name
 from shiftjax.lowerings import DEFAULT_LOWERING, LOWERINGS, Size, Table
 
+# What is read outside of the image, by the name that `jnp.pad` has for it.
+BORDERS = {"zeros": "constant", "edge": "edge", "wrap": "wrap", "reflect": "reflect"}
+AXES = {1: "length", 2: "height, width", 3: "depth, height, width"}
+
 
 def displacements(
     channels: int, kernel_size: int = 3, *, dilation: int = 1
@@ -63,11 +67,13 @@ def displacements(
     return np.where(moved[:, None], offsets * dilation, 0)
 
 
-@functools.partial(
-    jax.jit, static_argnames=("kernel_size", "dilation", "stride"), inline=True
-)
 def shift(
-    x: ArrayLike, kernel_size: int = 3, *, dilation: int = 1, stride: int = 1
+    x: ArrayLike,
+    kernel_size: int = 3,
+    *,
+    dilation: int = 1,
+    stride: int = 1,
+    border: str = "zeros",
 ) -> jax.Array:
     """Shifts each group of channels by its own displacement.
 
@@ -85,6 +91,7 @@ def shift(
       kernel_size: side K of the window of displacements, at least 1.
       dilation: distance between neighboring displacements, in pixels.
       stride: distance between the rows and columns kept, in pixels.
+      border: what is read outside of the image; see `displace`.
 
     Returns:
       `[..., ceil(height / stride), ceil(width / stride), channels]`, the dtype of `x`.
@@ -92,65 +99,149 @@ def shift(
     Raises:
       InputError: if `x` has fewer than three axes or an option is not a positive
         integer.
+      UnknownNameError: if there is no such border.
 
     Example:
       >>> x = jnp.arange(1, 5).reshape(1, 4, 1) * jnp.ones(9, int)
       >>> shift(x)[0, :, [3, 4, 5]].tolist()
       [[0, 1, 2, 3], [1, 2, 3, 4], [2, 3, 4, 0]]
     """
-    x = as_feature_map(x)
+    kernel_size = positive("kernel_size", kernel_size)
+    dilation, stride = positive("dilation", dilation), positive("stride", stride)
+    return _shift(as_feature_map(x), kernel_size, dilation, stride, border)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2, 3, 4), inline=True)
+def _shift(
+    x: jax.Array, kernel_size: int, dilation: int, stride: int, border: str
+) -> jax.Array:
     table = displacements(x.shape[-1], kernel_size, dilation=dilation)
-    return displace(x, table, stride=stride)
+    return displace(x, table, stride=stride, border=border)
 
 
 def displace(
-    x: ArrayLike, table: ArrayLike, *, stride: int = 1, lowering: str | None = None
+    x: ArrayLike,
+    table: ArrayLike,
+    *,
+    stride: int = 1,
+    border: str = "zeros",
+    lowering: str | None = None,
 ) -> jax.Array:
     """Moves each channel by its row of a table; every shift is built on it.
 
     `out[..., h, w, c] = x[..., stride * h + dy, stride * w + dx, c]` with
-    `(dy, dx) = table[c]`, zero outside. It is differentiable to any order, in forward
-    and reverse mode, because its transpose is the opposite displacement.
+    `(dy, dx) = table[c]`. It is differentiable to any order, in forward and reverse
+    mode, because its transpose is the opposite displacement. A table of one column
+    moves along the last axis before the channels, and one of three columns along depth,
+    height and width, in two steps.
 
     Args:
-      x: `[..., height, width, channels]`, any leading axes, any dtype.
-      table: integers `[channels, 2]`, known when the program is traced.
+      x: `[..., height, width, channels]`, any leading axes, any dtype; for a table of
+        one column `[..., length, channels]`, and for one of three `[..., depth, height,
+        width, channels]`.
+      table: integers `[channels, 2]`, or of 1 or 3 columns, known when the program is
+        traced.
       stride: distance between the rows and columns kept, in pixels.
+      border: what is read outside of the image: "zeros", the pixel at the "edge", the
+        pixel at the other side ("wrap"), or the mirror image, without the edge twice
+        ("reflect"). All but zeros copy the image with a margin.
       lowering: one of `LOWERINGS`, or None for the platform's default.
 
     Returns:
       `[..., ceil(height / stride), ceil(width / stride), channels]`, the dtype of `x`.
 
     Raises:
-      InputError: if a shape or the dtype of the table does not fit, or the stride is
-        not a positive integer.
-      UnknownNameError: if there is no such lowering.
+      InputError: if a shape or the dtype of the table does not fit, the table is
+        traced, or the stride is not a positive integer.
+      UnknownNameError: if there is no such border or lowering.
 
     Example:
       >>> rows = jnp.arange(6.0).reshape(3, 2, 1)  # an image with one channel
       >>> displace(rows, [(1, 0)])[:, :, 0].tolist()  # one row up
       [[2.0, 3.0], [4.0, 5.0], [0.0, 0.0]]
+      >>> displace(rows, [(1, 0)], border="wrap")[:, :, 0].tolist()
+      [[2.0, 3.0], [4.0, 5.0], [0.0, 1.0]]
     """
-    x = as_feature_map(x)
-    moves = np.asarray(table)
-    if moves.shape != (x.shape[-1], 2) or not np.issubdtype(moves.dtype, np.integer):
+    moves = _as_table(table)
+    axes = moves.shape[1]
+    x, stride = as_feature_map(x, axes), positive("stride", stride)
+    if len(moves) != x.shape[-1]:
         raise InputError(
             f"the table is {moves.dtype} {list(moves.shape)}; {x.shape[-1]} channels "
-            f"need integers [{x.shape[-1]}, 2]"
+            f"need integers [{x.shape[-1]}, {axes}]"
         )
-    stride = positive("stride", stride)
+    if border not in BORDERS:
+        raise unknown_name("border", border, BORDERS)
     if lowering is not None and lowering not in LOWERINGS:
         raise unknown_name("lowering", lowering, LOWERINGS)
-    size = (-(-x.shape[-3] // stride), -(-x.shape[-2] // stride))
+    lengths = x.shape[-1 - axes : -1]
+    kept = tuple(-(-length // stride) for length in lengths)
     if 0 in x.shape:
-        return jnp.zeros((*x.shape[:-3], *size, x.shape[-1]), x.dtype)
+        return jnp.zeros((*x.shape[: -1 - axes], *kept, x.shape[-1]), x.dtype)
+    if border != "zeros":
+        return _displace_within(x, moves, stride, border, lowering)
+    if axes == 1:
+        moves = np.pad(moves, ((0, 0), (1, 0)))
+        row = x[..., None, :, :]
+        return displace(row, moves, stride=stride, lowering=lowering)[..., 0, :, :]
+    if axes == 3:
+        if moves[:, 0].any():
+            # The depth replaces the height, and the pixels of a slice the width.
+            flat = x.reshape(*x.shape[:-3], lengths[1] * lengths[2], x.shape[-1])
+            along = np.stack([moves[:, 0], 0 * moves[:, 0]], 1)
+            x = displace(flat, along, lowering=lowering).reshape(x.shape)
+        x, moves = x[..., ::stride, :, :, :], moves[:, 1:]
+        if stride == 1 and not moves.any():
+            return x
+        return displace(x, moves, stride=stride, lowering=lowering)
     return displace_p.bind(
         x,
         table=tuple(map(tuple, moves.tolist())),
         stride=stride,
-        size=size,
+        size=kept,
         lowering=lowering,
     )
+
+
+def _displace_within(
+    x: jax.Array, moves: np.ndarray, stride: int, border: str, lowering: str | None
+) -> jax.Array:
+    """Moves the channels of an image with a margin, and cuts the margin off."""
+    axes = moves.shape[1]
+    lengths = np.array(x.shape[-1 - axes : -1])
+    # Equal displacements that need the smallest margin.
+    if border == "edge":
+        moves = np.clip(moves, -lengths, lengths)
+    else:
+        period = lengths if border == "wrap" else np.maximum(2 * lengths - 2, 1)
+        moves = np.fmod(moves, period)
+    before, after = np.maximum(-moves.min(0), 0), np.maximum(moves.max(0), 0)
+    margin = [(0, 0)] * (x.ndim - axes - 1) + [*zip(before, after, strict=True), (0, 0)]
+    padded = jnp.pad(x, margin, mode=BORDERS[border])
+    moved = displace(padded, moves, lowering=lowering)
+    window = (
+        slice(start, start + length, stride)
+        for start, length in zip(before, lengths, strict=True)
+    )
+    return moved[(..., *window, slice(None))]
+
+
+def _as_table(table: ArrayLike) -> np.ndarray:
+    """Converts a table to NumPy; raises InputError if it is none."""
+    try:
+        moves = np.asarray(table)
+    except jax.errors.TracerArrayConversionError as error:
+        raise InputError(
+            "the table is traced: it must be known when the program is traced; "
+            "shiftjax.family.interpolate takes traced displacements"
+        ) from error
+    is_table = moves.ndim == 2 and moves.shape[1] in AXES
+    if not is_table or not np.issubdtype(moves.dtype, np.integer):
+        raise InputError(
+            f"the table is {moves.dtype} {list(moves.shape)}: it must be integers "
+            "[channels, 2], or of 1 or 3 columns"
+        )
+    return moves.astype(np.int64)
 
 
 def positive(name: str, value: int) -> int:
@@ -171,16 +262,20 @@ def positive(name: str, value: int) -> int:
     return int(value)
 
 
-def as_feature_map(x: ArrayLike) -> jax.Array:
-    """Converts `x` to an array, and checks that it has height, width and channels.
+def as_feature_map(x: ArrayLike, axes: int = 2) -> jax.Array:
+    """Converts `x` to an array, and checks that it has channels and the axes of pixels.
+
+    Args:
+      x: the array.
+      axes: 1 for length, 2 for height and width, 3 for depth, height and width.
 
     Raises:
-      InputError: if it has fewer than three axes.
+      InputError: if it has fewer axes.
     """
     x = jnp.asarray(x)
-    if x.ndim < 3:
+    if x.ndim <= axes:
         raise InputError(
-            f"x has shape {list(x.shape)}; a shift needs [..., height, width, channels]"
+            f"x has shape {list(x.shape)}; a shift needs [..., {AXES[axes]}, channels]"
         )
     return x
 
