@@ -180,13 +180,17 @@ def _along(x: jax.Array, offsets: jax.Array, axis: int, stride: int) -> jax.Arra
     """Moves channels along one axis, with linear interpolation."""
     whole = lax.stop_gradient(jnp.floor(offsets))
     near, far = (_gather(x, whole + step, axis, stride) for step in (0, 1))
-    return near + (offsets - whole) * (far - near)
+    share, rise = offsets - whole, far - near
+    # At a whole displacement `far` has no share, but 0 times infinity is not 0.
+    rise = jnp.where((share == 0) & ~jnp.isfinite(rise), 0, rise)
+    return near + share * rise
 
 
 def _move(x: jax.Array, offsets: jax.Array, stride: int) -> jax.Array:
     """Moves channels by the nearest whole numbers of pixels."""
     dy, dx = jnp.round(offsets).T
-    return _gather(_gather(x, dy, -3, stride), dx, -2, stride)
+    moved = _gather(_gather(x, dy, -3, stride), dx, -2, stride)
+    return jnp.where(jnp.isnan(dy + dx), jnp.asarray(jnp.nan, x.dtype), moved)
 
 
 # A straight-through estimator: it moves by whole numbers, and its derivative is the one

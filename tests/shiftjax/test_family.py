@@ -351,3 +351,26 @@ def test_the_penalty_counts_displacements_alone():
     assert gradient["block1"]["shift"]["offsets"].tolist()[0] == [1, -1]
     assert not gradient["head"]["kernel"].any()
     assert offset_penalty({"head": params["head"]}).item() == 0
+
+
+def test_an_infinite_pixel_stays_itself_at_a_whole_displacement():
+    """0 * inf is nan, but the pixel beside it has no share in the result."""
+    x = jnp.array([1.0, jnp.inf, 3.0, -jnp.inf])[None, :, None]
+    for dx in (-1.0, 0.0, 1.0, 2.0):
+        y = interpolate(x, [(0.0, dx)])
+        np.testing.assert_array_equal(y, displace(x, [(0, int(dx))]))
+        slope = jax.jacobian(lambda o: interpolate(x, o))(jnp.array([(0.0, dx)]))
+        assert not jnp.isnan(slope).any()
+    upright = x.swapaxes(0, 1)
+    np.testing.assert_array_equal(
+        interpolate(upright, [(1.0, 0.0)]), displace(upright, [(1, 0)])
+    )
+
+
+@pytest.mark.parametrize("kind", [ActiveShift, SparseShift])
+def test_a_displacement_that_is_no_number_shows(kind):
+    """As nan in its channel, so that a run stops; not as a displacement of zero."""
+    offsets = jnp.array([(jnp.nan, 0.0), (0.0, jnp.nan), (1.0, 0.0)])
+    y = kind().apply({"params": {"offsets": offsets}}, jnp.ones((2, 3, 3, 3)))
+    assert jnp.isnan(y[..., :2]).all()
+    assert y[0, :, 0, 2].tolist() == [1.0, 1.0, 0.0]
