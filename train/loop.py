@@ -37,6 +37,7 @@ from train.state import TrainState
 from train.steps import NEVER
 from train.stopping import StopRequest
 from train.tasks import load_split
+from train.tasks.task import Introduced
 from train.workdir import CHECKPOINTS, open_workdir
 
 CURVES = "curves.png"
@@ -325,6 +326,9 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
         reporter = stack.enter_context(Reporter(setup.total_steps, step, console))
         if "tensorboard" in config.log_to and files.in_store(workdir):
             messages.append("TensorBoard events are written to local folders only")
+        task = setup.trainer.task
+        if isinstance(task, Introduced) and hosts.is_first():
+            messages.append(task.introduction(state.variables, setup.train_set))
         for message in messages:
             reporter.message(message)
         loop = Loop(setup, reporter, writer, checkpoints, sums)

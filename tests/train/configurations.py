@@ -53,7 +53,16 @@ OTHER = Config(
         rand_augment=2,
         rand_augment_magnitude=7,
     ),
-    style=Style("painting.jpg", 64, "squeezenet", "weights.npz", 1.0, 2.0),
+    style=Style(
+        "painting.jpg",
+        64,
+        "squeezenet",
+        "weights.npz",
+        1.0,
+        2.0,
+        "fire2",
+        ("conv1", "fire4"),
+    ),
     faces=Faces("softmax_center", 0.3, 30.0, 0.01, 0.2, "pairs.txt", "aligned", 3),
     optimizer=Optimizer(
         "adam",

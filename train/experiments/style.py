@@ -5,11 +5,10 @@
 learns the style of painting.jpg from the images in the folder pictures. The losses
 compare features of VGG-16, whose weights are in vgg16.pth (torchvision's state dict,
 written by `torch.save`). Each of these paths has an option. Without a file of weights,
-features of a released network can be compared; the losses then need other weights:
+features of a released network can be compared:
 
     python -m train style --style.image starry.jpg --data.source folder:coco \
-        --style.features shiftresnet20_e3.digits --style.weights None \
-        --style.content-weight 1 --style.style-weight 1000
+        --style.features shiftresnet20_e6.cifar10 --style.weights None
 
 The paper's recipe is Adam at 0.001, batches of 4 images of 256x256 and two epochs of
 the 82,783 images of COCO 2014, which are 41,392 steps. `--model.name stylizer` is its

@@ -7,7 +7,7 @@ call, so that they do not become constants of the compiled program.
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from shiftjax.errors import InputError
+from shiftjax.errors import InputError, unknown_name
 from shiftjax.models.network import Network
 from shiftjax.weights import open_pretrained
 from train.style.files import Params, Shape, convolutions, read_npz, read_torch
@@ -25,6 +25,8 @@ Features = dict[str, jax.Array]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CAFFE_MEAN = (123 / 255, 117 / 255, 104 / 255)
 
+# The paper's weights of the content loss and the style loss, for VGG-16.
+VGG_WEIGHTS = (1e5, 1e10)
 # Number and width of the convolutions in the stages of VGG-16 up to relu4_3.
 VGG_STAGES = ((2, 64), (2, 128), (3, 256), (3, 512))
 # Width of the squeeze layer and of each expand layer, for SqueezeNet 1.0's modules.
@@ -59,6 +61,8 @@ class FeatureNet:
       mean: the mean of red, green and blue in 0 .. 1, to subtract.
       std: the standard deviation of red, green and blue, to divide by.
       order: the order of the channels for `apply`, "RGB" or "BGR".
+      weights: the known weights of the content loss and the style loss; None to choose
+        them by the scale of the features, see `train.style.losses.make_loss`.
     """
 
     apply: Callable[[Any, jax.Array], Features]
@@ -68,11 +72,37 @@ class FeatureNet:
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     order: str = "RGB"
+    weights: tuple[float, float] | None = None
 
     def __call__(self, params: Any, pictures: jax.Array) -> Features:
         """Computes features of `[batch, height, width, 3]`, RGB in 0 .. 1."""
         images = (pictures - jnp.asarray(self.mean)) / jnp.asarray(self.std)
         return self.apply(params, images if self.order == "RGB" else images[..., ::-1])
+
+    def with_layers(self, content: str | None, style: Sequence[str]) -> "FeatureNet":
+        """Returns this network with other layers for the losses.
+
+        Args:
+          content: the layer of the content loss; None to keep it.
+          style: the layers of the style loss; empty to keep them.
+
+        Raises:
+          UnknownNameError: if the network has no such layer.
+        """
+        if content is None and not style:
+            return self
+        images = jnp.zeros((1, 64, 64, 3))
+        known = jax.eval_shape(self.apply, self.params, images)
+        given = [("--style.content-layer", content or self.content_layer)]
+        given += [("--style.style-layers", name) for name in style]
+        for option, name in given:
+            if name not in known:
+                raise unknown_name(option, name, known)
+        return dataclasses.replace(
+            self,
+            content_layer=content or self.content_layer,
+            style_layers=tuple(style) or self.style_layers,
+        )
 
 
 def load_feature_net(
@@ -123,7 +153,7 @@ def vgg16(path: str | os.PathLike[str]) -> FeatureNet:
         index += 1
     params = convolutions(read_torch(path), layers, str(path))
     style = tuple(f"relu{stage}_{n}" for stage, (n, _) in enumerate(VGG_STAGES, 1))
-    return FeatureNet(apply_vgg16, params, "relu2_2", style)
+    return FeatureNet(apply_vgg16, params, "relu2_2", style, weights=VGG_WEIGHTS)
 
 
 def apply_vgg16(params: Params, images: jax.Array) -> Features:

@@ -17,7 +17,11 @@ class Style:
     """Network whose features are compared: vgg16, squeezenet, or released weights."""
     weights: str | None = option(None, path=PATH)
     """File with torchvision's weights of vgg16 or squeezenet."""
-    content_weight: float = option(1e5, low=0)
-    """Weight of the content loss."""
-    style_weight: float = option(1e10, low=0)
-    """Weight of the style loss."""
+    content_weight: float | None = option(None, low=0)
+    """Weight of the content loss; by default chosen for the feature network."""
+    style_weight: float | None = option(None, low=0)
+    """Weight of the style loss; by default chosen for the feature network."""
+    content_layer: str | None = None
+    """Layer of the content loss; by default that of the feature network."""
+    style_layers: tuple[str, ...] = ()
+    """Layers of the style loss; by default those of the feature network."""

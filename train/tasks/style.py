@@ -24,8 +24,9 @@ from train.config import Augment, Config
 from train.data.augment import crop_and_flip, normalize
 from train.data.examples import Examples
 from train.data.resident import Resident, images_and_labels
+from train.logging.metric_names import text
 from train.style import features
-from train.style.losses import Perceptual
+from train.style.losses import Perceptual, make_loss
 from train.tasks.models import make_model
 from train.tasks.task import Collections, Item, Sums, total
 
@@ -86,9 +87,11 @@ class StyleTransfer:
                 f"--model.name {config.model.name} paints nothing: {names}"
             )
         net = features.load_feature_net(options.features, options.weights)
+        net = net.with_layers(options.content_layer, options.style_layers)
+        weights = options.content_weight, options.style_weight
         return cls(
             model,
-            Perceptual(net, options.content_weight, options.style_weight),
+            make_loss(net, _as_input(painting), *weights),
             painting,
             config.data.mean,
             config.data.std,
@@ -143,6 +146,20 @@ class StyleTransfer:
         del rows
         return {name: float(sums[name]) / len(examples) for name in PARTS}
 
+    def introduction(self, variables: Collections, examples: Examples) -> str:
+        """Returns the two losses of the first images, and their weights."""
+        images, _ = examples.batch(np.arange(min(SHOWN, len(examples))))
+        painted, loss_of = self._painter(variables, images), self.loss_of
+        _, parts = jax.jit(loss_of.__call__)(
+            loss_of.net.params, self._grams, painted, images / np.float32(255)
+        )
+        content, style = (text(name, float(parts[name])) for name in PARTS[1:])
+        return (
+            f"losses at the start: content {content} (weight "
+            f"{loss_of.content_weight:.3g}), style {style} (weight "
+            f"{loss_of.style_weight:.3g})"
+        )
+
     def sample(self, variables: Collections, examples: Examples) -> Image.Image:
         """Draws the painting, the first images and, below them, the restyled images."""
         images, _ = examples.batch(np.arange(min(SHOWN, len(examples))))
@@ -156,7 +173,7 @@ class StyleTransfer:
     @functools.cached_property
     def _grams(self) -> dict[str, jax.Array]:
         """The Gram matrices of the painting."""
-        painting = jnp.asarray(self.painting[None] / 255, jnp.float32)
+        painting = _as_input(self.painting)
         return jax.jit(self.loss_of.grams)(self.loss_of.net.params, painting)
 
     @functools.cached_property
@@ -169,3 +186,8 @@ class StyleTransfer:
             variables, normalize(images, self.mean, self.std)
         )
         return painted * jnp.asarray(self.std) + jnp.asarray(self.mean)
+
+
+def _as_input(image: np.ndarray) -> jax.Array:
+    """Returns a uint8 image as the input of a feature network, in 0 .. 1."""
+    return jnp.asarray(image[None] / 255, jnp.float32)

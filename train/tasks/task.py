@@ -218,3 +218,17 @@ class OwnCard(Protocol):
           Values by the name of the field.
         """
         ...
+
+
+@runtime_checkable
+class Introduced(Protocol):
+    """An optional part of a task: a line to print before the first step of a run."""
+
+    def introduction(self, variables: Collections, examples: Examples) -> str:
+        """Returns the line.
+
+        Args:
+          variables: the variables of the network that the run starts with.
+          examples: the training examples.
+        """
+        ...

@@ -122,6 +122,7 @@ def test_vgg16_equals_numpy(tmp_path, rng, vgg_arrays):
     net = features.load_feature_net("vgg16", path)
     assert net.content_layer == "relu2_2"
     assert net.style_layers == ("relu1_2", "relu2_2", "relu3_3", "relu4_3")
+    assert net.weights == (1e5, 1e10)
 
     pictures = rng.uniform(size=(2, 17, 16, 3)).astype("float32")
     x = (pictures - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
@@ -227,6 +228,25 @@ def test_a_network_of_ours_gives_its_stem_and_stages(own, rng):
         return found | {"slope": slope}
 
     close(slope(actual), slope(expected))
+
+
+def test_other_layers_can_be_compared(own):
+    net = features.load_feature_net(str(own[0]))
+    assert net.with_layers(None, ()) is net
+    other = net.with_layers("stage3", ("stem",))
+    assert (other.content_layer, other.style_layers) == ("stage3", ("stem",))
+    assert net.with_layers("stem", ()).style_layers == net.style_layers
+    assert net.with_layers(None, ("stem",)).content_layer == net.content_layer
+    for option, layers in (
+        ("content-layer", ("stag3", ())),
+        ("style-layers", (None, ("stem", "stag3"))),
+    ):
+        with pytest.raises(UnknownNameError) as error:
+            net.with_layers(*layers)
+        assert str(error.value) == (
+            f"unknown --style.{option} 'stag3': did you mean 'stage3' or 'stage2' or "
+            "'stage1'? (known: stage1, stage2, stage3, stem)"
+        )
 
 
 def test_params_are_no_constants_of_the_program(own):

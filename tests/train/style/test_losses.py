@@ -1,12 +1,15 @@
 """Gram matrices and losses, against loops in NumPy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from shiftjax import InputError
 from train.style.features import FeatureNet
-from train.style.losses import Perceptual, gram, mean_square, style_loss
+from train.style.losses import Perceptual, gram, make_loss, mean_square, style_loss
 
 
 def gram_by_loops(x):
@@ -105,3 +108,54 @@ def test_the_best_picture_is_the_painting_itself(net, rng):
     for least, more in zip(best, worse, strict=True):  # the loss, its gradient
         assert np.abs(more).max() > 1
         assert np.abs(least).max() < 1e-5 * np.abs(more).max()
+
+
+def test_weights_that_are_not_given_make_the_losses_relative(net, rng):
+    """Features a thousand times larger change nothing, in either loss."""
+    painting, pictures, contents = (
+        jnp.asarray(rng.uniform(size=shape), jnp.float32)
+        for shape in ((1, 6, 8, 3), (2, 4, 4, 3), (2, 4, 4, 3))
+    )
+    x = (np.asarray(painting, np.float64) - np.array(net.mean)) / np.array(net.std)
+    wide = x @ np.asarray(net.params["wide"], np.float64)
+    found = {"wide": wide, "small": (wide**2)[:, ::2, 1::2]}
+    content = (found["small"] ** 2).mean()
+    style = sum((gram_by_loops(value) ** 2).mean() for value in found.values())
+    loss = make_loss(net, painting)
+    assert loss.content_weight == pytest.approx(1 / content, rel=6e-3)  # three digits
+    assert loss.style_weight == pytest.approx(10 / style, rel=6e-3)
+
+    def large(params, images):
+        return {
+            name: 1000 * value for name, value in two_layers(params, images).items()
+        }
+
+    parts = []
+    for one in (net, dataclasses.replace(net, apply=large)):
+        loss = make_loss(one, painting)
+        grams = loss.grams(one.params, painting)
+        parts.append(loss(one.params, grams, pictures, contents)[1])
+    for name in ("content", "style"):
+        assert float(parts[0][name]) == pytest.approx(float(parts[1][name]), rel=1e-2)
+
+
+def test_given_weights_and_those_of_the_network_come_first(net, rng):
+    painting = jnp.asarray(rng.uniform(size=(1, 4, 4, 3)), jnp.float32)
+    relative = make_loss(net, painting)
+    known = dataclasses.replace(net, weights=(7.0, 8.0))
+
+    def weights(*arguments):
+        loss = make_loss(*arguments)
+        return loss.content_weight, loss.style_weight
+
+    assert weights(known, painting) == (7, 8)
+    assert weights(known, painting, 0.0) == (0, 8)
+    assert weights(net, painting, None, 2.0) == (relative.content_weight, 2)
+    assert weights(net, painting, 3.0, 2.0) == (3, 2)
+
+
+def test_features_without_a_scale_are_refused(net):
+    grey = jnp.broadcast_to(jnp.asarray(net.mean), (1, 4, 4, 3))
+    with pytest.raises(InputError, match=r"--style\.image: its features are zero"):
+        make_loss(net, grey)
+    assert make_loss(net, grey, 1.0, 2.0).style_weight == 2

@@ -1,6 +1,7 @@
 """Style transfer as a task: what is compared, told, drawn and resumed."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from shiftjax.apps.stylize import Stylizer
-from shiftjax.errors import InputError, MissingFileError
+from shiftjax.errors import InputError, MissingFileError, UnknownNameError
 from shiftjax.releases import manifest
 from shiftjax.weights import open_pretrained
 from train.assemble import set_up
@@ -108,6 +109,18 @@ def test_it_learns_draws_a_sample_and_resumes_to_the_same_bits(config, run):
     assert losses[-1] < losses[0]
     assert {"loss", "content", "style"} <= records[0].keys()
     assert "validation loss" in text
+    (line,) = [line for line in text.splitlines()[:3] if "losses at the start" in line]
+    shown = re.fullmatch(
+        r"losses at the start: content (\S+) \(weight 2\), style (\S+) \(weight 3\)",
+        line,
+    )
+    assert shown is not None
+    setup = set_up(config)
+    task, state = setup.trainer.task, setup.initial_state()
+    images = load_split(config, "train").images[:4]
+    assert [float(x) for x in shown.groups()] == pytest.approx(
+        _losses(task, state.variables, images), rel=1e-3, abs=1e-3
+    )
     with Image.open(f"{config.workdir}/{SAMPLE}") as sample:
         assert sample.size == (5 * SIZE, 2 * SIZE)
 
@@ -155,6 +168,34 @@ def test_a_run_becomes_weights_that_paint_and_begin_another(config, run, tmp_pat
         evaluate_weights(again.init)
 
 
+def _losses(task, variables, images):
+    """The weighted losses of content and style, each a mean over the images."""
+    shown = jnp.asarray(images / 255.0, jnp.float32)
+    painted = task.model.apply(variables, (shown - 0.5) / 0.5) * 0.5 + 0.5
+    loss_of = task.loss_of
+    painting = jnp.asarray(task.painting[None] / 255.0, jnp.float32)
+    grams = loss_of.grams(loss_of.net.params, painting)
+    parts = loss_of(loss_of.net.params, grams, painted, shown)[1]
+    return [float(parts[name]) for name in ("content", "style")]
+
+
+def test_the_options_choose_layers_and_weights_by_default(config):
+    """The weights are those of the painting's features, without an option."""
+    style = dataclasses.replace(
+        config.style,
+        content_weight=None,
+        style_weight=None,
+        content_layer="stage1",
+        style_layers=("stem", "stage1"),
+    )
+    task = set_up(dataclasses.replace(config, style=style)).trainer.task
+    net = task.loss_of.net
+    assert (net.content_layer, net.style_layers) == ("stage1", ("stem", "stage1"))
+    found = net(net.params, jnp.asarray(task.painting[None] / 255.0, jnp.float32))
+    content = (np.asarray(found["stage1"], np.float64) ** 2).mean()
+    assert task.loss_of.content_weight == pytest.approx(1 / content, rel=6e-3)
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
@@ -165,6 +206,11 @@ def test_a_run_becomes_weights_that_paint_and_begin_another(config, run, tmp_pat
             {"features": "vgg16", "weights": "nowhere.pth"},
             MissingFileError,
             "nowhere.pth",
+        ),
+        (
+            {"content_layer": "stage22"},
+            UnknownNameError,
+            "unknown --style.content-layer 'stage22': did you mean 'stage2'",
         ),
     ],
 )
