@@ -18,12 +18,12 @@ from jax import lax
 from shiftjax.errors import InputError, unknown_name
 from shiftjax.models.network import Network
 from shiftjax.weights import open_pretrained
-from train.style.files import Params, Shape, convolutions, read_npz, read_torch
+from train.style.files import Params, Shape, convolutions, decode, read_npz, read_torch
 
 Features = dict[str, jax.Array]
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-CAFFE_MEAN = (123 / 255, 117 / 255, 104 / 255)
+CAFFE_MEAN, CAFFE_STD = (123 / 255, 117 / 255, 104 / 255), (1 / 255,) * 3
 
 # The paper's weights of the content loss and the style loss, for VGG-16.
 VGG_WEIGHTS = (1e5, 1e10)
@@ -60,7 +60,6 @@ class FeatureNet:
       style_layers: the layers whose Gram matrices make the style loss.
       mean: the mean of red, green and blue in 0 .. 1, to subtract.
       std: the standard deviation of red, green and blue, to divide by.
-      order: the order of the channels for `apply`, "RGB" or "BGR".
       weights: the known weights of the content loss and the style loss; None to choose
         them by the scale of the features, see `train.style.losses.make_loss`.
     """
@@ -71,13 +70,12 @@ class FeatureNet:
     style_layers: tuple[str, ...]
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
-    order: str = "RGB"
     weights: tuple[float, float] | None = None
 
     def __call__(self, params: Any, pictures: jax.Array) -> Features:
         """Computes features of `[batch, height, width, 3]`, RGB in 0 .. 1."""
         images = (pictures - jnp.asarray(self.mean)) / jnp.asarray(self.std)
-        return self.apply(params, images if self.order == "RGB" else images[..., ::-1])
+        return self.apply(params, images)
 
     def with_layers(self, content: str | None, style: Sequence[str]) -> "FeatureNet":
         """Returns this network with other layers for the losses.
@@ -176,7 +174,9 @@ def squeezenet(path: str | os.PathLike[str]) -> FeatureNet:
     Args:
       path: a state dict of torchvision's `squeezenet1_0`, written by `torch.save`, or
         an .npz with the names of Deep Compression's Caffe model ("conv1.weight",
-        "fire2/conv1x1_1.bias", ...), whose inputs are BGR minus (104, 117, 123).
+        "fire2/conv1x1_1.bias", ...), also with codes and a codebook in place of each
+        weight. That model takes BGR in 0 .. 255 minus (104, 117, 123); its first
+        kernel is turned to RGB.
 
     Raises:
       MissingFileError: if there is no such file.
@@ -194,14 +194,17 @@ def squeezenet(path: str | os.PathLike[str]) -> FeatureNet:
         for part, name, shape in zip(PARTS, names, shapes, strict=True):
             layers[f"fire{fire}/{part}"] = f"{prefix}{name}", shape
         channels = 2 * half
-    arrays = read_npz(path) if caffe else read_torch(path)
-    params = convolutions(arrays, layers, str(path))
+    where = str(path)
+    arrays = decode(read_npz(path), where) if caffe else read_torch(path)
+    params = convolutions(arrays, layers, where)
     net = FeatureNet(
         apply_squeezenet, params, "fire3", ("conv1", "fire3", "fire5", "fire8")
     )
     if not caffe:
         return net
-    return dataclasses.replace(net, mean=CAFFE_MEAN, std=(1 / 255,) * 3, order="BGR")
+    first = {**params["conv1"], "kernel": params["conv1"]["kernel"][:, :, ::-1]}
+    params = params | {"conv1": first}
+    return dataclasses.replace(net, params=params, mean=CAFFE_MEAN, std=CAFFE_STD)
 
 
 def apply_squeezenet(params: Params, images: jax.Array) -> Features:

@@ -16,6 +16,8 @@ from shiftjax.errors import InputError, MissingFileError
 Shape = tuple[int, int, int, int]
 Params = dict[str, dict[str, jax.Array]]
 
+CODES = ".codes"
+
 
 def read_npz(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Reads the arrays of a NumPy archive by name.
@@ -47,6 +49,43 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, Any]:
         return torch_files.named_tensors(saved)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def decode(arrays: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Looks up quantized weights in their codebooks, as Deep Compression stores them.
+
+    Args:
+      arrays: named arrays. "NAME.codes", integers of any shape, are positions in the
+        floats "NAME.codebook" `[entries]`.
+      where: the source of the arrays, for error messages.
+
+    Returns:
+      The arrays, with "NAME.weight" in place of each pair.
+
+    Raises:
+      InputError: if codes have no codebook, or point beyond it.
+
+    Example:
+      >>> codes, codebook = np.array([[1, 0]]), np.array([0.5, 2.0])
+      >>> decode({"0.codes": codes, "0.codebook": codebook}, "the arrays")
+      {'0.weight': array([[2. , 0.5]])}
+    """
+    decoded = dict(arrays)
+    for name in [name for name in arrays if name.endswith(CODES)]:
+        layer = name.removesuffix(CODES)
+        codes, codebook = decoded.pop(name), decoded.pop(f"{layer}.codebook", None)
+        if codebook is None or np.ndim(codebook) != 1:
+            raise InputError(f"{where}: {layer}.codebook is missing or not a vector")
+        size = len(codebook)
+        if not np.issubdtype(codes.dtype, np.integer) or (
+            codes.size and not 0 <= codes.min() <= codes.max() < size
+        ):
+            raise InputError(
+                f"{where}: {name} must be integers from 0 to {size - 1}, positions in "
+                f"{layer}.codebook"
+            )
+        decoded[f"{layer}.weight"] = codebook[codes]
+    return decoded
 
 
 def convolutions(

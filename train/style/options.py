@@ -16,7 +16,7 @@ class Style:
     features: str = option("vgg16", path=WEIGHTS)
     """Network whose features are compared: vgg16, squeezenet, or released weights."""
     weights: str | None = option(None, path=PATH)
-    """File with torchvision's weights of vgg16 or squeezenet."""
+    """File with torchvision's weights of vgg16 or squeezenet, or SqueezeNet's .npz."""
     content_weight: float | None = option(None, low=0)
     """Weight of the content loss; by default chosen for the feature network."""
     style_weight: float | None = option(None, low=0)

@@ -9,7 +9,7 @@ from shiftjax import InputError, MissingFileError, UnknownNameError
 from shiftjax.weights import Card, save
 from tests.shiftjax.convert import torch_writer as writer
 from train.style import features
-from train.style.files import convolutions, read_npz
+from train.style.files import convolutions, decode, read_npz
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -139,11 +139,31 @@ def test_vgg16_equals_numpy(tmp_path, rng, vgg_arrays):
     close(jax.jit(net.__call__)(net.params, pictures), expected)
 
 
-@pytest.mark.parametrize("size", [(37, 35), (40, 45)])
-def test_squeezenet_equals_numpy(tmp_path, rng, size):
+def quantized(rng, arrays):
+    """A file of codes, in which each weight is one of its codebook's 256; and these."""
+    content, weights = {"license": np.array("BSD"), "prototxt": np.array("...")}, {}
+    for name, value in arrays.items():
+        if name.endswith(".bias"):
+            content[name] = weights[name] = value
+            continue
+        layer = name.removesuffix(".weight")
+        codebook = rng.choice(value.ravel(), 256).astype(np.float32)
+        codes = rng.integers(0, 256, value.shape, np.uint8)
+        content |= {f"{layer}.codes": codes, f"{layer}.codebook": codebook}
+        entries = [codebook[code] for code in codes.ravel()]
+        weights[name] = np.reshape(entries, codes.shape)
+    return content, weights
+
+
+@pytest.mark.parametrize(
+    ("size", "codes"), [((37, 35), False), ((40, 45), False), ((37, 36), True)]
+)
+def test_squeezenet_equals_numpy(tmp_path, rng, size, codes):
     """Reads an .npz, for BGR less the mean; windows end inside and beyond the edge."""
-    arrays = randoms(rng, squeezenet_shapes(torch=False))
-    np.savez(tmp_path / "s.npz", **arrays)
+    content = arrays = randoms(rng, squeezenet_shapes(torch=False))
+    if codes:
+        content, arrays = quantized(rng, arrays)
+    np.savez(tmp_path / "s.npz", **content)
     net = features.load_feature_net("squeezenet", tmp_path / "s.npz")
     pictures = rng.uniform(size=(1, *size, 3)).astype("float32")
     x = 255 * pictures[..., ::-1].astype(np.float64) - [104, 117, 123]
@@ -177,8 +197,9 @@ def test_squeezenet_of_torchvision_has_the_same_layers(tmp_path, rng):
     np.savez(tmp_path / "s.npz", **ours)
     first = features.squeezenet(save_torch(tmp_path / "s.pth", theirs))
     second = features.squeezenet(tmp_path / "s.npz")
+    kernel = np.asarray(second.params["conv1"]["kernel"])[:, :, ::-1]  # to BGR
+    second.params["conv1"]["kernel"] = kernel
     jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
-    assert (first.order, second.order) == ("RGB", "BGR")
     np.testing.assert_allclose(first.mean, (0.485, 0.456, 0.406))
 
 
@@ -281,6 +302,22 @@ def test_what_is_no_array_is_refused():
     arrays = {"0.weight": np.zeros((1, 1, 1, 1), "f"), "0.bias": "text"}
     with pytest.raises(InputError, match=r"0\.bias is not an array of floats"):
         convolutions(arrays, {"stem": ("0", (1, 1, 1, 1))}, "it")
+
+
+WRONG_CODES = {
+    "no codebook": ({"a.codes": [0]}, r"a\.codebook is missing or not a vector"),
+    "a table": ({"a.codes": [0], "a.codebook": [[1.0]]}, "missing or not a vector"),
+    "beyond": ({"a.codes": [2], "a.codebook": [1.0, 2.0]}, "integers from 0 to 1"),
+    "negative": ({"a.codes": [-1], "a.codebook": [1.0]}, "integers from 0 to 0"),
+    "floats": ({"a.codes": [0.0], "a.codebook": [1.0]}, "must be integers"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_CODES)
+def test_codes_that_cannot_be_read_are_refused(name):
+    arrays, message = WRONG_CODES[name]
+    with pytest.raises(InputError, match=f"^s.npz: .*{message}"):
+        decode({key: np.array(value) for key, value in arrays.items()}, "s.npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"\x93NUMPY", b"text"])
