@@ -1,6 +1,6 @@
 """Style transfer for images of any size, and for animations."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from shiftjax.apps import contact_sheet, frames
 from shiftjax.apps.bands import apply_in_bands
 from shiftjax.apps.frames import ImageFile
 from shiftjax.apps.predict import normalize_images
-from shiftjax.errors import InputError, MissingFileError
-from shiftjax.models.stylizer import StyleNet
-from shiftjax.weights import Pretrained
+from shiftjax.errors import InputError, MissingFileError, unknown_name
+from shiftjax.models.stylizer import VARIANTS, StyleNet
+from shiftjax.releases import manifest
+from shiftjax.weights import SUFFIX, Pretrained
 
 PIXELS = 2**20  # the largest image computed in one pass, which takes 1.5 GiB
 
@@ -84,34 +85,104 @@ class Stylizer:
         y = self.image(image)
         return np.rint(np.clip(y, 0, 1, out=y) * 255).astype(np.uint8)
 
-    def paint(
-        self, source: Path, target: Path, *, labels: Sequence[str] = ()
-    ) -> ImageFile:
-        """Stylizes a file, each frame of an animation by itself.
+    def paint(self, source: Path, target: Path) -> ImageFile:
+        """Stylizes a file; see `paint_file`."""
+        return paint_file(self, source, target)
 
-        Args:
-          source: an image file of any size and format.
-          target: file of the result; its ending decides the format. Missing folders
-            are created.
-          labels: two labels, to write the image beside the result with these below
-            them; empty to write the result alone.
 
-        Returns:
-          The written frames.
+def paint_file(
+    paint: Callable[[np.ndarray], np.ndarray], source: Path, target: Path
+) -> ImageFile:
+    """Repaints a file, each frame of an animation by itself.
 
-        Raises:
-          InputError: if the source cannot be read, or the target cannot be written.
-        """
-        original = frames.read_image_file(source)
-        painted = []
-        for frame in original.frames:
-            new = self(frame)
-            painted.append(
-                contact_sheet.beside([frame, new], labels) if labels else new
-            )
-        result = ImageFile(tuple(painted), original.durations, original.loop)
-        frames.write_image_file(target, result)
-        return result
+    Args:
+      paint: function of an image, uint8 `[height, width, 3]`, such as a `Stylizer`.
+      source: an image file of any size and format.
+      target: file of the result; its ending decides the format. Missing folders are
+        created.
+
+    Returns:
+      The written frames.
+
+    Raises:
+      InputError: if the source cannot be read, or the target cannot be written.
+    """
+    original = frames.read_image_file(source)
+    painted = tuple(paint(frame) for frame in original.frames)
+    result = ImageFile(painted, original.durations, original.loop)
+    frames.write_image_file(target, result)
+    return result
+
+
+def strip(
+    stylizers: Mapping[str, Stylizer], label: str, image: np.ndarray
+) -> np.ndarray:
+    """Draws an image beside its stylized versions.
+
+    Args:
+      stylizers: the stylizers by the label of their image.
+      label: the label of the image.
+      image: uint8 `[height, width, 3]`, RGB.
+
+    Returns:
+      uint8 `[h, w, 3]`, RGB: all images in one row, with labels below them.
+    """
+    images = [image, *(stylizer(image) for stylizer in stylizers.values())]
+    return contact_sheet.beside(images, [label, *stylizers])
+
+
+def find_styles(name: str, directory: str | None = None) -> list[str]:
+    """Lists the stylizers of one style.
+
+    Args:
+      name: the tag of a release, e.g. "starry_night", or "architecture.tag"; or a
+        .safetensors file, which is the only one of its style.
+      directory: the folder of the releases; see `shiftjax.load_pretrained`.
+
+    Returns:
+      Names for `open_pretrained`: the releases of the tag, the plain stylizer first.
+
+    Raises:
+      MissingFileError: if the folder has no manifest.
+      UnknownNameError: if no stylizer has the tag; the message suggests the nearest.
+    """
+    if name.endswith(SUFFIX):
+        return [name]
+    releases = manifest.read(directory)
+    tag = name.partition(".")[2] or name
+    found = [release for release in _of_tag(tag) if release in releases]
+    if "." in name:
+        return found if name in found else [name]
+    if not found:
+        tags = {release.partition(".")[2] for release in releases}
+        known = [tag for tag in tags if releases.keys() & _of_tag(tag)]
+        raise unknown_name("style", name, known)
+    return found
+
+
+def find_style(name: str, directory: str | None = None) -> str:
+    """Returns the one stylizer that a name stands for.
+
+    Args:
+      name: see `find_styles`.
+      directory: see `find_styles`.
+
+    Raises:
+      MissingFileError: if the folder has no manifest.
+      UnknownNameError: if no stylizer has the tag; the message suggests the nearest.
+      InputError: if several stylizers have the tag.
+    """
+    if "." in name:
+        return name
+    found = find_styles(name, directory)
+    if len(found) > 1:
+        raise InputError(f"--style {name} is ambiguous: give {' or '.join(found)}")
+    return found[0]
+
+
+def _of_tag(tag: str) -> list[str]:
+    """Returns the names that releases of stylizers with a tag have."""
+    return [f"{architecture}.{tag}" for architecture in VARIANTS]
 
 
 def targets(paths: Iterable[str | Path], output: str | Path) -> list[tuple[Path, Path]]:

@@ -1,6 +1,7 @@
 """The command of the library for style transfer."""
 
 import dataclasses
+import functools
 from typing import Annotated
 
 import tyro
@@ -17,30 +18,41 @@ class Stylize:
     paths: tyro.conf.Positional[tuple[str, ...]]
     """Image files of any size and format, and folders of them."""
     style: str
-    """Name from `shiftjax list '*stylizer.*' --pretrained`, or a .safetensors file."""
+    """Name or tag from `shiftjax list '*stylizer.*' --pretrained`, or a .safetensors
+    file."""
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])]
     """File to write for a single image; else a folder, where each keeps its name."""
     compare: Flag = False
-    """Write each image beside its result, with labels, instead of the result alone."""
+    """Write each image beside its versions by all stylizers of the tag, with labels."""
     directory: str | None = None
     """Folder of the releases, or hf:owner/name; by default that of the package."""
 
     def run(self, console: Console) -> None:
         """Prints one line per image."""
         from shiftjax.allocator import keep_freed_memory
-        from shiftjax.apps.stylize import Stylizer, targets
+        from shiftjax.apps import stylize
         from shiftjax.weights import open_pretrained
 
         if not self.paths:
             raise InputError(
                 "no image is given: use shiftjax stylize IMAGE... --style NAME -o FILE"
             )
-        pairs = targets(self.paths, self.output)
+        pairs = stylize.targets(self.paths, self.output)
+        if self.compare:
+            names = stylize.find_styles(self.style, self.directory)
+        else:
+            names = [stylize.find_style(self.style, self.directory)]
         keep_freed_memory()
-        stylizer = Stylizer(open_pretrained(self.style, self.directory))
+        stylizers = {
+            name: stylize.Stylizer(open_pretrained(name, self.directory))
+            for name in names
+        }
         for source, target in pairs:
-            labels = (source.name, self.style) if self.compare else ()
-            painted = stylizer.paint(source, target, labels=labels)
+            if self.compare:
+                paint = functools.partial(stylize.strip, stylizers, source.name)
+            else:
+                (paint,) = stylizers.values()
+            painted = stylize.paint_file(paint, source, target)
             height, width, _ = painted.frames[0].shape
             frames = f", {len(painted.frames)} frames" if painted.durations else ""
             say(console, f"{target}: {width} x {height}{frames}")

@@ -1,15 +1,17 @@
 """Pictures in another style: files, folders, animations; the command; a release."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
 import shiftjax
-from shiftjax import InputError, MissingFileError
+from shiftjax import InputError, MissingFileError, UnknownNameError
 from shiftjax.apps import frames, stylize
 from shiftjax.apps.contact_sheet import beside
 from shiftjax.apps.predict import Classifier
-from shiftjax.apps.stylize import Stylizer, targets
+from shiftjax.apps.stylize import Stylizer, find_style, find_styles, targets
 from shiftjax.apps.verify import sample_logits, verify
 from shiftjax.cli.main import main
 from shiftjax.releases import manifest
@@ -266,6 +268,63 @@ def test_the_command_paints(capsys, folder, photos, stylizer, tmp_path):
     (sheet,) = frames_of(out / "both.png")
     np.testing.assert_array_equal(sheet[:12, :20], pixels)
     np.testing.assert_array_equal(sheet[:12, 28:], stylizer(pixels))
+
+
+@pytest.fixture
+def both(folder, randomize):
+    """The folder with the plain stylizer of the same tag, and a classifier's name."""
+    plain = dataclasses.replace(CARD, architecture="stylizer")
+    variables = randomize(plain.model(), np.zeros((1, 8, 8, 3), np.float32))
+    releases = manifest.read(folder)
+    (entry,) = releases.values()
+    for name in ("stylizer.waves", "shift_stylizer.night", "resnet20.night"):
+        file = f"{name}.safetensors"
+        releases[name] = dataclasses.replace(entry, name=name, file=file)
+    path = folder / "stylizer.waves.safetensors"
+    size, sha256 = digest(save(path, variables, plain))
+    releases["stylizer.waves"] = dataclasses.replace(
+        releases["stylizer.waves"], size=size, sha256=sha256
+    )
+    manifest.write_manifest(folder, releases)
+    return folder, Stylizer(Pretrained(plain.model(), variables, plain))
+
+
+def test_a_tag_alone_is_a_style(both):
+    folder = str(both[0])
+    tagged = ["stylizer.waves", "shift_stylizer.waves"]
+    assert find_styles("waves", folder) == tagged
+    assert find_styles("shift_stylizer.waves", folder) == tagged
+    assert find_styles("a/b.safetensors", folder) == ["a/b.safetensors"]
+    assert find_styles("resnet20.night", folder) == ["resnet20.night"]
+    assert find_style("night", folder) == "shift_stylizer.night"
+    assert find_style("stylizer.waves", folder) == "stylizer.waves"
+    with pytest.raises(InputError) as error:
+        find_style("waves", folder)
+    assert str(error.value) == (
+        "--style waves is ambiguous: give stylizer.waves or shift_stylizer.waves"
+    )
+    for find in (find_style, find_styles):
+        with pytest.raises(UnknownNameError) as error:
+            find("wave", folder)
+        assert str(error.value) == (
+            "unknown style 'wave': did you mean 'waves'? (known: night, waves)"
+        )
+
+
+def test_a_comparison_has_all_stylizers_of_the_tag(
+    capsys, both, photos, stylizer, tmp_path
+):
+    folder, plain = both
+    words = ["--style", "waves", "--directory", folder, "--compare"]
+    code, text, err = run(
+        capsys, "stylize", photos / "a.png", *words, "-o", tmp_path / "all.png"
+    )
+    assert (code, text, err) == (0, f"{tmp_path / 'all.png'}: 76 x 32\n", "")
+    (pixels,), (sheet,) = (
+        frames_of(p) for p in (photos / "a.png", tmp_path / "all.png")
+    )
+    for left, expected in ((0, pixels), (28, plain(pixels)), (56, stylizer(pixels))):
+        np.testing.assert_array_equal(sheet[:12, left : left + 20], expected)
 
 
 MISTAKES = {
