@@ -29,7 +29,9 @@ from shiftjax.releases.manifest import Release
 SUFFIX = ".safetensors"
 CARD = "card"
 SHOWN = 8  # differences listed in one message
-ADDED = ("resize", "threshold", "threshold_source")  # fields that older versions lack
+# Fields that older versions lack.
+ADDED = ("resize", "threshold", "threshold_source")
+ADDED += ("painting", "painting_source", "feature_network")
 HEAD = "head"  # the layer that maps features to logits
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,9 @@ class Card:
       threshold: of a face network, the least cosine similarity at which two images are
         taken for one person; None if none has been chosen.
       threshold_source: the pairs of images that the threshold was chosen on.
+      painting: of a stylizer, a small copy of the painting, a JPEG in base64.
+      painting_source: the source of the painting, e.g. its artist, title and year.
+      feature_network: of a stylizer, the network whose features the losses compared.
     """
 
     architecture: str
@@ -72,6 +77,9 @@ class Card:
     resize: int | None = None
     threshold: float | None = None
     threshold_source: str = ""
+    painting: str = ""
+    painting_source: str = ""
+    feature_network: str = ""
 
     def model(self) -> Any:
         """Creates the network, a `flax.linen.Module`."""

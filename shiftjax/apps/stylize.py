@@ -6,12 +6,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from PIL import Image, ImageOps
 
 from shiftjax import image_files
 from shiftjax.apps import contact_sheet, frames
 from shiftjax.apps.bands import apply_in_bands
 from shiftjax.apps.frames import ImageFile
 from shiftjax.apps.predict import normalize_images
+from shiftjax.apps.thumbnails import decode_thumbnail
 from shiftjax.errors import InputError, MissingFileError, unknown_name
 from shiftjax.models.stylizer import VARIANTS, StyleNet
 from shiftjax.releases import manifest
@@ -117,7 +119,9 @@ def paint_file(
 def strip(
     stylizers: Mapping[str, Stylizer], label: str, image: np.ndarray
 ) -> np.ndarray:
-    """Draws an image beside its stylized versions.
+    """Draws an image, the painting and the stylized versions of the image in one row.
+
+    The painting is that of the first card that has one.
 
     Args:
       stylizers: the stylizers by the label of their image.
@@ -125,10 +129,21 @@ def strip(
       image: uint8 `[height, width, 3]`, RGB.
 
     Returns:
-      uint8 `[h, w, 3]`, RGB: all images in one row, with labels below them.
+      uint8 `[h, w, 3]`, RGB, with labels below the images.
+
+    Raises:
+      InputError: if the painting on a card is damaged.
     """
-    images = [image, *(stylizer(image) for stylizer in stylizers.values())]
-    return contact_sheet.beside(images, [label, *stylizers])
+    panels = [(label, image)]
+    cards = [stylizer.card for stylizer in stylizers.values()]
+    for card in [card for card in cards if card.painting][:1]:
+        painting = Image.fromarray(decode_thumbnail(card.painting))
+        height, width, _ = image.shape
+        fitted = ImageOps.pad(painting, (width, height), color="white")
+        panels.append((card.painting_source or "painting", np.asarray(fitted)))
+    panels += [(name, stylizer(image)) for name, stylizer in stylizers.items()]
+    labels, images = zip(*panels, strict=True)
+    return contact_sheet.beside(images, labels)
 
 
 def find_styles(name: str, directory: str | None = None) -> list[str]:

@@ -77,6 +77,7 @@ def test_fields_that_older_versions_lack_are_written_if_they_have_values(
 ):
     path = tmp_path / "a.safetensors"
     added = {"resize": 9, "threshold": 0.0, "threshold_source": "pairs.txt"}
+    added |= {"painting": "aGk=", "painting_source": "x", "feature_network": "vgg16"}
     for fields in ({}, added):
         card = dataclasses.replace(CARD, **fields)
         data = save(path, variables, card)

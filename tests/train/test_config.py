@@ -350,7 +350,7 @@ def test_every_option_with_text_is_a_path_or_known_not_to_be_one():
         kinds |= {f"{group}.{name}": x for name, x in hints(kind).items()}
     texts = {name for name, kind in kinds.items() if kind in (str, str | None)}
     others = {"task", "workdir", "model.name", "hosts.coordinator"}
-    others |= {"style.content_layer"}
+    others |= {"style.content_layer", "style.source"}
     assert texts - others == set(PATHS)
 
 

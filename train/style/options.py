@@ -25,3 +25,5 @@ class Style:
     """Layer of the content loss; by default that of the feature network."""
     style_layers: tuple[str, ...] = ()
     """Layers of the style loss; by default those of the feature network."""
+    source: str = ""
+    """Source of the painting, for the card of a release: artist, title, year."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shiftjax.errors import unknown_name
-from train.config import Config, published
+from train.config import Config
 from train.data import sources
 from train.data.examples import Examples
 from train.tasks.classification import Classification
@@ -80,5 +80,5 @@ def card_fields(config: Config, test: Mapping[str, float]) -> dict[str, Any]:
     """
     task = find_task(config.task)
     if issubclass(task, OwnCard):
-        return task.card_fields(published(config), test)
+        return task.card_fields(config, test)
     return {}

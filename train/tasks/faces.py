@@ -20,7 +20,7 @@ from shiftjax.apps.face_pairs import read_pairs
 from shiftjax.errors import InputError
 from shiftjax.models import facenet
 from shiftjax.models.facenet import FaceNet, l2_normalize
-from train.config import Augment, Config
+from train.config import Augment, Config, published
 from train.data.augment import normalize
 from train.data.examples import Examples
 from train.data.resident import Resident, images_and_labels
@@ -202,7 +202,8 @@ class FaceRecognition:
         """Returns the threshold for use, if pairs have been verified."""
         if "threshold" not in test:
             return {}
-        pairs, fold = config.faces.pairs, config.faces.fold
+        faces = published(config).faces
+        pairs, fold = faces.pairs, faces.fold
         source = f"{pairs} without fold {fold}" if fold else f"all pairs of {pairs}"
         return {"threshold": test["threshold"], "threshold_source": source}
 

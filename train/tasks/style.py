@@ -7,6 +7,7 @@ features of a frozen network, which is kept on the devices with the images.
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,10 +18,11 @@ import numpy as np
 from PIL import Image
 
 from shiftjax import image_files
+from shiftjax.apps.thumbnails import encode_thumbnail
 from shiftjax.errors import InputError
 from shiftjax.models import stylizer
 from shiftjax.models.stylizer import StyleNet
-from train.config import Augment, Config
+from train.config import Augment, Config, published
 from train.data.augment import crop_and_flip, normalize
 from train.data.examples import Examples
 from train.data.resident import Resident, images_and_labels
@@ -103,6 +105,17 @@ class StyleTransfer:
         """Returns no names, because the outputs are images."""
         del examples
         return ()
+
+    @staticmethod
+    def card_fields(config: Config, test: Mapping[str, float]) -> dict[str, Any]:
+        """Returns the painting's thumbnail and source, and the feature network."""
+        del test
+        assert config.style.image is not None  # else there is no run
+        return {
+            "painting": encode_thumbnail(Path(config.style.image)),
+            "painting_source": config.style.source,
+            "feature_network": published(config).style.features,
+        }
 
     def data(self, images: Resident | None) -> dict[str, Any]:
         """Returns the images, the frozen network and the painting's Gram matrices."""

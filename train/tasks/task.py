@@ -204,14 +204,15 @@ class OwnSplits(Protocol):
 
 @runtime_checkable
 class OwnCard(Protocol):
-    """An optional part of a task: facts of a release's card that the test has found."""
+    """An optional part of a task: facts of a release's card, e.g. found by the test."""
 
     @staticmethod
     def card_fields(config: Config, test: Mapping[str, float]) -> dict[str, Any]:
         """Returns fields of `shiftjax.weights.Card`.
 
         Args:
-          config: the configuration of the run, without the places of its files.
+          config: the configuration of the run; see `train.config.published` for the
+            names of its files alone.
           test: the metrics of the test.
 
         Returns:

@@ -11,7 +11,14 @@ from shiftjax import InputError, MissingFileError, UnknownNameError
 from shiftjax.apps import frames, stylize
 from shiftjax.apps.contact_sheet import beside
 from shiftjax.apps.predict import Classifier
-from shiftjax.apps.stylize import Stylizer, find_style, find_styles, targets
+from shiftjax.apps.stylize import (
+    Stylizer,
+    find_style,
+    find_styles,
+    strip,
+    targets,
+)
+from shiftjax.apps.thumbnails import decode_thumbnail, encode_thumbnail
 from shiftjax.apps.verify import sample_logits, verify
 from shiftjax.cli.main import main
 from shiftjax.releases import manifest
@@ -325,6 +332,32 @@ def test_a_comparison_has_all_stylizers_of_the_tag(
     )
     for left, expected in ((0, pixels), (28, plain(pixels)), (56, stylizer(pixels))):
         np.testing.assert_array_equal(sheet[:12, left : left + 20], expected)
+
+
+def test_a_strip_shows_the_painting_of_a_card(variables, stylizer, tmp_path):
+    """A red painting of 300x600, turned by its EXIF orientation: 128 pixels high."""
+    image, exif = Image.new("RGB", (300, 600), "red"), Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "red.png", exif=exif)
+    text = encode_thumbnail(tmp_path / "red.png")
+    assert decode_thumbnail(text).shape == (128, 256, 3)
+    assert len(text) < 4000
+    card = dataclasses.replace(CARD, painting=text, painting_source="Red, 1921")
+    painter = Stylizer(Pretrained(CARD.model(), variables, card))
+    frame = np.zeros((12, 20, 3), np.uint8)
+    sheet = strip({"one": stylizer, "two": painter}, "photo", frame)
+    assert sheet.shape == (32, 4 * 20 + 3 * 8, 3)
+    painting = sheet[:12, 28:48].astype(int)
+    assert (painting[:1] == 255).all()  # 20 x 10 pixels, padded
+    assert np.abs(painting[2:10] - [255, 0, 0]).max() < 8  # JPEG
+    np.testing.assert_array_equal(sheet[:12, 56:76], stylizer(frame))
+    np.testing.assert_array_equal(sheet[:12, 84:], painter(frame))
+
+
+@pytest.mark.parametrize("text", ["?", "aGVsbG8="])
+def test_a_damaged_thumbnail_is_an_input_error(text):
+    with pytest.raises(InputError, match=r"thumbnail|cannot be read as an image"):
+        decode_thumbnail(text)
 
 
 MISTAKES = {

@@ -1,6 +1,8 @@
 """Style transfer as a task: what is compared, told, drawn and resumed."""
 
+import base64
 import dataclasses
+import io
 import re
 
 import jax
@@ -138,6 +140,8 @@ def test_it_learns_draws_a_sample_and_resumes_to_the_same_bits(config, run):
 
 
 def test_a_run_becomes_weights_that_paint_and_begin_another(config, run, tmp_path):
+    style = dataclasses.replace(config.style, source="noise, by nobody")
+    config = dataclasses.replace(config, style=style)
     outcome, _ = run(config)
     entry = release([config.workdir], "noise", tmp_path / "weights")
     assert entry.name == "shift_stylizer.noise"
@@ -145,6 +149,10 @@ def test_a_run_becomes_weights_that_paint_and_begin_another(config, run, tmp_pat
     assert "shift_stylizer" not in page(manifest.read(tmp_path / "weights"))
     pretrained = open_pretrained(entry.name, tmp_path / "weights")
     assert pretrained.card.dataset == entry.dataset == "folder:pictures"
+    card = pretrained.card
+    assert (card.painting_source, card.feature_network) == (style.source, FEATURES)
+    small = Image.open(io.BytesIO(base64.b64decode(card.painting)))
+    assert (small.format, small.size) == ("JPEG", (30, 40))  # no larger than the file
     assert "--style.image painting.png" in entry.runs[0].command
     for file in (tmp_path / "weights").glob("*.*"):
         assert str(tmp_path.parent).encode() not in file.read_bytes()
