@@ -14,7 +14,9 @@ Convolutions", CVPR 2018, https://arxiv.org/abs/1711.08141, section 3.1.
 """
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ import numpy as np
 from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from shiftjax.errors import InputError, unknown_name
@@ -185,6 +188,7 @@ def displace(
         row = x[..., None, :, :]
         return displace(row, moves, stride=stride, lowering=lowering)[..., 0, :, :]
     if axes == 3:
+        x = _gathered(x, axes)
         if moves[:, 0].any():
             # The depth replaces the height, and the pixels of a slice the width.
             flat = x.reshape(*x.shape[:-3], lengths[1] * lengths[2], x.shape[-1])
@@ -194,13 +198,45 @@ def displace(
         if stride == 1 and not moves.any():
             return x
         return displace(x, moves, stride=stride, lowering=lowering)
-    return displace_p.bind(
-        x,
+    operation = functools.partial(
+        displace_p.bind,
         table=tuple(map(tuple, moves.tolist())),
         stride=stride,
         size=kept,
         lowering=lowering,
     )
+    return _on_explicit_axes(operation, x, kept)
+
+
+def _on_explicit_axes(
+    operation: Callable[[jax.Array], jax.Array], x: jax.Array, size: tuple[int, ...]
+) -> jax.Array:
+    """Runs the operation, also where pixels are split over explicit axes of a mesh.
+
+    There the compiler exchanges the pixels at the borders of the parts, and the result
+    is split likewise. If the mesh does not divide the result, each device has it whole.
+    """
+    sharding = jax.typeof(x).sharding
+    pixels = sharding.spec[-3:-1]
+    if pixels == (None, None):
+        return operation(x)
+    names = [axes if isinstance(axes, tuple) else (axes,) for axes in pixels]
+    parts = [math.prod(sharding.mesh.shape[a] for a in axes if a) for axes in names]
+    if any(length % count for length, count in zip(size, parts, strict=True)):
+        return operation(_gathered(x, 2))
+    split: Any = jax.sharding.auto_axes(operation, out_sharding=sharding.spec)
+    with jax.sharding.use_abstract_mesh(sharding.mesh):
+        return split(x)
+
+
+def _gathered(x: jax.Array, axes: int) -> jax.Array:
+    """Returns `x` with all pixels on each device, in place of explicit axes."""
+    sharding = jax.typeof(x).sharding
+    spec, lead = sharding.spec, x.ndim - 1 - axes
+    if all(name is None for name in spec[lead:-1]):
+        return x
+    whole = PartitionSpec(*spec[:lead], *[None] * axes, spec[-1])
+    return jax.sharding.reshard(x, NamedSharding(sharding.mesh, whole))
 
 
 def _displace_within(
@@ -217,7 +253,7 @@ def _displace_within(
         moves = np.fmod(moves, period)
     before, after = np.maximum(-moves.min(0), 0), np.maximum(moves.max(0), 0)
     margin = [(0, 0)] * (x.ndim - axes - 1) + [*zip(before, after, strict=True), (0, 0)]
-    padded = jnp.pad(x, margin, mode=BORDERS[border])
+    padded = jnp.pad(_gathered(x, axes), margin, mode=BORDERS[border])
     moved = displace(padded, moves, lowering=lowering)
     window = (
         slice(start, start + length, stride)

@@ -105,6 +105,42 @@ def test_jit_keeps_a_sharded_batch_sharded(reference, rng, devices, axis_type):
     assert y.sharding.is_equivalent_to(sharding, y.ndim)
 
 
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("axes", "stride", "border", "split", "kept"),
+    [
+        (2, 1, "zeros", (None, "rows", "columns", None), (None, "rows", "columns")),
+        (2, 2, "zeros", ("rows", "columns", None, None), ("rows", "columns", None)),
+        (2, 5, "zeros", (None, None, ("rows", "columns"), None), (None, None, None)),
+        (2, 1, "edge", (None, "rows", None, None), (None, None, None)),
+        (1, 1, "zeros", (None, "rows", "columns", None), (None, "rows", "columns")),
+        (3, 1, "zeros", ("rows", "columns", None, None), (None, None, None)),
+    ],
+)
+def test_pixels_on_explicit_axes(rng, devices, axes, stride, border, split, kept):
+    """Value and gradient are those of one device; the result stays split if it can."""
+    mesh = jax.make_mesh(
+        (2, 2), ("rows", "columns"), (AxisType.Explicit,) * 2, devices=devices
+    )
+    table = rng.integers(-3, 4, (5, axes))
+    operation = functools.partial(displace, table=table, stride=stride, border=border)
+    x = whole_numbers(rng, 4, 8, 12, 5)
+    g = whole_numbers(rng, *operation(x).shape)
+    y, dx = with_gradient(operation, x, g)
+    with jax.set_mesh(mesh):
+
+        @jax.jit
+        def both(x, g):
+            z, pull = jax.vjp(operation, x)
+            return z, *pull(jax.sharding.reshard(g, jax.typeof(z).sharding.spec))
+
+        parts = jax.device_put(x, NamedSharding(mesh, PartitionSpec(*split)))
+        found, slope = both(parts, g)
+    assert_identical(found, y)
+    assert_identical(slope, dx)
+    assert found.sharding.spec[:3] == kept
+
+
 def program(lowering):
     """Returns the same program, but for the lowering asked for."""
 
