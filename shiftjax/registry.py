@@ -2,8 +2,11 @@
 
 import dataclasses
 import fnmatch
+import numbers
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from shiftjax.errors import InputError, unknown_name
 from shiftjax.models import (
@@ -28,6 +31,37 @@ VARIANTS: dict[str, Callable[..., Unit]] = {
 
 # Families that require one more option: `create_model("shiftresnet20", expansion=4)`.
 FAMILIES = {f"shiftresnet{depth}": "expansion" for depth in resnet.DEPTHS}
+
+
+def _is_flag(value: Any) -> bool:
+    """Returns True for a bool, and for 0 and 1, which command lines have for it."""
+    return isinstance(value, bool | np.bool_) or (_is_whole(value) and value in (0, 1))
+
+
+def _is_whole(value: Any) -> bool:
+    """Returns True for an integer, but not for a bool."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    """Returns True for a number, but not for a bool."""
+    real = isinstance(value, numbers.Real) or getattr(value, "ndim", None) == 0
+    return real and not isinstance(value, bool)
+
+
+# By the annotation of an attribute: which values it takes, and what to call them.
+# Attributes of other types are checked by the networks.
+KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
+    bool: (_is_flag, "True or False"),
+    int: (_is_whole, "an integer"),
+    float: (_is_number, "a number"),
+    str: (lambda x: isinstance(x, str), "a string"),
+    str | None: (lambda x: x is None or isinstance(x, str), "a string or None"),
+    tuple[int, ...]: (
+        lambda x: isinstance(x, tuple | list) and all(map(_is_whole, x)),
+        "a tuple of integers",
+    ),
+}
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
@@ -64,7 +98,8 @@ def create_model(name: str, **overrides: Any) -> Unit:
     Raises:
       UnknownNameError: if the network or an option is unknown; the message suggests
         the nearest names.
-      InputError: if a family is given without its option.
+      InputError: if a family is given without its option, or an option has a value of
+        another type.
 
     Example:
       >>> create_model("shiftresnet20", expansion=4, num_classes=100).expansion
@@ -81,13 +116,19 @@ def create_model(name: str, **overrides: Any) -> Unit:
     else:
         raise unknown_name("model", name, [*VARIANTS, *FAMILIES])
     options = _options(builder)
-    for option in overrides:
+    for option, value in overrides.items():
         if option not in options:
             raise unknown_name(f"option of {name}", option, options)
+        accepts, text = KINDS.get(options[option], (lambda _: True, ""))
+        if not accepts(value):
+            raise InputError(f"{option}={value!r}: it must be {text}")
     return builder(**overrides)
 
 
-def _options(builder: Callable[..., Unit]) -> list[str]:
-    """Lists the attributes of a network that can be set."""
-    names = [field.name for field in dataclasses.fields(builder()) if field.init]
-    return [name for name in names if name not in ("name", "parent")]
+def _options(builder: Callable[..., Unit]) -> dict[str, Any]:
+    """Returns the attributes of a network that can be set, with their annotations."""
+    return {
+        field.name: field.type
+        for field in dataclasses.fields(builder())
+        if field.init and field.name not in ("name", "parent")
+    }

@@ -4,6 +4,7 @@ import fnmatch
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from shiftjax import InputError, UnknownNameError, create_model, list_models
@@ -122,3 +123,31 @@ def test_an_unknown_option_is_answered_with_the_nearest(name, option):
 def test_every_listed_name_can_be_made_and_matches_itself(name):
     assert isinstance(create_model(name), nn.Module)
     assert fnmatch.filter(list_models(name), name) == [name]
+
+
+WRONG_TYPES = {
+    ("resnet20", "num_classes", "5"): "num_classes='5': it must be an integer",
+    ("resnet20", "num_classes", None): "num_classes=None: it must be an integer",
+    ("resnet20", "num_classes", 5.5): "num_classes=5.5: it must be an integer",
+    ("resnet20", "depth", True): "depth=True: it must be an integer",
+    ("resnet20", "remat", "no"): "remat='no': it must be True or False",
+    ("resnet20", "remat", 2): "remat=2: it must be True or False",
+    ("resnet20", "momentum", "0.9"): "momentum='0.9': it must be a number",
+    ("resnet20", "implementation", 3): "implementation=3: it must be a string or None",
+    ("shiftresnet20", "expansion", (3,)): r"expansion=\(3,\): it must be a number",
+    ("shiftresnet50", "blocks", "3463"): "blocks='3463': it must be a tuple of int",
+    ("shiftnet_a", "shortcut", 1): "shortcut=1: it must be a string",
+}
+
+
+@pytest.mark.parametrize("case", WRONG_TYPES, ids=str)
+def test_an_option_of_another_type_is_refused(case):
+    name, option, value = case
+    with pytest.raises(InputError, match=WRONG_TYPES[case]):
+        create_model(name, **{option: value})
+
+
+def test_an_option_may_be_a_number_of_numpy():
+    model = create_model("shiftresnet20", expansion=np.float32(2), depth=np.int64(8))
+    assert (model.expansion, model.depth) == (2, 8)
+    assert create_model("resnet20", remat=1, scan=np.bool_(False)).remat
