@@ -21,18 +21,49 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from shiftjax import json_fields
 from shiftjax.errors import InputError, MissingFileError
 from shiftjax.registry import create_model
 from shiftjax.releases import manifest
 from shiftjax.releases.manifest import Release
+from shiftjax.shift import positive
 
 SUFFIX = ".safetensors"
 CARD = "card"
+MAX_SIZE = 2**15  # of an image, in pixels
 SHOWN = 8  # differences listed in one message
 # Fields that older versions lack.
 ADDED = ("resize", "threshold", "threshold_source")
 ADDED += ("painting", "painting_source", "feature_network")
 HEAD = "head"  # the layer that maps features to logits
+
+_TEXTS = json_fields.sequence("a list of texts", json_fields.is_text)
+REQUIRED = {
+    "architecture": json_fields.NAME,
+    "options": json_fields.table("an object of options", lambda _: True),
+    "class_names": _TEXTS,
+    "image_size": json_fields.whole_number(1, MAX_SIZE),
+    "mean": json_fields.sequence("a list of numbers", json_fields.is_finite),
+    "std": json_fields.sequence(
+        "a list of numbers above 0", lambda x: json_fields.is_finite(x) and x > 0
+    ),
+}
+OPTIONAL = {
+    "dataset": json_fields.TEXT,
+    "recipe": json_fields.TEXT,
+    "seed": json_fields.whole_number(0),
+    "commit": json_fields.TEXT,
+    "license": json_fields.TEXT,
+    "resize": json_fields.or_null(json_fields.whole_number(1, MAX_SIZE)),
+    "threshold": json_fields.or_null(
+        json_fields.number("a number of -1 to 1", lambda x: -1 <= x <= 1)
+    ),
+    **dict.fromkeys(
+        ("threshold_source", "painting", "painting_source", "feature_network"),
+        json_fields.TEXT,
+    ),
+}
+"""The kinds of the fields of a card in a file."""
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +169,8 @@ def load_pretrained(
       >>> model.apply(variables, jnp.zeros((1, 32, 32, 3))).shape
       (1, 10)
     """
+    if num_classes is not None:
+        positive("num_classes", num_classes)
     pretrained = open_pretrained(name, directory)
     model, variables = pretrained.model, pretrained.variables
     if num_classes is not None and not pretrained.card.class_names:
@@ -244,16 +277,15 @@ def _check_variables(arrays: Mapping[str, np.ndarray], card: Card, where: str) -
       where: name of the file, for the error.
 
     Raises:
-      InputError: if a name, shape or dtype differs, or the number of class names. The
-        message lists the differences.
+      InputError: if a name, shape or dtype differs, or the number of class names, or a
+        value is not finite. The message lists the differences.
     """
+    tree = _shapes(card, where)
     classes = getattr(card.model(), "num_classes", 0)
     if len(card.class_names) != classes:
         raise InputError(
             f"{where} has {len(card.class_names)} class names for {classes} classes"
         )
-    images = jax.ShapeDtypeStruct((1, *card.image_shape()), jnp.float32)
-    tree = jax.eval_shape(card.model().init, jax.random.key(0), images)
     expected: dict[str, Any] = flatten_dict(dict(tree), sep="/")
     wrong = [f"{name} is missing" for name in sorted(expected.keys() - arrays.keys())]
     wrong += [f"{name} is unknown" for name in sorted(arrays.keys() - expected.keys())]
@@ -261,12 +293,31 @@ def _check_variables(arrays: Mapping[str, np.ndarray], card: Card, where: str) -
         kinds = [f"{a.dtype} {list(a.shape)}" for a in (arrays[name], expected[name])]
         if kinds[0] != kinds[1]:
             wrong.append(f"{name} is {kinds[0]}, not {kinds[1]}")
+        elif not np.isfinite(arrays[name]).all():
+            wrong.append(f"{name} has values that are NaN or infinite")
     if wrong:
         more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise InputError(
             f"{where} does not hold the variables of {card.architecture}: "
             f"{'; '.join(wrong[:SHOWN])}{more}"
         )
+
+
+def _shapes(card: Card, where: str) -> Any:
+    """Returns the shapes and dtypes of the variables of a card's network.
+
+    Raises:
+      InputError: if the options of the card make no network.
+    """
+    images = jax.ShapeDtypeStruct((1, *card.image_shape()), jnp.float32)
+    try:
+        return jax.eval_shape(card.model().init, jax.random.key(0), images)
+    except (TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"{where}: the options {json_fields.shown(dict(card.options))} make no "
+            f"{card.architecture}: {reason}"
+        ) from error
 
 
 def _parse(data: bytes, where: str) -> Pretrained:
@@ -276,15 +327,40 @@ def _parse(data: bytes, where: str) -> Pretrained:
     try:
         arrays = safetensors.numpy.load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        fields = json.loads(header["__metadata__"][CARD])
-        card = Card(**{name: _tuple(value) for name, value in fields.items()})
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        card = _card(json.loads(header["__metadata__"][CARD]))
+    except (
+        safetensors.SafetensorError,
+        KeyError,
+        TypeError,
+        ValueError,
+        RecursionError,
+    ) as error:
         raise InputError(f"{where} is not a file of weights: {error}") from error
     _check_variables(arrays, card, where)
     variables = unflatten_dict(
         {tuple(name.split("/")): jnp.array(value) for name, value in arrays.items()}
     )
     return Pretrained(card.model(), variables, card)
+
+
+def _card(values: Any) -> Card:
+    """Builds a card from the JSON of a file.
+
+    Raises:
+      InputError: if a field is missing, unknown or of another kind, or two do not fit.
+    """
+    fields = json_fields.checked_fields(values, REQUIRED, OPTIONAL)
+    card = Card(**{name: _tuple(value) for name, value in fields.items()})
+    if len(card.mean) != len(card.std) or len(card.mean) not in (1, 3):
+        raise InputError(
+            f"mean has {len(card.mean)} channels and std {len(card.std)}: both must "
+            "have 1 (gray) or 3 (RGB)"
+        )
+    if card.resize is not None and card.resize < card.image_size:
+        raise InputError(
+            f"resize={card.resize}: it must be at least image_size={card.image_size}"
+        )
+    return card
 
 
 def _tuple(value: Any) -> Any:

@@ -18,12 +18,42 @@ from typing import Any
 
 import numpy as np
 
+from shiftjax import json_fields as fields
 from shiftjax.errors import InputError, MissingFileError, unknown_name
 
 FILE = "manifest.json"
 ENVIRONMENT = "SHIFTJAX_CHECKPOINTS"
 HUB = "hf:"
 FORMAT = 1
+
+_COUNT = fields.whole_number(0)
+_HOURS = fields.number("a number of at least 0", lambda x: x >= 0)
+_METRICS = fields.table("an object of numbers", fields.is_number)
+_LOGITS = fields.table(
+    "an object of lists of numbers",
+    lambda x: isinstance(x, list) and x != [] and all(map(fields.is_finite, x)),
+)
+RELEASE = {
+    "name": fields.NAME,
+    "file": fields.FILE,
+    "size": _COUNT,
+    "sha256": fields.SHA256,
+    "params": _COUNT,
+    "macs": _COUNT,
+    "dataset": fields.TEXT,
+    "recipe": fields.TEXT,
+    "runs": fields.sequence("a list of objects", lambda x: isinstance(x, dict)),
+}
+RUN = {"seed": _COUNT, "test": _METRICS}
+RUN_OPTIONAL = {
+    "validation": _METRICS,
+    "epochs": _HOURS,
+    "hours": _HOURS,
+    "hardware": fields.TEXT,
+    "command": fields.TEXT,
+    "commit": fields.TEXT,
+    "log": fields.FILE_OR_NONE,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,21 +264,29 @@ def _parsed(path: Path, changed: int, size: int) -> Mapping[str, Release]:
     del changed, size
     try:
         content = json.loads(path.read_text())
-        if content["format"] != FORMAT:
+        if isinstance(content, dict) and content.get("format", FORMAT) != FORMAT:
             raise InputError(
-                f"{path} has format {content['format']}; this version of shiftjax "
-                f"only reads {FORMAT}"
+                f"it has format {fields.shown(content['format'])}; this version of "
+                f"shiftjax only reads {FORMAT}"
             )
-        releases = [_release(entry) for entry in content["releases"]]
-    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        whole = {"format": _COUNT, "releases": fields.LIST}
+        entries = fields.checked_fields(content, whole, {})["releases"]
+        releases = [_release(entry) for entry in entries]
+    except (ValueError, RecursionError) as error:
         raise InputError(
-            f"{path} is not a valid manifest of releases: {error!r}"
+            f"{path} is not a valid manifest of releases: {error}"
         ) from error
     return {release.name: release for release in releases}
 
 
-def _release(entry: dict[str, Any]) -> Release:
-    """Builds a release from its entry in the manifest."""
-    fields: dict[str, Any] = dict(entry)
-    fields["runs"] = tuple(Run(**run) for run in entry["runs"])
-    return Release(**fields)
+def _release(entry: Any) -> Release:
+    """Builds a release from its entry in the manifest.
+
+    Raises:
+      InputError: if a field is missing, unknown or of another kind.
+    """
+    values = dict(fields.checked_fields(entry, RELEASE, {"logits": _LOGITS}))
+    values["runs"] = tuple(
+        Run(**fields.checked_fields(run, RUN, RUN_OPTIONAL)) for run in values["runs"]
+    )
+    return Release(**values)

@@ -34,7 +34,7 @@ SHIFT = Release(
     "shiftresnet20_e3.cifar10_paper",
     "f",
     1,
-    "",
+    "0" * 64,
     95642,
     16433792,
     "tfds:cifar10",
