@@ -7,7 +7,7 @@ keeps its traceback.
 
 import contextlib
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 
 class InputError(ValueError):
@@ -62,6 +62,22 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
         raise InputError(
             f"{what} needs {package}: pip install 'shiftjax[{extra}]'"
         ) from error
+
+
+SHOWN = 8  # problems listed in one message
+
+
+def listed(problems: Sequence[str]) -> str:
+    """Joins the first eight problems of a message, and counts the others.
+
+    Example:
+      >>> listed(["a is missing", "b is unknown"])
+      'a is missing; b is unknown'
+      >>> listed(["no"] * 10)
+      'no; no; no; no; no; no; no; no; and 2 more'
+    """
+    more = len(problems) - SHOWN
+    return "; ".join([*problems[:SHOWN], *([f"and {more} more"] if more > 0 else [])])
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> UnknownNameError:

@@ -22,7 +22,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from shiftjax import json_fields
-from shiftjax.errors import InputError, MissingFileError
+from shiftjax.errors import InputError, MissingFileError, listed
 from shiftjax.registry import create_model
 from shiftjax.releases import manifest
 from shiftjax.releases.manifest import Release
@@ -31,7 +31,6 @@ from shiftjax.shift import positive
 SUFFIX = ".safetensors"
 CARD = "card"
 MAX_SIZE = 2**15  # of an image, in pixels
-SHOWN = 8  # differences listed in one message
 # Fields that older versions lack.
 ADDED = ("resize", "threshold", "threshold_source")
 ADDED += ("painting", "painting_source", "feature_network")
@@ -296,10 +295,9 @@ def _check_variables(arrays: Mapping[str, np.ndarray], card: Card, where: str) -
         elif not np.isfinite(arrays[name]).all():
             wrong.append(f"{name} has values that are NaN or infinite")
     if wrong:
-        more = f"; and {len(wrong) - SHOWN} more" if len(wrong) > SHOWN else ""
         raise InputError(
             f"{where} does not hold the variables of {card.architecture}: "
-            f"{'; '.join(wrong[:SHOWN])}{more}"
+            f"{listed(wrong)}"
         )
 
 

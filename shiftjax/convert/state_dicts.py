@@ -20,7 +20,7 @@ from flax import traverse_util
 
 from shiftjax.convert import torch_files
 from shiftjax.convert.names import entries
-from shiftjax.errors import InputError
+from shiftjax.errors import InputError, listed
 
 # How the authors' images are prepared: fields of `shiftjax.weights.Card`.
 PREPARATION: Mapping[str, Any] = {
@@ -54,7 +54,7 @@ def from_torch(
     Raises:
       MissingFileError: if the file does not exist.
       InputError: if it cannot be read, or an entry is missing, unknown, of another
-        shape or not of floats. The message lists all such entries.
+        shape or not of floats. The message lists the first such entries.
       UnknownNameError: if there is no such network.
 
     Example:
@@ -107,7 +107,7 @@ def to_torch(
 
     Raises:
       InputError: if a variable is missing, unknown, of another shape or not of floats.
-        The message lists all such variables.
+        The message lists the first such variables.
       UnknownNameError: if there is no such network.
     """
     leaves = traverse_util.flatten_dict(dict(variables))
@@ -153,7 +153,7 @@ def check_arrays(
       name: name of the network, for the error.
 
     Raises:
-      InputError: if an array does not fit. The message lists all such arrays.
+      InputError: if an array does not fit. The message lists the first such arrays.
     """
     wrong = [
         f"{key} {list(shape)} is missing"
@@ -170,4 +170,4 @@ def check_arrays(
         elif value.shape != shape:
             wrong.append(f"{key} is {list(value.shape)}, not {list(shape)}")
     if wrong:
-        raise InputError(f"{what} does not fit {name}: {'; '.join(wrong)}")
+        raise InputError(f"{what} does not fit {name}: {listed(wrong)}")

@@ -34,8 +34,17 @@ def test_all_that_does_not_fit_is_named(weights):
         "bn1.bias is int64, not floats",
         "layer1.0.conv1.weight is [16, 16], not [16, 16, 1, 1]",
         "layer1.1.bn1.bias is a list, not an array",
-        "layer1.2.bn1.bias is a NoneType, not an array",
+        "and 1 more",
     ]
+    del weights["fc.bias"]
+    with pytest.raises(InputError) as error:
+        convert.from_torch(weights, "shiftresnet20_e1")
+    last = "; layer1.2.bn1.bias is a NoneType, not an array"
+    assert str(error.value).endswith(last)
+    with pytest.raises(InputError) as error:
+        convert.from_torch({"net": {}}, "resnet110")
+    assert len(str(error.value)) < 500
+    assert str(error.value).endswith("; and 549 more")
 
 
 def test_weights_of_another_network_are_refused(weights):
@@ -67,7 +76,7 @@ def test_variables_that_do_not_fit_are_named(weights):
 
 @pytest.mark.parametrize("source", [{}, {"net": {}}, {"epoch": 3}])
 def test_what_holds_no_weights_is_refused(source):
-    with pytest.raises(InputError, match=r"linear\.bias \[10\] is missing"):
+    with pytest.raises(InputError, match=r"conv1\.weight \[16, 3, 3, 3\] is missing"):
         convert.from_torch(source, "shiftresnet20_e1")
 
 
