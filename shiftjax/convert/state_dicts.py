@@ -42,8 +42,8 @@ def from_torch(
     Args:
       source: a state dict of arrays or tensors, or a file of `torch.save`. The file
         holds a state dict, a module, or a dict with one of these as its "net",
-        "state_dict" or "model", like the authors' checkpoints. Names may have the
-        prefix "module." of `torch.nn.DataParallel`.
+        "state_dict", "model" or "model_state_dict", like the authors' checkpoints.
+        Names may have the prefixes "module.", "_orig_mod." and "model." of wrappers.
       name: a CIFAR network of `shiftjax.list_models()`.
       **overrides: attributes of the network, as for `shiftjax.create_model`.
 

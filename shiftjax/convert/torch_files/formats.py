@@ -13,7 +13,7 @@ import io
 import os
 import struct
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,10 @@ LEGACY = b"\x80"  # a pickle of protocol 2
 LEGACY_MARK = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
 
-CHECKPOINT_KEYS = ("net", "state_dict", "model")
+CHECKPOINT_KEYS = ("net", "state_dict", "model", "model_state_dict")
+# Of torch.nn.DataParallel, torch.compile and of trainers that wrap the network.
+PREFIXES = ("module.", "_orig_mod.", "model.")
+DEPTH = 4  # of checkpoints within checkpoints
 
 
 def read_torch_file(path: str | os.PathLike[str]) -> Any:
@@ -64,12 +67,12 @@ def named_tensors(value: Any) -> dict[str, Any]:
 
     Args:
       value: a state dict, a module, or a checkpoint: a dict with one of these as its
-        "net", "state_dict" or "model".
+        "net", "state_dict", "model" or "model_state_dict".
 
     Returns:
       The tensors by name in the order of a state dict, as read-only views of type
-      `np.ndarray`. Names lose the prefix "module." of `torch.nn.DataParallel`. Values
-      that are not tensors are returned unchanged.
+      `np.ndarray`. Names lose the `PREFIXES` that all of them have. Values that are not
+      tensors are returned unchanged.
 
     Raises:
       InputError: if there is neither a state dict nor a module.
@@ -79,9 +82,10 @@ def named_tensors(value: Any) -> dict[str, Any]:
       >>> list(named_tensors(checkpoint))
       ['linear.bias']
     """
-    if isinstance(value, Mapping):
-        nested = [value[key] for key in CHECKPOINT_KEYS if key in value]
-        value = next((v for v in nested if isinstance(v, Mapping | Record)), value)
+    for _ in range(DEPTH):
+        if isinstance(value, Mapping):
+            nested = [value[key] for key in CHECKPOINT_KEYS if key in value]
+            value = next((v for v in nested if isinstance(v, Mapping | Record)), value)
     if isinstance(value, Record):
         named = dict(_module_tensors(value))
     elif isinstance(value, Mapping):
@@ -90,9 +94,16 @@ def named_tensors(value: Any) -> dict[str, Any]:
         raise InputError(
             f"it is of type {type(value).__name__}, neither a state dict nor a module"
         )
-    if all(name.startswith("module.") for name in named):
-        named = {name.removeprefix("module."): named[name] for name in named}
+    while prefix := _common_prefix(named):
+        named = {name.removeprefix(prefix): named[name] for name in named}
     return {name: _array(tensor) for name, tensor in named.items()}
+
+
+def _common_prefix(names: Collection[str]) -> str:
+    """Returns the one of `PREFIXES` that all names have; "" if there is none."""
+    return next(
+        (p for p in PREFIXES if names and all(name.startswith(p) for name in names)), ""
+    )
 
 
 def _read_archive(data: bytes) -> Any:

@@ -30,11 +30,13 @@ WRAPPED = {
     "net": lambda value: {"net": value, "acc": 91.2, "epoch": 159},
     "state_dict": lambda value: {"epoch": 1, "state_dict": value, "optimizer": {}},
     "model": lambda value: {"model": value},
+    "model_state_dict": lambda value: {"epoch": 1, "model_state_dict": value},
+    "nested": lambda value: {"model": {"state_dict": value, "config": {}}},
 }
 
 
 @pytest.mark.parametrize("wrap", WRAPPED)
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module.", "model."])
 def test_state_dicts(save, arrays, wrap, prefix):
     saved = {f"{prefix}{name}": writer.tensor(a) for name, a in arrays.items()}
     path = save(WRAPPED[wrap](collections.OrderedDict(saved)))
@@ -249,3 +251,10 @@ ATTRIBUTES = [None, 3, {}, {"_parameters": 1}, {"_modules": {"a": 2}}, ({}, {})]
 @pytest.mark.parametrize("state", ATTRIBUTES, ids=str)
 def test_a_record_of_no_module_has_no_tensors(state):
     assert named_tensors(Record("a.B", state=state)) == {}
+
+
+def test_a_checkpoint_that_holds_itself_ends():
+    value: dict = {"epoch": 1}
+    value["model"] = value
+    assert named_tensors(value) == {"epoch": 1, "model": value}
+    assert named_tensors({"net": {}}) == {}
