@@ -121,20 +121,49 @@ CALLS: dict[str, Callable[..., Any]] = {
 }
 """Allowed functions by name, with their replacements."""
 
+_PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path")
+_TIMES = ("date", "datetime", "time", "timedelta", "timezone")
 RECORDED = frozenset(
     [
+        *(
+            f"{module}.{name}"
+            for module in ("pathlib", "pathlib._local")
+            for name in _PATHS
+        ),
+        *(f"datetime.{name}" for name in _TIMES),
+        "__builtin__.bytearray",
+        "__builtin__.complex",
+        "__builtin__.frozenset",
         "__builtin__.set",
+        "__builtin__.xrange",
         "_codecs.encode",
+        "argparse.Namespace",
+        "builtins.bytearray",
+        "builtins.complex",
+        "builtins.frozenset",
+        "builtins.range",
         "builtins.set",
+        "builtins.slice",
+        "collections.Counter",
+        "collections.defaultdict",
+        "collections.deque",
+        "decimal.Decimal",
+        "fractions.Fraction",
+        "numpy._core.multiarray._reconstruct",
         "numpy._core.multiarray.scalar",
+        "numpy.core.multiarray._reconstruct",
         "numpy.core.multiarray.scalar",
         "numpy.dtype",
         "torch.Size",
         "torch.device",
         "torch.nn.backends.thnn._get_thnn_function_backend",
+        "uuid.UUID",
     ]
 )
-"""Allowed functions whose call becomes a `Record`: they make attributes of modules."""
+"""Allowed functions whose call becomes a `Record`.
+
+They make attributes of modules, and what else trainers save beside a network.
+"""
 
 
 def _check_numbers(*numbers: Any) -> None:

@@ -168,13 +168,23 @@ class _Machine:
         self.stack.append(self.memo[argument])
 
     def extend(self, values: list[Any]) -> None:
-        """Appends values to the list on top of the stack."""
+        """Appends values to the list on top of the stack.
+
+        Those of a record, an object of a class like a list, are dropped.
+        """
+        if type(self.top()) is Record:
+            return
         if type(self.top()) is not list:
             raise ValueError("values are appended to an object that is not a list")
         self.top().extend(values)
 
     def update(self, values: list[Any]) -> None:
-        """Adds keys and values, in turns, to the dict on top of the stack."""
+        """Adds keys and values, in turns, to the dict on top of the stack.
+
+        Those of a record, an object of a class like a dict, are dropped.
+        """
+        if type(self.top()) is Record:
+            return
         fill(self.top(), values)
 
     def refer(self, argument: str) -> None:

@@ -1,11 +1,16 @@
 """Pickles, read without running them: attacks, plain values and wrong ones."""
 
 import argparse
+import collections
+import datetime
+import decimal
 import io
 import os
+import pathlib
 import pickle
 import subprocess
 import sys
+import uuid
 
 import numpy as np
 import pytest
@@ -154,6 +159,49 @@ def test_values_that_are_no_tensors_are_records():
     found = load_torch_pickle(io.BytesIO(pickle.dumps(value, 2)))
     assert {type(v) for v in found.values()} == {Record}
     assert found["self"].state == {"a": 1}
+
+
+class Options(dict):
+    """A dict with a class of its own, like those of libraries for configurations."""
+
+
+class Items(list):
+    """A list with a class of its own."""
+
+
+BESIDE = {
+    "path": pathlib.PurePosixPath("/a/b"),
+    "place": pathlib.Path("runs"),
+    "namespace": argparse.Namespace(lr=0.1, path=pathlib.Path("a")),
+    "datetime": datetime.datetime(2024, 2, 29, 1, 2, 3, tzinfo=datetime.UTC),
+    "date": datetime.date(2024, 2, 29),
+    "duration": datetime.timedelta(seconds=3),
+    "scalar": np.float32(1.5),
+    "integer": np.int64(7),
+    "array": np.arange(6.0).reshape(2, 3),
+    "set": {1, 2},
+    "frozenset": frozenset([1]),
+    "complex": 1 + 2j,
+    "range": range(3),
+    "defaultdict": collections.defaultdict(list, {"a": [1]}),
+    "Counter": collections.Counter("aab"),
+    "deque": collections.deque([1, 2], maxlen=3),
+    "Decimal": decimal.Decimal("1.5"),
+    "uuid": uuid.UUID(int=5),
+    "dict's class": Options(a=1, b={"c": 2}),
+    "list's class": Items([1, 2]),
+}
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("kind", BESIDE)
+def test_common_values_beside_a_network_are_no_reason_to_refuse_it(kind, protocol):
+    """They are placeholders, and what follows them is as it was."""
+    value = {"epoch": 3, "other": BESIDE[kind], "net": {"bias": [1.0]}}
+    found = load_torch_pickle(io.BytesIO(pickle.dumps(value, protocol)))
+    assert found["epoch"] == 3
+    assert found["net"] == {"bias": [1.0]}
+    assert isinstance(found["other"], Record | list)
 
 
 WRONG = {
