@@ -184,7 +184,7 @@ class Convert:
 
     checkpoint: tyro.conf.Positional[str]
     """File of torch.save with a state dict or a module, of which no code is run; or a
-    .caffemodel, or an .npz of its blobs."""
+    .safetensors with PyTorch's names, a .caffemodel, or an .npz of its blobs."""
     model: str
     """Architecture of the checkpoint, from `shiftjax list`."""
     output: Annotated[str, tyro.conf.arg(aliases=["-o"])]

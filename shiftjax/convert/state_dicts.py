@@ -40,10 +40,11 @@ def from_torch(
     of image channels are taken from the weights.
 
     Args:
-      source: a state dict of arrays or tensors, or a file of `torch.save`. The file
-        holds a state dict, a module, or a dict with one of these as its "net",
-        "state_dict", "model" or "model_state_dict", like the authors' checkpoints.
-        Names may have the prefixes "module.", "_orig_mod." and "model." of wrappers.
+      source: a state dict of arrays or tensors, a .safetensors file of one with
+        PyTorch's names, or a file of `torch.save`. The latter holds a state dict, a
+        module, or a dict with one of these as its "net", "state_dict", "model" or
+        "model_state_dict", like the authors' checkpoints. Names may have the prefixes
+        "module.", "_orig_mod." and "model." of wrappers.
       name: a CIFAR network of `shiftjax.list_models()`.
       **overrides: attributes of the network, as for `shiftjax.create_model`.
 
@@ -71,7 +72,11 @@ def from_torch(
     if isinstance(source, Mapping):
         what, saved = "the state dict", source
     else:
-        what, saved = os.fspath(source), torch_files.read_torch_file(source)
+        what = os.fspath(source)
+        if what.endswith(".safetensors"):
+            saved = torch_files.read_safetensors(source)
+        else:
+            saved = torch_files.read_torch_file(source)
     try:
         found = torch_files.named_tensors(saved)
     except InputError as error:

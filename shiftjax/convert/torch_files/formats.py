@@ -1,4 +1,4 @@
-"""The two formats of `torch.save`, and the tensors of a file by name.
+"""The two formats of `torch.save`, safetensors, and the tensors of a file by name.
 
 The first bytes of a file tell the formats apart. Since PyTorch 1.6 a file is a zip
 archive, whose members are a pickle and the storages. An older file is a sequence of
@@ -20,13 +20,26 @@ from typing import Any
 import numpy as np
 
 from shiftjax.convert.torch_files.unpickle import load_torch_pickle
-from shiftjax.convert.torch_files.values import Record, Storage, Tensor
+from shiftjax.convert.torch_files.values import DTYPES, Record, Storage, Tensor
 from shiftjax.errors import InputError, MissingFileError
 
 ARCHIVE = b"PK\x03\x04"
 LEGACY = b"\x80"  # a pickle of protocol 2
 LEGACY_MARK = 0x1950A86A20F9469CFC6C
 LEGACY_VERSION = 1001
+
+SAFETENSORS_DTYPES = {
+    "F64": DTYPES["Double"],
+    "F32": DTYPES["Float"],
+    "F16": DTYPES["Half"],
+    "BF16": DTYPES["BFloat16"],
+    "I64": DTYPES["Long"],
+    "I32": DTYPES["Int"],
+    "I16": DTYPES["Short"],
+    "I8": DTYPES["Char"],
+    "U8": DTYPES["Byte"],
+    "BOOL": DTYPES["Bool"],
+}
 
 CHECKPOINT_KEYS = ("net", "state_dict", "model", "model_state_dict")
 # Of torch.nn.DataParallel, torch.compile and of trainers that wrap the network.
@@ -60,6 +73,41 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
         raise InputError("it is not a file of torch.save")
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Reads a file of safetensors, whose tensors may have any names.
+
+    Args:
+      path: the file.
+
+    Returns:
+      The tensors by name, as read-only views of the file's bytes.
+
+    Raises:
+      MissingFileError: if the file does not exist.
+      InputError: if it is damaged, or has numbers of a type that is not read.
+    """
+    import safetensors
+
+    if not Path(path).is_file():
+        raise MissingFileError(f"there is no file {path}")
+    try:
+        tensors = safetensors.deserialize(Path(path).read_bytes())
+    except safetensors.SafetensorError as error:
+        raise InputError(f"{path}: it is cut short or damaged: {error}") from error
+    for name, tensor in tensors:
+        if tensor["dtype"] not in SAFETENSORS_DTYPES:
+            raise InputError(
+                f"{path}: its tensor {name} is {tensor['dtype']}, which is not one of "
+                + ", ".join(SAFETENSORS_DTYPES)
+            )
+    return {
+        name: np.frombuffer(
+            tensor["data"], SAFETENSORS_DTYPES[tensor["dtype"]]
+        ).reshape(tensor["shape"])
+        for name, tensor in tensors
+    }
 
 
 def named_tensors(value: Any) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.core import freeze
+from safetensors.numpy import save_file
 
 import shiftjax
-from shiftjax import InputError, convert
+from shiftjax import InputError, MissingFileError, convert
 from shiftjax.cli.main import main
 from shiftjax.convert import torch_files
 from shiftjax.convert.names import interleaved
@@ -227,3 +228,27 @@ def test_frozen_variables_are_taken(weights):
     found = convert.from_torch(weights, "shiftresnet20_e1")
     there = convert.to_torch(freeze(found), "shiftresnet20_e1")
     np.testing.assert_array_equal(there["conv1.weight"], weights["conv1.weight"])
+
+
+def test_safetensors_with_the_names_of_pytorch(weights, tmp_path):
+    """Also of bfloat16, of which the values are the nearest."""
+    path = tmp_path / "net.safetensors"
+    arrays = {f"module.{name}": np.asarray(x) for name, x in weights.items()}
+    short = arrays["module.linear.bias"].astype(jnp.bfloat16)
+    save_file(arrays | {"module.linear.bias": short}, path)
+    params = convert.from_torch(path, "shiftresnet20_e1")["params"]
+    kernel = weights["conv1.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(params["stem"]["conv"]["kernel"], kernel)
+    np.testing.assert_array_equal(params["head"]["bias"], short.astype(np.float32))
+
+
+def test_safetensors_that_cannot_be_read(tmp_path):
+    path = tmp_path / "net.safetensors"
+    with pytest.raises(MissingFileError, match="there is no file"):
+        convert.from_torch(path, "resnet20")
+    path.write_bytes(b"\x08")
+    with pytest.raises(InputError, match=r"net\.safetensors: it is cut short or dam"):
+        convert.from_torch(path, "resnet20")
+    save_file({"conv1.weight": np.zeros(3, np.uint64)}, path)
+    with pytest.raises(InputError, match=r"conv1\.weight is U64, which is not one of"):
+        convert.from_torch(path, "resnet20")
