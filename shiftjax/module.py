@@ -55,7 +55,8 @@ class Unit(nn.Module, kw_only=True):
         if isinstance(x, Planes):
             return Choice("cpu", "the input has its layout")
         asked, kind = self.implementation, self.kind
-        choice = choose(asked, kind, x.shape, train=train, block=block)
+        split = any(axis is not None for axis in jax.typeof(x).sharding.spec)
+        choice = choose(asked, kind, x.shape, train=train, block=block, split=split)
         if self.has_variables():
             return choice
         return Choice(REFERENCE, "it initializes the variables")

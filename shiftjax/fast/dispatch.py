@@ -89,6 +89,7 @@ def choose(
     *,
     train: bool = False,
     block: BlockOptions | None = None,
+    split: bool = False,
 ) -> Choice:
     """Chooses the implementation of a module for an input.
 
@@ -99,11 +100,13 @@ def choose(
       shape: shape of the input, `[batch, height, width, channels]`.
       train: if True, BatchNorm uses the statistics of the batch.
       block: options of a shift block; None for other modules.
+      split: True if explicit axes of a mesh split the input.
 
     Returns:
       The implementation. It is the reference if the one asked for does not have the
       module or does not support the input: an empty batch, a batch of unknown size (in
-      programs exported for any batch), or sizes that a kernel does not support.
+      programs exported for any batch), an input that explicit axes split, or sizes that
+      a kernel does not support.
 
     Raises:
       UnknownNameError: if there is no implementation of that name.
@@ -126,6 +129,8 @@ def choose(
         return Choice(REFERENCE, f"{name} is chosen only {when}")
     if len(shape) != 4 or not all(isinstance(n, int) and n > 0 for n in shape):
         return Choice(REFERENCE, "the input is empty or of unknown size")
+    if split:
+        return Choice(REFERENCE, "explicit axes of a mesh split the input")
     if block is not None and not function(name, "supports")(shape, block):
         return Choice(REFERENCE, f"{name} does not support {list(shape)}")
     if asked:

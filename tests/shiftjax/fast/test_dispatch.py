@@ -7,8 +7,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax.errors import ScopeCollectionNotFound
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from shiftjax import CSC, ConvNorm, InputError, ShiftConv, create_model, summarize
 from shiftjax.fast import dispatch, tpu
@@ -118,6 +120,21 @@ def test_a_free_batch_takes_the_reference():
         assert (
             exported.call(variables, jnp.zeros((count, *BATCH[1:]))).shape[0] == count
         )
+
+
+@pytest.mark.parametrize("asked", [None, "cpu"])
+def test_a_batch_on_explicit_axes_takes_the_reference(rng, devices, asked):
+    """No layout and no kernel can be split so."""
+    mesh = jax.make_mesh((2,), ("batch",), (AxisType.Explicit,), devices=devices[:2])
+    model = ShiftResNet(8, implementation=asked)
+    images = rng.normal(size=BATCH).astype(np.float32)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
+    whole = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+    split = jax.device_put(images, NamedSharding(mesh, PartitionSpec("batch")))
+    logits = jax.jit(model.apply)(whole, split)
+    assert logits.sharding.spec[0] == "batch"
+    wanted = jax.jit(model.apply)(variables, images)
+    np.testing.assert_allclose(logits, wanted, rtol=FLOAT32, atol=FLOAT32)
 
 
 @pytest.mark.parametrize(
