@@ -11,7 +11,7 @@ from shiftjax.errors import InputError, unknown_name
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
+class FieldKind:
     """A kind of JSON value.
 
     Attributes:
@@ -24,7 +24,7 @@ class Kind:
 
 
 def checked_fields(
-    values: Any, required: Mapping[str, Kind], optional: Mapping[str, Kind]
+    values: Any, required: Mapping[str, FieldKind], optional: Mapping[str, FieldKind]
 ) -> dict[str, Any]:
     """Checks a JSON object.
 
@@ -88,32 +88,34 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def whole_number(low: int, high: int = 2**53) -> Kind:
+def whole_number(low: int, high: int = 2**53) -> FieldKind:
     """Returns the kind of integers of `low` to `high`."""
-    return Kind(
+    return FieldKind(
         f"a whole number of at least {low}",
         lambda x: is_number(x) and isinstance(x, int) and low <= x <= high,
     )
 
 
-def number(text: str, accepts: Callable[[float], bool]) -> Kind:
+def number(text: str, accepts: Callable[[float], bool]) -> FieldKind:
     """Returns the kind of finite numbers for which a function returns True."""
-    return Kind(text, lambda x: is_finite(x) and accepts(x))
+    return FieldKind(text, lambda x: is_finite(x) and accepts(x))
 
 
-def sequence(text: str, accepts: Callable[[Any], bool]) -> Kind:
+def sequence(text: str, accepts: Callable[[Any], bool]) -> FieldKind:
     """Returns the kind of lists whose elements a function accepts."""
-    return Kind(text, lambda x: isinstance(x, list) and all(map(accepts, x)))
+    return FieldKind(text, lambda x: isinstance(x, list) and all(map(accepts, x)))
 
 
-def table(text: str, accepts: Callable[[Any], bool]) -> Kind:
+def table(text: str, accepts: Callable[[Any], bool]) -> FieldKind:
     """Returns the kind of objects whose values a function accepts."""
-    return Kind(text, lambda x: isinstance(x, dict) and all(map(accepts, x.values())))
+    return FieldKind(
+        text, lambda x: isinstance(x, dict) and all(map(accepts, x.values()))
+    )
 
 
-def or_null(kind: Kind) -> Kind:
+def or_null(kind: FieldKind) -> FieldKind:
     """Returns a kind that has null too."""
-    return Kind(f"{kind.text}, or null", lambda x: x is None or kind.accepts(x))
+    return FieldKind(f"{kind.text}, or null", lambda x: x is None or kind.accepts(x))
 
 
 def _stays_inside(path: Any) -> bool:
@@ -124,14 +126,14 @@ def _stays_inside(path: Any) -> bool:
     return bool(parts) and not path.startswith("/") and ".." not in parts
 
 
-LIST = Kind("a list", lambda x: isinstance(x, list))
-TEXT = Kind("a text", is_text)
-NAME = Kind("a text that is not empty", lambda x: is_text(x) and x != "")
-FILE = Kind("a file below the folder, with / between names", _stays_inside)
-FILE_OR_NONE = Kind(
+LIST = FieldKind("a list", lambda x: isinstance(x, list))
+TEXT = FieldKind("a text", is_text)
+NAME = FieldKind("a text that is not empty", lambda x: is_text(x) and x != "")
+FILE = FieldKind("a file below the folder, with / between names", _stays_inside)
+FILE_OR_NONE = FieldKind(
     "a file below the folder, or empty", lambda x: x == "" or _stays_inside(x)
 )
-SHA256 = Kind(
+SHA256 = FieldKind(
     "64 hexadecimal digits",
     lambda x: is_text(x) and re.fullmatch("[0-9a-f]{64}", x) is not None,
 )

@@ -188,16 +188,7 @@ def displace(
         row = x[..., None, :, :]
         return displace(row, moves, stride=stride, lowering=lowering)[..., 0, :, :]
     if axes == 3:
-        x = _gathered(x, axes)
-        if moves[:, 0].any():
-            # The depth replaces the height, and the pixels of a slice the width.
-            flat = x.reshape(*x.shape[:-3], lengths[1] * lengths[2], x.shape[-1])
-            along = np.stack([moves[:, 0], 0 * moves[:, 0]], 1)
-            x = displace(flat, along, lowering=lowering).reshape(x.shape)
-        x, moves = x[..., ::stride, :, :, :], moves[:, 1:]
-        if stride == 1 and not moves.any():
-            return x
-        return displace(x, moves, stride=stride, lowering=lowering)
+        return _displace_volume(x, moves, stride, lowering)
     operation = functools.partial(
         displace_p.bind,
         table=tuple(map(tuple, moves.tolist())),
@@ -206,6 +197,23 @@ def displace(
         lowering=lowering,
     )
     return _on_explicit_axes(operation, x, kept)
+
+
+def _displace_volume(
+    x: jax.Array, moves: np.ndarray, stride: int, lowering: str | None
+) -> jax.Array:
+    """Moves the channels along the depth, and then along height and width."""
+    x = _gathered(x, 3)
+    if moves[:, 0].any():
+        # The depth replaces the height, and the pixels of a slice the width.
+        *_, height, width, channels = x.shape
+        flat = x.reshape(*x.shape[:-3], height * width, channels)
+        along = np.stack([moves[:, 0], 0 * moves[:, 0]], 1)
+        x = displace(flat, along, lowering=lowering).reshape(x.shape)
+    x, moves = x[..., ::stride, :, :, :], moves[:, 1:]
+    if stride == 1 and not moves.any():
+        return x
+    return displace(x, moves, stride=stride, lowering=lowering)
 
 
 def _on_explicit_axes(

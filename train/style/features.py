@@ -18,7 +18,14 @@ from jax import lax
 from shiftjax.errors import InputError, unknown_name
 from shiftjax.models.network import Network
 from shiftjax.weights import open_pretrained
-from train.style.files import Params, Shape, convolutions, decode, read_npz, read_torch
+from train.style.files import (
+    Params,
+    Shape,
+    convolutions,
+    decode_codebooks,
+    read_npz,
+    read_torch,
+)
 
 Features = dict[str, jax.Array]
 
@@ -195,7 +202,7 @@ def squeezenet(path: str | os.PathLike[str]) -> FeatureNet:
             layers[f"fire{fire}/{part}"] = f"{prefix}{name}", shape
         channels = 2 * half
     where = str(path)
-    arrays = decode(read_npz(path), where) if caffe else read_torch(path)
+    arrays = decode_codebooks(read_npz(path), where) if caffe else read_torch(path)
     params = convolutions(arrays, layers, where)
     net = FeatureNet(
         apply_squeezenet, params, "fire3", ("conv1", "fire3", "fire5", "fire8")

@@ -51,7 +51,7 @@ def read_torch(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise InputError(f"{path}: {error}") from error
 
 
-def decode(arrays: Mapping[str, Any], where: str) -> dict[str, Any]:
+def decode_codebooks(arrays: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Looks up quantized weights in their codebooks, as Deep Compression stores them.
 
     Args:
@@ -67,7 +67,7 @@ def decode(arrays: Mapping[str, Any], where: str) -> dict[str, Any]:
 
     Example:
       >>> codes, codebook = np.array([[1, 0]]), np.array([0.5, 2.0])
-      >>> decode({"0.codes": codes, "0.codebook": codebook}, "the arrays")
+      >>> decode_codebooks({"0.codes": codes, "0.codebook": codebook}, "the arrays")
       {'0.weight': array([[2. , 0.5]])}
     """
     decoded = dict(arrays)

@@ -9,7 +9,7 @@ from shiftjax import InputError, MissingFileError, UnknownNameError
 from shiftjax.weights import Card, save
 from tests.shiftjax.convert import torch_writer as writer
 from train.style import features
-from train.style.files import convolutions, decode, read_npz
+from train.style.files import convolutions, decode_codebooks, read_npz
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -317,7 +317,9 @@ WRONG_CODES = {
 def test_codes_that_cannot_be_read_are_refused(name):
     arrays, message = WRONG_CODES[name]
     with pytest.raises(InputError, match=f"^s.npz: .*{message}"):
-        decode({key: np.array(value) for key, value in arrays.items()}, "s.npz")
+        decode_codebooks(
+            {key: np.array(value) for key, value in arrays.items()}, "s.npz"
+        )
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"\x93NUMPY", b"text"])
