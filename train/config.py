@@ -193,6 +193,20 @@ PER_HOST = frozenset(
     name for name, field in OPTIONS.items() if field.metadata.get("per_host")
 )
 
+# Groups of options of one task each, with the task's name; no other task reads them.
+TASK_GROUPS = ("style", "faces")
+
+
+def concerns(name: str, task: str) -> bool:
+    """Returns True if a task reads an option.
+
+    Example:
+      >>> concerns("style.image", "style"), concerns("style.image", "classification")
+      (True, False)
+    """
+    group = name.partition(".")[0]
+    return group not in TASK_GROUPS or group == task
+
 
 def flatten(config: Config) -> dict[str, Any]:
     """Returns every option's value by its dotted name.
@@ -291,7 +305,9 @@ def differences(old: Config, new: Config, ignored: Collection[str] = FREE) -> li
     return [
         f"--{_flag(name)} was {before[name]}, is {after[name]}"
         for name in before
-        if name not in ignored and mine[name] != other[name]
+        if name not in ignored
+        and mine[name] != other[name]
+        and (concerns(name, old.task) or concerns(name, new.task))
     ]
 
 

@@ -6,7 +6,7 @@ import shlex
 from types import ModuleType
 
 from shiftjax.errors import unknown_name
-from train.config import FREE, Config, flatten
+from train.config import FREE, Config, concerns, flatten
 
 
 def names() -> list[str]:
@@ -58,7 +58,7 @@ def _options(base: Config, config: Config) -> list[str]:
     before, after = flatten(base), flatten(config)
     words: list[str] = []
     for name, value in after.items():
-        if name in FREE or value == before[name]:
+        if name in FREE or value == before[name] or not concerns(name, config.task):
             continue
         group, _, field = name.rpartition(".")
         prefix = f"{group}." if group else ""
