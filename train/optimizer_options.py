@@ -29,7 +29,7 @@ class Optimizer:
     """Learning rate of hidden kernels, as a multiple of the schedule's (muon)."""
     muon_decay: float = option(0.02, low=0)
     """Weight decay of hidden kernels, times their learning rate (muon)."""
-    rates: dict[str, float] = dataclasses.field(default_factory=dict)
+    rates: dict[str, float] = dataclasses.field(default_factory=dict, hash=False)
     """Learning rates of parameters, as multiples of the schedule's, by shell wildcards
     of their paths: '*/offsets' 0.01."""
     normalize_offsets: bool = False
