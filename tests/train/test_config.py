@@ -327,8 +327,7 @@ def test_options_of_another_task_are_no_difference():
     """A later version may have another default for them."""
     old = Config(style=Style(content_weight=1e5), faces=Faces(margin=0.3))
     assert config.differences(old, Config()) == []
-    painted = dataclasses.replace(old, task="style")
-    found = config.differences(painted, Config(task="style"))
+    found = config.differences(changed(old, "task", "style"), Config(task="style"))
     assert found == ["--style.content-weight was 100000.0, is None"]
     same = dataclasses.replace(experiments.load("digits"), style=old.style)
     assert experiments.command(same) == "python -m train digits"

@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 
 from train.assemble import Setup
-from train.config import Config, Data, Optimizer
+from train.config import TASK_GROUPS, Config, Data, Optimizer
 from train.data.image_set import ImageSet
 from train.data.resident import images_and_labels
 from train.data.stream import Order, items
@@ -20,6 +20,7 @@ from train.optimizer import make_optimizer
 from train.parallel import AXIS, Replicas
 from train.state import create_state
 from train.steps import Trainer
+from train.tasks import TASKS
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -113,3 +114,9 @@ def test_rows_are_in_the_order_of_the_set(devices, resident_bytes):
     wanted = np.abs(guess - PICTURES.labels).mean()
     assert metrics["error"] == pytest.approx(wanted, rel=1e-5)
     assert metrics["examples"] == EXAMPLES
+
+
+def test_the_options_of_one_task_have_its_name():
+    """So other tasks leave them out of their commands and differences."""
+    groups = {field.name for field in dataclasses.fields(Config)}
+    assert set(TASK_GROUPS) == groups & TASKS.keys()
