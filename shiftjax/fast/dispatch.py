@@ -6,7 +6,8 @@ same function of the same variables, up to rounding::
 
     reference   every module
     cpu         CIFAR networks and their blocks, in a layout of their own:
-                `shiftjax.fast.cpu`
+                `shiftjax.fast.cpu`; convolutions of stylizers, on a coarser grid:
+                `shiftjax.fast.convolutions`
     tpu         shift blocks, in one Pallas kernel: `shiftjax.fast.tpu`
     gpu         shift blocks, in one Pallas kernel each way: `shiftjax.fast.gpu`
 
@@ -37,6 +38,7 @@ IMPLEMENTATIONS: Mapping[str, Mapping[str, When]] = {
         "resnet": "in training",  # the reference is twice as fast in inference
         "depthwise_resnet": "always",
         "shift_resnet": "always",
+        "style_conv": "always",
     },
     "tpu": {"shift_block": "if asked for", "shift_resnet": "always"},
     # Not timed on a GPU yet.

@@ -28,13 +28,16 @@ on the right, and the result is cropped.
 
 import functools
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from shiftjax.errors import InputError
+from shiftjax.fast.convolutions import block_side, convolve_blocks, convolve_upsampled
+from shiftjax.fast.dispatch import REFERENCE
 from shiftjax.instancenorm import InstanceNorm
 from shiftjax.layers import Shift
 from shiftjax.models.network import check_images
@@ -70,6 +73,8 @@ class StyleConv(Unit):
     upsampling: int = 1
     normalized: bool = True
 
+    kind: ClassVar[str] = "style_conv"
+
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Applies the layer.
@@ -87,22 +92,49 @@ class StyleConv(Unit):
         if positive("kernel_size", self.kernel_size) % 2 == 0:
             raise InputError(f"kernel_size={self.kernel_size}: it must be odd")
         times = positive("upsampling", self.upsampling)
-        x = x.repeat(times, 1).repeat(times, 2)
         dtypes = {"dtype": self.dtype, "param_dtype": self.param_dtype}
         options = dtypes | {"kernel_init": self.kernel_init, "name": "conv"}
         if self.shifted:
+            x = x.repeat(times, 1).repeat(times, 2)
             x = Shift(self.kernel_size, self.strides, name="shift")(x)
             x = nn.Dense(self.features, **options)(x)
         else:
             window = (self.kernel_size, self.kernel_size)
-            conv = nn.Conv(self.features, window, self.strides, "VALID", **options)
-            half = self.kernel_size // 2
-            x = conv(
-                jnp.pad(x, [(0, 0), (half, half), (half, half), (0, 0)], "reflect")
-            )
+            # `_convolve` gets the kernel, and repeats and pads the pixels.
+            options |= {"conv_general_dilated": self._convolve}
+            x = nn.Conv(self.features, window, self.strides, "VALID", **options)(x)
         if self.normalized:
             x = InstanceNorm(self.epsilon, **dtypes, name="norm")(x)
         return x
+
+    def has_variables(self) -> bool:
+        """Returns True if the variables are given, and are not being initialized."""
+        return "params" in self.variables and not self.is_initializing()
+
+    def _convolve(
+        self, x: jax.Array, kernel: jax.Array, *_: Any, **options: Any
+    ) -> jax.Array:
+        """Convolves an image, enlarged and padded by reflection.
+
+        Args:
+          x: `[batch, height, width, channels]`.
+          kernel: `[size, size, channels, features]`.
+          options: those that `nn.Conv` passes to `lax.conv_general_dilated`.
+
+        Returns:
+          `[batch, h, w, features]`.
+        """
+        size, times, half = self.kernel_size, self.upsampling, self.kernel_size // 2
+        fast = self.choose(x).name != REFERENCE
+        if fast and times == 2 and self.strides == 1 and min(x.shape[1:3]) >= size > 1:
+            return convolve_upsampled(x, kernel)
+        x = x.repeat(times, 1).repeat(times, 2)
+        x = jnp.pad(x, [(0, 0), (half, half), (half, half), (0, 0)], "reflect")
+        side = block_side(kernel.shape)
+        if fast and side > 1 and self.strides == 1:
+            return convolve_blocks(x, kernel, side)
+        strides = (self.strides, self.strides)
+        return lax.conv_general_dilated(x, kernel, strides, "VALID", **options)
 
 
 class StyleBlock(Unit):

@@ -123,6 +123,66 @@ def test_a_size_that_4_does_not_divide_is_filled_by_reflection(rng, randomize, n
     np.testing.assert_allclose(actual, expected[:, :13, :10], rtol=1e-12)
 
 
+# Layers on a coarser grid: kernel size, upsampling, channels, features, height, width.
+COARSE = {
+    "blocks of 2x2": (9, 1, 3, 8, 12, 14),
+    "blocks of 4x4": (9, 1, 9, 3, 13, 10),
+    "larger than the image": (7, 1, 2, 8, 5, 6),
+    "upsampled 3x3": (3, 2, 2, 3, 3, 4),
+    "upsampled 5x5": (5, 2, 2, 3, 5, 6),
+    "upsampled 7x7": (7, 2, 3, 2, 7, 9),
+    "upsampled 9x9": (9, 2, 2, 2, 9, 10),
+    "upsampled, smaller than its window": (7, 2, 2, 2, 4, 9),
+}
+
+
+@pytest.mark.parametrize("case", COARSE)
+@pytest.mark.usefixtures("float64")
+def test_a_layer_on_a_coarser_grid_equals_numpy(reference, rng, randomize, case):
+    size, times, channels, features, *extent = COARSE[case]
+    x = rng.normal(size=(2, *extent, channels))
+    conv = StyleConv(features, size, upsampling=times, implementation="cpu")
+    variables = randomize(conv, x)
+    enlarged = np.kron(x, np.ones((1, times, times, 1)))
+    expected = layer(reference, variables["params"], enlarged)
+    np.testing.assert_allclose(conv.apply(variables, x), expected, atol=1e-11)
+
+
+@pytest.mark.parametrize("case", COARSE)
+@pytest.mark.usefixtures("float64")
+def test_gradients_on_a_coarser_grid_are_those_of_the_reference(rng, randomize, case):
+    size, times, channels, features, *extent = COARSE[case]
+    x = rng.normal(size=(2, *extent, channels))
+    shape = (2, *(times * n for n in extent), features)
+    weights, conv = rng.normal(size=shape), StyleConv(features, size, upsampling=times)
+    variables = randomize(conv, x)
+
+    def gradients(name):
+        net = conv.clone(implementation=name)
+        loss = lambda v, x: (weights * net.apply(v, x)).sum()  # noqa: E731
+        return jax.grad(loss, (0, 1))(variables, x)
+
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, atol=1e-10),
+        gradients("cpu"),
+        gradients("reference"),
+    )
+
+
+def test_the_coarser_grid_has_fewer_products():
+    """A third of them where pixels are repeated, and the reference has them all."""
+    x = jnp.zeros((1, 64, 64, 16))
+    conv = StyleConv(8, 7, upsampling=2)
+    variables = jax.eval_shape(conv.init, jax.random.key(0), x)
+
+    def flops(name):
+        apply = jax.jit(conv.clone(implementation=name).apply)
+        return apply.lower(variables, x).cost_analysis()["flops"]
+
+    assert flops("cpu") < 0.45 * flops("reference")
+    assert flops(None) == flops("cpu")
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 4), (64, 1), (33, 130)])
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_size_comes_back(name, size):
