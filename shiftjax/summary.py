@@ -101,7 +101,11 @@ class Summary:
 
 
 def summarize(
-    name_or_model: str | nn.Module, image_size: int | None = None, *, channels: int = 3
+    name_or_model: str | nn.Module,
+    image_size: int | None = None,
+    *,
+    channels: int = 3,
+    **overrides: Any,
 ) -> Summary:
     """Counts the parameters, multiply-adds and bytes of a network, without running it.
 
@@ -109,6 +113,7 @@ def summarize(
       name_or_model: a name of `list_models()`, or a module that takes images.
       image_size: height and width of the image; None for the network's own.
       channels: number of channels of the image.
+      **overrides: options of `create_model`, if a name is given.
 
     Returns:
       Totals `.params`, `.macs`, `.bytes`, and `.layers` and `.implementation`; rich
@@ -117,7 +122,8 @@ def summarize(
     Raises:
       UnknownNameError: if there is no network of that name.
       InputError: if the image size or the number of channels is not a positive integer,
-        or the image size is None and the module has none of its own.
+        or the image size is None and the module has none of its own; or options are
+        given for a module.
 
     Example:
       >>> summary = summarize("shiftresnet20_e3")
@@ -125,7 +131,9 @@ def summarize(
       (95642, 16433792)
     """
     if isinstance(name_or_model, str):
-        name, model = name_or_model, create_model(name_or_model)
+        name, model = name_or_model, create_model(name_or_model, **overrides)
+    elif overrides:
+        raise InputError(f"{', '.join(overrides)}: a module has its options already")
     else:
         name, model = type(name_or_model).__name__, name_or_model
     size = getattr(model, "image_size", None) if image_size is None else image_size

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ MAX_SIZE = 2**15  # of an image, in pixels
 # Fields that older versions lack.
 ADDED = ("resize", "threshold", "threshold_source")
 ADDED += ("painting", "painting_source", "feature_network")
+LOADERS = "shiftjax.loaders"  # entry points that load the folder of a run
 HEAD = "head"  # the layer that maps features to logits
 
 _TEXTS = json_fields.sequence("a list of texts", json_fields.is_text)
@@ -141,16 +143,21 @@ def load_pretrained(
     name: str,
     *,
     num_classes: int | None = None,
+    channels: int | None = None,
     directory: str | os.PathLike | None = None,
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Loads a network with released weights.
 
     Args:
       name: "architecture.tag", from `list_models(pretrained=True)`; or the path of a
-        safetensors file, which is compared with the network but not with a digest.
+        safetensors file, which is compared with the network but not with a digest; or
+        the folder of a run of the trainer, whose newest checkpoint is loaded.
       num_classes: number of classes. If it differs from the release's, a new head with
         this number of logits (initialized with seed 0) replaces the head, and a warning
         is logged.
+      channels: number of channels of the images. If it differs from the release's, the
+        kernel of the first layer is adapted as in timm: summed for one channel, else
+        repeated along its channels and multiplied by the ratio of their numbers.
       directory: folder of the releases, or "hf:owner/name"; by default the folder of
         the environment variable SHIFTJAX_CHECKPOINTS, else the one of the package.
 
@@ -161,7 +168,7 @@ def load_pretrained(
       UnknownNameError: if there is no such release; the message suggests the nearest.
       MissingFileError: if the file does not exist.
       InputError: if the file is damaged or belongs to another network, or `num_classes`
-        is given for a network without classes.
+        is given for a network without classes, or `channels` for a stylizer.
 
     Example:
       >>> model, variables = load_pretrained("shiftresnet20_e3.digits")
@@ -170,6 +177,8 @@ def load_pretrained(
     """
     if num_classes is not None:
         positive("num_classes", num_classes)
+    if channels is not None:
+        positive("channels", channels)
     pretrained = open_pretrained(name, directory)
     model, variables = pretrained.model, pretrained.variables
     if num_classes is not None and not pretrained.card.class_names:
@@ -189,7 +198,43 @@ def load_pretrained(
         new = jax.jit(model.init)(jax.random.key(0), images)
         params = variables["params"] | {HEAD: new["params"][HEAD]}
         variables = variables | {"params": params}
+    if channels is not None and channels != len(pretrained.card.mean):
+        if not pretrained.card.class_names and model.outputs == "images":
+            raise InputError(
+                f"channels={channels}: {name} returns images of "
+                f"{len(pretrained.card.mean)} channels, and takes no others"
+            )
+        variables = _with_channels(model, variables, pretrained.card, channels)
     return model, variables
+
+
+def _with_channels(
+    model: Any, variables: dict[str, Any], card: Card, channels: int
+) -> dict[str, Any]:
+    """Adapts the kernel of the first layer to another number of channels, as timm does.
+
+    Args:
+      model: the network.
+      variables: its variables.
+      card: metadata of the weights.
+      channels: the new number of channels.
+
+    Returns:
+      The variables; only the leaves with the channels of the image change.
+    """
+    images = jnp.zeros((1, card.image_size, card.image_size, channels))
+    wanted = jax.eval_shape(model.init, jax.random.key(0), images)
+
+    def adapt(value: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
+        if value.shape == like.shape:
+            return value
+        value = jnp.asarray(value)
+        if channels == 1:
+            return value.sum(-2, keepdims=True)
+        old = value.shape[-2]
+        return value[..., np.arange(channels) % old, :] * (old / channels)
+
+    return jax.tree.map(adapt, variables, wanted)
 
 
 def open_pretrained(
@@ -209,6 +254,8 @@ def open_pretrained(
       MissingFileError: if the file does not exist.
       InputError: if the file is damaged or belongs to another network.
     """
+    if Path(name).expanduser().is_dir():
+        return _load_run(name)
     if name.endswith(SUFFIX):
         path = Path(name).expanduser()
         if not path.is_file():
@@ -222,6 +269,25 @@ def open_pretrained(
             f"{release.architecture} of the manifest"
         )
     return dataclasses.replace(pretrained, release=release)
+
+
+def _load_run(workdir: str) -> Pretrained:
+    """Loads a run by the function that the trainer registers for it.
+
+    Args:
+      workdir: the folder of the run.
+
+    Returns:
+      The network, its variables and a card.
+
+    Raises:
+      InputError: if no trainer is installed, or the folder has no run.
+    """
+    for entry in metadata.entry_points(group=LOADERS):
+        return entry.load()(os.path.expanduser(workdir))
+    raise InputError(
+        f"{workdir} is a folder: the runs of the trainer need shiftjax[train]"
+    )
 
 
 def save(path: str | os.PathLike, variables: Mapping[str, Any], card: Card) -> bytes:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
-from shiftjax.cli.commands import Flag, say
+from shiftjax.cli.arguments import Flag
+from shiftjax.cli.commands import say
 from shiftjax.errors import InputError, needs_extra
 from train.config import Config, Hosts
 

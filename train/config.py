@@ -47,9 +47,9 @@ class Data:
     """Training examples held out for validation, by a fixed seed; default a tenth."""
     train_on: Literal["train", "train+validation"] = "train"
     """Train without the held-out examples, or on all official training examples."""
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    """Mean of each channel to subtract, for values in 0 .. 1."""
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    """Mean of each channel to subtract, for values in 0 .. 1; one for gray images."""
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
     """Standard deviation of each channel to divide by, for values in 0 .. 1."""
     resident_bytes: int = option(2**31, low=0, free=True)
     """Largest size of a data set that stays on the device; a larger one is streamed."""
@@ -232,6 +232,12 @@ def validate(config: Config) -> None:
             raise InputError(f"--{_flag(name)} {value}: it must be {bounds}")
     if math.isinf(config.epochs):
         raise InputError(f"--epochs {config.epochs}: it must be finite")
+    mean, std = config.data.mean, config.data.std
+    if len(mean) not in (1, 3) or len(std) != len(mean):
+        raise InputError(
+            f"--data.mean {mean} --data.std {std}: give one number each for gray "
+            "images, or three for RGB"
+        )
     if min(config.data.std) <= 0:
         raise InputError(f"--data.std {config.data.std}: each must be above 0")
     for pattern, rate in config.optimizer.rates.items():

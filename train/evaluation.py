@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -166,9 +166,8 @@ def evaluate_weights(
             data_dir=data_dir,
             image_size=card.image_size,
             resize=card.resize,
-            # The option has three channels; weights may take one.
-            mean=cast(Any, card.mean),
-            std=cast(Any, card.std),
+            mean=card.mean,
+            std=card.std,
         ),
     )
     try:

@@ -1,13 +1,60 @@
 """Parsing of command lines with tyro, with one-line error messages."""
 
+import ast
 import contextlib
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
 from shiftjax.errors import InputError
+
+Flag = tyro.conf.FlagCreatePairsOff[bool]
+# Types of arguments, each with the word that stands for its value in `--help`.
+Images = Annotated[
+    tyro.conf.Positional[tuple[str, ...]],
+    tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="(required)"),
+]
+Image = Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="IMAGE")]
+Weights = Annotated[str, tyro.conf.arg(metavar="WEIGHTS")]
+Network = Annotated[str, tyro.conf.arg(metavar="NETWORK")]
+File = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
+Folder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER")]
+Output = Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FILE")]
+Pixels = Annotated[int | None, tyro.conf.arg(metavar="PIXELS")]
+Options = Annotated[
+    tuple[str, ...],
+    tyro.conf.arg(metavar="NAME=VALUE...", help_behavior_hint="(default: none)"),
+]
+
+
+def parse_options(given: Sequence[str]) -> dict[str, Any]:
+    """Parses options of a network from a command line.
+
+    Args:
+      given: texts "name=value". A value that is no Python literal is a string.
+
+    Returns:
+      The values by name.
+
+    Raises:
+      InputError: if a text has no name or no "=".
+
+    Example:
+      >>> parse_options(["expansion=4", "implementation=cpu"])
+      {'expansion': 4, 'implementation': 'cpu'}
+    """
+    options: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise InputError(f"--options {text}: write it as NAME=VALUE")
+        try:
+            options[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            options[name] = value
+    return options
 
 
 def parse_command_line(

@@ -4,7 +4,9 @@ A command imports its dependencies when it runs, so that `--help` is quick.
 """
 
 import dataclasses
+import fnmatch
 import json
+import re
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,53 +14,84 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from shiftjax.cli.arguments import (
+    File,
+    Flag,
+    Folder,
+    Images,
+    Network,
+    Options,
+    Output,
+    Pixels,
+    Weights,
+    parse_options,
+)
 from shiftjax.errors import InputError
 
 if TYPE_CHECKING:
     from shiftjax.apps.predict import Prediction
-
-Flag = tyro.conf.FlagCreatePairsOff[bool]
 
 
 @dataclasses.dataclass(frozen=True)
 class ListModels:
     """List the networks by name."""
 
-    pattern: tyro.conf.Positional[str] = "*"
+    pattern: Annotated[
+        tyro.conf.Positional[str], tyro.conf.arg(metavar="[PATTERN]")
+    ] = "*"
     """Pattern with shell wildcards, in quotes: 'shiftresnet*_e3'."""
     pretrained: Flag = False
     """List the names of released weights, architecture.tag, instead."""
 
     def run(self, console: Console) -> None:
-        """Prints one name per line."""
-        from shiftjax.registry import list_models
+        """Prints one name per line, and families to the standard error."""
+        from shiftjax.registry import FAMILIES, list_models
 
         names = list_models(self.pattern, pretrained=self.pretrained)
-        if not names:
+        families = [
+            f"{family} --options {option}=NUMBER"
+            for family, option in FAMILIES.items()
+            if fnmatch.fnmatch(family, self.pattern) and not self.pretrained
+        ]
+        if not names and not families:
             raise InputError(
                 f"no model matches {self.pattern!r}: `shiftjax list` prints all names"
             )
-        for name in names:
-            console.print(name, highlight=False)
+        for name in sorted(names, key=natural_order):
+            say(console, name)
+        if families:
+            print(f"Families: {', '.join(families)}", file=sys.stderr)
 
 
 @dataclasses.dataclass(frozen=True)
 class Summarize:
     """Show the parameters, multiply-adds and activation bytes of each layer."""
 
-    model: tyro.conf.Positional[str]
+    model: tyro.conf.Positional[Network]
     """Name of a network, from `shiftjax list`."""
-    image_size: int | None = None
+    image_size: Pixels = None
     """Height and width of the image in pixels; by default the network's own."""
     channels: int = 3
     """Number of channels of the image."""
+    options: Options = ()
+    """Options of the network, e.g. expansion=4 for shiftresnet20."""
 
     def run(self, console: Console) -> None:
         """Prints the summary as a table."""
+        from shiftjax.registry import create_model
         from shiftjax.summary import summarize
 
+        options = parse_options(self.options)
+        reserved = {"image_size", "channels"} & options.keys()
+        if reserved:
+            create_model(self.model, **options)  # raises: they are not the network's
         console.print(
-            summarize(self.model, image_size=self.image_size, channels=self.channels)
+            summarize(
+                self.model,
+                image_size=self.image_size,
+                channels=self.channels,
+                **options,
+            )
         )
 
 
@@ -66,17 +99,17 @@ class Summarize:
 class Predict:
     """Classify images and print the likeliest classes with their probabilities."""
 
-    paths: tyro.conf.Positional[tuple[str, ...]]
+    paths: Images
     """Image files of any size and format, and folders of them."""
-    model: str
+    model: Weights
     """Name from `shiftjax list --pretrained`, or a .safetensors file."""
     top: int = 5
     """Number of classes to print for each image."""
     json: Flag = False
     """Print one JSON object per image."""
-    plot: str | None = None
+    plot: File = None
     """File for a contact sheet of the images with their classes."""
-    directory: str | None = None
+    directory: Folder = None
     """Folder of the releases, or hf:owner/name; by default that of the package."""
 
     def run(self, console: Console) -> int:
@@ -128,13 +161,13 @@ class Predict:
 class Analyze:
     """Measure how much each displacement of a shift network contributes."""
 
-    model: tyro.conf.Positional[str]
+    model: tyro.conf.Positional[Weights]
     """Name from `shiftjax list --pretrained`, or a .safetensors file."""
-    paths: tyro.conf.Positional[tuple[str, ...]]
+    paths: Images
     """Image files of any size and format, and folders of them."""
-    plot: str | None = None
+    plot: File = None
     """File for a heat map of the window of each block."""
-    directory: str | None = None
+    directory: Folder = None
     """Folder of the releases, or hf:owner/name; by default that of the package."""
 
     def run(self, console: Console) -> None:
@@ -182,19 +215,21 @@ class Analyze:
 class Convert:
     """Convert a checkpoint of PyTorch or Caffe, with its authors' names, to weights."""
 
-    checkpoint: tyro.conf.Positional[str]
+    checkpoint: Annotated[
+        tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")
+    ]
     """File of torch.save with a state dict or a module, of which no code is run; or a
     .safetensors with PyTorch's names, a .caffemodel, or an .npz of its blobs."""
-    model: str
+    model: Network
     """Architecture of the checkpoint, from `shiftjax list`."""
-    output: Annotated[str, tyro.conf.arg(aliases=["-o"])]
+    output: Output
     """File to write, which ends in .safetensors."""
     class_names: tuple[str, ...] = ()
     """Names of the classes in order; by default 0, 1, 2, ..., and for 1000 classes from
     Caffe those of ImageNet if torchvision is installed, which has them."""
-    image_size: int | None = None
+    image_size: Pixels = None
     """Height and width of the images in pixels; by default 32, and 224 from Caffe."""
-    resize: int | None = None
+    resize: Pixels = None
     """Short side of the images before their center is cropped; by default the image
     size, and 256 from Caffe."""
     mean: tuple[float, ...] | None = None
@@ -232,13 +267,13 @@ class Convert:
 class Export:
     """Export a network to StableHLO or ONNX."""
 
-    model: tyro.conf.Positional[str]
+    model: tyro.conf.Positional[Weights]
     """Name from `shiftjax list --pretrained`, or a .safetensors file."""
-    output: Annotated[str, tyro.conf.arg(aliases=["-o"])]
+    output: Output
     """File to write, which ends in .stablehlo or .onnx."""
     uint8: Annotated[Flag, tyro.conf.arg(aliases=["--pictures"])] = False
     """Take uint8 images and normalize them, instead of normalized floats."""
-    directory: str | None = None
+    directory: Folder = None
     """Folder of the releases, or hf:owner/name; by default that of the package."""
 
     def run(self, console: Console) -> None:
@@ -261,11 +296,14 @@ class Export:
 class Verify:
     """Verify the size, hash, names, shapes and sample logits of released weights."""
 
-    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    names: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="[RELEASE...]", help_behavior_hint=""),
+    ] = ()
     """Names of releases, from `shiftjax list --pretrained`."""
     all: Flag = False
     """Verify all releases."""
-    directory: str | None = None
+    directory: Folder = None
     """Folder of the releases, or hf:owner/name; by default that of the package."""
 
     def run(self, console: Console) -> None:
@@ -312,6 +350,17 @@ class Skips:
         """Prints the message, which names the skipped part, to the standard error."""
         self.code = 1
         print(f"shiftjax: {message}", file=sys.stderr)
+
+
+def natural_order(name: str) -> list[str | int]:
+    """Returns the key that sorts numbers in names by their value.
+
+    Example:
+      >>> sorted(["resnet110", "resnet20"], key=natural_order)
+      ['resnet20', 'resnet110']
+    """
+    parts = re.split(r"(\d+)", name)
+    return [int(part) if part.isdecimal() else part for part in parts]
 
 
 def say(console: Console, line: str) -> None:

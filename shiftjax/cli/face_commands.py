@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
+from shiftjax.cli.arguments import File, Folder, Image, Output, Weights
 from shiftjax.cli.commands import Skips, say
 from shiftjax.errors import InputError, MissingFileError
 
@@ -18,15 +19,15 @@ if TYPE_CHECKING:
 class VerifyFaces:
     """Verify whether two images show the same person."""
 
-    model: tyro.conf.Positional[str]
+    model: tyro.conf.Positional[Weights]
     """Name from `shiftjax list '*face*' --pretrained`, or a .safetensors file."""
-    first: tyro.conf.Positional[str]
+    first: Image
     """Image file of an aligned face, of any size and format."""
-    second: tyro.conf.Positional[str]
+    second: Image
     """Image file of the other face."""
     threshold: float | None = None
     """Least cosine similarity of one person; by default that of the weights' card."""
-    directory: str | None = None
+    directory: Folder = None
     """Folder of the releases, or hf:owner/name; by default that of the package."""
 
     def run(self, console: Console) -> None:
@@ -66,19 +67,19 @@ class VerifyFaces:
 class Embed:
     """Embed the faces of a folder, and find those that are nearest to an image."""
 
-    model: tyro.conf.Positional[str]
+    model: tyro.conf.Positional[Weights]
     """Name from `shiftjax list '*face*' --pretrained`, or a .safetensors file."""
-    folder: tyro.conf.Positional[str]
+    folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")]
     """Folder of images of aligned faces, at any depth."""
-    output: Annotated[str, tyro.conf.arg(aliases=["-o"])]
+    output: Output
     """File to write, which ends in .npz: "embeddings" and "files"."""
-    nearest: str | None = None
+    nearest: File = None
     """Image whose most similar faces in the folder are printed."""
     top: int = 9
     """Number of faces to print."""
-    plot: str | None = None
+    plot: File = None
     """File for a contact sheet of this image and these faces; cosines in percent."""
-    directory: str | None = None
+    directory: Folder = None
     """Folder of the releases, or hf:owner/name; by default that of the package."""
 
     def run(self, console: Console) -> int:

@@ -15,9 +15,13 @@ from rich.console import Console
 from shiftjax.cli import commands, face_commands, style_commands
 from shiftjax.cli.arguments import parse_command_line
 from shiftjax.errors import InputError
+from shiftjax.version import __version__
 
 USER_MISTAKE = 2
-DESCRIPTION = "Vision networks built on the shift operation, and their weights."
+DESCRIPTION = (
+    "Vision networks built on the shift operation, and their weights. "
+    "`shiftjax --version` prints the version."
+)
 GROUP = "shiftjax.commands"
 OWN = {
     "list": commands.ListModels,
@@ -52,6 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
       A command that has skipped a part of its work, with a line for each, returns 1.
     """
     given = sys.argv[1:] if arguments is None else arguments
+    if list(given) == ["--version"]:
+        print(f"shiftjax {__version__}")
+        return 0
     try:
         command = parse_command_line(
             every_command(), "shiftjax", given, description=DESCRIPTION

@@ -2,12 +2,11 @@
 
 import dataclasses
 import functools
-from typing import Annotated
 
-import tyro
 from rich.console import Console
 
-from shiftjax.cli.commands import Flag, say
+from shiftjax.cli.arguments import Flag, Folder, Images, Output, Weights
+from shiftjax.cli.commands import say
 from shiftjax.errors import InputError
 
 
@@ -15,16 +14,16 @@ from shiftjax.errors import InputError
 class Stylize:
     """Restyle images: photographs of any size, animations, and folders of them."""
 
-    paths: tyro.conf.Positional[tuple[str, ...]]
+    paths: Images
     """Image files of any size and format, and folders of them."""
-    style: str
+    style: Weights
     """Name or tag from `shiftjax list '*stylizer.*' --pretrained`, or a .safetensors
     file."""
-    output: Annotated[str, tyro.conf.arg(aliases=["-o"])]
+    output: Output
     """File to write for a single image; else a folder, where each keeps its name."""
     compare: Flag = False
     """Write each image beside its versions by all stylizers of the tag, with labels."""
-    directory: str | None = None
+    directory: Folder = None
     """Folder of the releases, or hf:owner/name; by default that of the package."""
 
     def run(self, console: Console) -> None:

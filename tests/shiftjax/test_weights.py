@@ -129,6 +129,43 @@ def test_the_same_number_of_classes_replaces_nothing(released, caplog):
     assert not caplog.records
 
 
+@pytest.mark.parametrize("channels", [1, 2, 4, 7])
+def test_other_channels_adapt_the_stem_as_timm_does(released, variables, channels):
+    model, loaded = load_pretrained(NAME, channels=channels, directory=released)
+    old = np.asarray(variables["params"]["stem"]["conv"]["kernel"])
+    new = np.empty((*old.shape[:2], channels, old.shape[3]), np.float32)
+    for channel in range(channels):
+        new[:, :, channel] = old[:, :, channel % 3] * 3 / channels
+    if channels == 1:
+        new[:, :, 0] = old[:, :, 0] + old[:, :, 1] + old[:, :, 2]
+    actual = loaded["params"]["stem"]["conv"]["kernel"]
+    np.testing.assert_allclose(actual, new, rtol=1e-6)
+    images = np.ones((2, 8, 8, channels), np.float32)
+    assert model.apply(loaded, images).shape == (2, 4)
+    rest = loaded["params"]["head"]["kernel"], variables["params"]["head"]["kernel"]
+    np.testing.assert_array_equal(*rest)
+
+
+def test_gray_images_give_the_logits_of_three_equal_channels(released):
+    model, variables = load_pretrained(NAME, directory=released)
+    gray, adapted = load_pretrained(NAME, channels=1, directory=released)
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype(np.float32)
+    expected = model.apply(variables, images.repeat(3, -1))
+    np.testing.assert_allclose(gray.apply(adapted, images), expected, atol=1e-5)
+
+
+def test_channels_and_classes_change_together(released):
+    options = {"channels": 1, "num_classes": 7}
+    model, variables = load_pretrained(NAME, **options, directory=released)
+    assert model.apply(variables, np.ones((1, 8, 8, 1), np.float32)).shape == (1, 7)
+
+
+@pytest.mark.parametrize("channels", [0, -1, 1.5, "1", True])
+def test_a_number_of_channels_is_a_positive_integer(released, channels):
+    with pytest.raises(InputError, match=f"channels={channels!r}"):
+        load_pretrained(NAME, channels=channels, directory=released)
+
+
 def test_the_environment_names_the_folder(released, monkeypatch):
     monkeypatch.setenv(manifest.ENVIRONMENT, str(released))
     assert shiftjax.list_models(pretrained=True) == [NAME]

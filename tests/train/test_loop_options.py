@@ -17,9 +17,17 @@ from tests.train.runs import (
 )
 from train import commands, loop
 from train.assemble import set_up
-from train.config import Augment, Config, Optimizer, Schedule
+from train.config import (
+    Augment,
+    Config,
+    Optimizer,
+    Schedule,
+    load_config,
+    validate,
+)
 from train.data.stream import items
 from train.evaluation import evaluate_run
+from train.release import load_run
 from train.state import TrainState
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -138,6 +146,28 @@ def test_mixing_smoothing_averaging_and_clipping_change_what_they_should(
     assert evaluate_run(config.workdir)["loss"] == pytest.approx(
         outcome.test["loss"], rel=1e-6
     )
+
+
+def test_gray_images_are_trained_on_with_one_channel(run, tiny, tmp_path):
+    config = tiny(tmp_path / "run", epochs=2.0)
+    gray = {"mean": (0.5,), "std": (0.25,)}
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, **gray))
+    outcome, _ = run(config)
+    assert outcome.state.params["stem"]["conv"]["kernel"].shape == (3, 3, 1, 16)
+    assert load_config(config.workdir).data == config.data
+    pretrained = load_run(config.workdir)
+    assert pretrained.card.image_shape() == (8, 8, 1)
+    assert (pretrained.card.mean, pretrained.card.std) == ((0.5,), (0.25,))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"), [((0.5,), (0.5, 0.5, 0.5)), ((), ()), ((0.5,) * 2, (0.5,) * 2)]
+)
+def test_means_and_deviations_are_one_or_three(tiny, mean, std):
+    config = tiny("run")
+    data = dataclasses.replace(config.data, mean=mean, std=std)
+    with pytest.raises(InputError, match="give one number each for gray"):
+        validate(dataclasses.replace(config, data=data))
 
 
 def test_a_run_is_saved_by_time_after_a_line_of_the_log(run, tiny, tmp_path):

@@ -121,6 +121,29 @@ def test_the_command_evaluates(released, finished, capsys, monkeypatch):
     assert "did you mean 'test'" in capsys.readouterr().err
 
 
+def test_the_folder_of_a_run_is_loaded(finished):
+    model, variables = shiftjax.load_pretrained(finished.config.workdir)
+    assert model.num_classes == 10
+    expected = finished.outcome.state.variables
+    assert set(variables) == {"params", "batch_stats"}
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        variables,
+        {name: expected[name] for name in variables},
+    )
+
+
+def test_a_folder_without_a_run_is_named(tmp_path):
+    with pytest.raises(InputError, match=str(tmp_path)):
+        shiftjax.load_pretrained(str(tmp_path))
+
+
+def test_a_folder_without_a_trainer_is_explained(tmp_path, monkeypatch):
+    monkeypatch.setattr("shiftjax.weights.LOADERS", "of nobody")
+    with pytest.raises(InputError, match=r"is a folder: .* need shiftjax\[train\]"):
+        shiftjax.load_pretrained(str(tmp_path))
+
+
 def test_seeds_are_released_together(tmp_path, finished, other_seed):
     """The weights are those of the lowest; a later release keeps earlier runs."""
     together = release([other_seed, finished.config.workdir], "a", tmp_path / "zoo")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import shiftjax
 from shiftjax import list_models
 from shiftjax.cli.main import main
 
@@ -16,13 +17,24 @@ ROOT = Path(__file__).parents[3]
 def test_list(capsys):
     assert main(["list"]) == 0
     captured = capsys.readouterr()
-    assert captured.out.splitlines() == list_models()
-    assert captured.err == ""
+    names = captured.out.splitlines()
+    assert sorted(names) == list_models()
+    assert names.index("resnet20") < names.index("resnet56") < names.index("resnet110")
+    (families,) = captured.err.splitlines()
+    for depth in (20, 56, 110):
+        assert f"shiftresnet{depth} --options expansion=NUMBER" in families
 
 
 def test_list_with_wildcards(capsys):
     assert main(["list", "shiftresnet20_*"]) == 0
-    assert capsys.readouterr().out.splitlines() == list_models("shiftresnet20_*")
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == list_models("shiftresnet20_*")
+    assert captured.err == ""
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"shiftjax {shiftjax.__version__}\n"
 
 
 def test_summary(capsys):
@@ -40,6 +52,29 @@ def test_summary_of_other_images(capsys):
     assert f"{272_474 - 2 * 9 * 16:,}" in out  # a stem of one channel, not three
 
 
+def test_summary_of_a_network_with_options(capsys):
+    """ShiftResNet-20 with an expansion of 3, of which the paper counts the params."""
+    assert main(["summary", "shiftresnet20", "--options", "expansion=3"]) == 0
+    assert "95,642" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    {
+        "expansion": "--options expansion: write it as NAME=VALUE",
+        "=3": "--options =3: write it as NAME=VALUE",
+        "expansion=three": "expansion='three': it must be a number",
+        "expanison=3": "unknown option of shiftresnet20_e3 'expanison': did you mean",
+        "channels=3": "unknown option of shiftresnet20_e3 'channels'",
+    }.items(),
+)
+def test_an_option_that_does_not_fit_is_named(capsys, text, message):
+    assert main(["summary", "shiftresnet20_e3", "--options", text]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("shiftjax: ")
+    assert message in line
+
+
 HELP = {
     (): ["list", "summary", "List the networks by name."],
     ("list",): ["--pretrained", "shell wildcards", "(default: '*')"],
@@ -48,6 +83,8 @@ HELP = {
         "--image-size",
         "(default: 3)",
     ],
+    ("predict",): ["shiftjax predict [-h] [PREDICT OPTIONS] IMAGE...", "(required)"],
+    ("verify",): ["shiftjax verify [-h] [RELEASE...] [--all]"],
 }
 
 
