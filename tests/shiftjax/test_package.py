@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,18 @@ def test_version_is_the_packages():
     exec((PACKAGE / "version.py").read_text(), version)
     assert shiftjax.__version__ == version["__version__"]
     assert all(part.isdigit() for part in shiftjax.__version__.split(".")[:2])
+
+
+def test_the_citation_is_that_of_the_package():
+    yaml = pytest.importorskip("yaml", reason="it comes with the hub's client")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["title"] == project["name"]
+    assert citation["version"] == shiftjax.__version__
+    assert citation["license"] == project["license"]
+    assert citation["authors"] == project["authors"]
+    assert citation["preferred-citation"]["url"] == project["urls"]["Paper"]
 
 
 def test_public_names_are_sorted_once_and_documented():
