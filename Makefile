@@ -2,7 +2,8 @@
 #
 #   train    one run: `make train EXPERIMENT=cifar10 ARGS="--seed 1"`
 #   test     format, lint, types, doctests and tests, with constraints.txt's versions
-#   wheel    build dist/, and use the wheel alone in an empty virtual environment
+#   wheel    build and check dist/, and use the wheel alone in an empty virtual
+#            environment
 #   docs     build the site, with warnings as errors
 #   newest   a selection of the tests, with the newest JAX and Flax (.venv-newest)
 #   check    test, wheel, docs and newest
@@ -59,6 +60,8 @@ unit: $(VENV)/.dev
 wheel: $(VENV)/.build
 	rm -rf dist
 	@$(BIN)/python -m build --outdir dist $(OR_SAY)
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python tests/package/check_files.py dist/*
 	$(BIN)/python tests/package/check_wheel.py dist/*.whl
 
 docs: $(VENV)/.docs
@@ -95,8 +98,8 @@ $(BIN)/python:
 $(NEWEST)/bin/python:
 	$(NEWEST_PYTHON) -m venv $(NEWEST)
 
-$(VENV)/.build: $(BIN)/python
-	@$(BIN)/python -m pip install --quiet build $(OR_SAY)
+$(VENV)/.build: $(BIN)/python Makefile
+	@$(BIN)/python -m pip install --quiet build twine $(OR_SAY)
 	@touch $@
 
 $(VENV)/.train: $(BIN)/python pyproject.toml constraints.txt
