@@ -336,6 +336,29 @@ class Verify:
             raise InputError(f"not as released: {', '.join(wrong)}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Hub:
+    """Write a release as a folder for the Hugging Face Hub, with its model card."""
+
+    name: tyro.conf.Positional[str]
+    """Name from `shiftjax list --pretrained`."""
+    output: Annotated[str, tyro.conf.arg(aliases=["-o"])]
+    """Folder to write, which `hf upload` takes."""
+    repository: str = "owner/name"
+    """Repository that the example in the model card names."""
+    directory: str | None = None
+    """Folder of the releases, or hf:owner/name; by default that of the package."""
+
+    def run(self, console: Console) -> None:
+        """Prints the command that uploads the folder."""
+        from shiftjax.releases.hub_folder import write_hub_folder
+
+        folder = write_hub_folder(
+            self.name, self.output, self.directory, repository=self.repository
+        )
+        say(console, f"{folder}: next, hf upload {self.repository} {folder}")
+
+
 class Skips:
     """Prints a line for each part of the work that is skipped.
 

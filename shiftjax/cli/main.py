@@ -31,6 +31,7 @@ OWN = {
     "analyze": commands.Analyze,
     "export": commands.Export,
     "convert": commands.Convert,
+    "hub": commands.Hub,
     "stylize": style_commands.Stylize,
     "verify-faces": face_commands.VerifyFaces,
     "embed": face_commands.Embed,
