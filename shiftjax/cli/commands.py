@@ -340,13 +340,13 @@ class Verify:
 class Hub:
     """Write a release as a folder for the Hugging Face Hub, with its model card."""
 
-    name: tyro.conf.Positional[str]
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RELEASE")]
     """Name from `shiftjax list --pretrained`."""
-    output: Annotated[str, tyro.conf.arg(aliases=["-o"])]
+    output: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FOLDER")]
     """Folder to write, which `hf upload` takes."""
     repository: str = "owner/name"
     """Repository that the example in the model card names."""
-    directory: str | None = None
+    directory: Folder = None
     """Folder of the releases, or hf:owner/name; by default that of the package."""
 
     def run(self, console: Console) -> None:
