@@ -318,7 +318,12 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
         def open_log() -> MetricsWriter:
             note_start(workdir, step, setup.replicas.devices)
             return stack.enter_context(
-                MetricsWriter(workdir, resume_step=step, log_to=config.log_to)
+                MetricsWriter(
+                    workdir,
+                    resume_step=step,
+                    keep_test=step == setup.total_steps,
+                    log_to=config.log_to,
+                )
             )
 
         writer = hosts.first_does(open_log)

@@ -51,3 +51,8 @@ class Schedule:
     """Epochs after which the rate falls (steps)."""
     factor: float = option(0.1, low=0, high=1)
     """Factor of the rate at each boundary (steps)."""
+
+    @property
+    def is_open_ended(self) -> bool:
+        """True if the number of epochs changes no learning rate."""
+        return self.kind in ("constant", "steps")

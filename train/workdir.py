@@ -23,6 +23,8 @@ TRIES, PAUSE_SECONDS = 5, 0.1
 def open_workdir(config: Config) -> contextlib.AbstractContextManager[Any]:
     """Makes the folder of a run, or checks that it holds this run, and locks it.
 
+    The run may have more epochs than before, if these change no learning rate.
+
     Args:
       config: the run's configuration, which is written to the folder.
 
@@ -35,12 +37,7 @@ def open_workdir(config: Config) -> contextlib.AbstractContextManager[Any]:
     workdir = files.folder(config.workdir)
     try:
         if (workdir / config_file.FILE).exists():
-            changed = config_file.differences(config_file.load_config(workdir), config)
-            if changed:
-                raise InputError(
-                    f"{workdir} holds another run: {'; '.join(changed)}. Give the same "
-                    "options to resume it, or another --workdir"
-                )
+            _check_same(config_file.load_config(workdir), config)
         workdir.mkdir(parents=True, exist_ok=True)
         config_file.save_config(config, workdir)
         if files.in_store(workdir):
@@ -88,6 +85,29 @@ def holder(workdir: files.Folder | Path) -> Holder | None:
             machine, _, parent = file.read().partition(" ")
             return Holder(machine, int(parent)) if parent else Holder()
     return None
+
+
+def _check_same(old: Config, new: Config) -> None:
+    """Checks that a folder's run can resume with a configuration.
+
+    Raises:
+      InputError: if another option than the number of epochs differs, or if a larger
+        number of epochs changes the learning rate of the steps that are done.
+    """
+    changed = config_file.differences(old, dataclasses.replace(new, epochs=old.epochs))
+    if not changed and new.epochs > old.epochs:
+        if new.schedule.is_open_ended:
+            return
+        raise InputError(
+            f"--epochs {new.epochs}: the {new.schedule.kind} schedule of the run in "
+            f"{new.workdir} ends after {old.epochs}; release its weights by `python -m "
+            "train release`, and begin a run in another --workdir with --init"
+        )
+    if changed := config_file.differences(old, new):
+        raise InputError(
+            f"{new.workdir} holds another run: {'; '.join(changed)}. Give the same "
+            "options to resume it, or another --workdir"
+        )
 
 
 def _lock(workdir: files.Folder) -> IO[str]:

@@ -10,12 +10,16 @@ import pytest
 
 from shiftjax.errors import InputError
 from tests.train.runs import (
+    EPOCH,
     copy_of,
+    lines,
     raw,
     saved_steps,
 )
+from train import config as config_file
 from train import loop
-from train.config import Augment, Config, Model
+from train.config import Augment, Config, Model, Schedule
+from train.workdir import open_workdir
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -78,6 +82,49 @@ def test_the_workdir_of_another_run_is_refused_and_left_alone(
     for text in ["holds another run", *told]:
         assert text in str(caught.value)
     assert before == {p: p.read_bytes() for p in before}
+
+
+def test_a_prolonged_run_ends_as_if_it_had_been_as_long_from_the_start(
+    tiny, run, tmp_path
+):
+    """From 5 steps to 10; the test at step 5 is not one of the finished run."""
+    schedule = Schedule("constant", 0.05, warmup_epochs=1)
+    short, long = 5 / EPOCH, 10 / EPOCH
+    config = tiny(tmp_path / "run", epochs=short, schedule=schedule)
+    run(config)
+    outcome, _ = run(dataclasses.replace(config, epochs=long))
+    at_once = tiny(tmp_path / "long", epochs=long, schedule=schedule)
+    wanted, _ = run(at_once)
+    assert raw(outcome.state) == raw(wanted.state)
+    assert outcome.test == wanted.test
+    (test,) = lines(config.workdir, "test")
+    assert test["step"] == 10
+    steps = [line["step"] for line in lines(config.workdir, "train")]
+    assert steps == [3, 5, 6, 9, 10]
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "told"),
+    [
+        ("cosine", {"epochs": 9.0}, "--epochs 9.0: the cosine schedule .* after 8.0"),
+        ("one_cycle", {"epochs": 9.0}, "the one_cycle schedule .* with --init"),
+        ("constant", {"epochs": 7.0}, "another run: --epochs was 8.0, is 7.0"),
+        (
+            "constant",
+            {"epochs": 9.0, "seed": 1},
+            "another run: --seed was 0, is 1; --epochs was 8.0, is 9.0",
+        ),
+    ],
+)
+def test_another_length_is_refused_where_it_would_change_the_run(
+    tiny, tmp_path, kind, changes, told
+):
+    config = tiny(tmp_path / "run", schedule=Schedule(kind, 0.05))
+    Path(config.workdir).mkdir()
+    config_file.save_config(config, config.workdir)
+    with pytest.raises(InputError, match=told):
+        open_workdir(dataclasses.replace(config, **changes))
+    assert config_file.load_config(config.workdir) == config
 
 
 def test_a_mistake_in_the_network_can_be_mended_in_the_same_workdir(

@@ -49,6 +49,7 @@ class MetricsWriter:
     Args:
       workdir: the directory of the run, which is created if needed.
       resume_step: the step at which the run resumes; None for a new run.
+      keep_test: False to drop a test too: that of a run that had fewer epochs before.
       log_to: names of other writers, of the table `train.logging.writers.WRITERS`.
 
     Raises:
@@ -71,13 +72,18 @@ class MetricsWriter:
         workdir: str | os.PathLike[str],
         *,
         resume_step: int | None,
+        keep_test: bool = True,
         log_to: Sequence[str] = ("tensorboard",),
     ) -> None:
         self._path = files.folder(workdir) / METRICS_FILE
         last = -1 if resume_step is None else resume_step
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            kept = _until(self._path, last)
+            kept = [
+                (text, record)
+                for text, record in _until(self._path, last)
+                if keep_test or record["split"] != "test"
+            ]
             opened = writers.open_writers(
                 log_to, self._path.parent, [record for _, record in kept], last
             )
