@@ -122,6 +122,7 @@ def set_up(config: Config, train_set: Examples | None = None) -> Setup:
         config.ema_decay,
         getattr(task.model, "momentum", 0.9),
         config.accumulate,
+        config.optimizer.freeze if config.optimizer.freeze_statistics else (),
     )
     return Setup(config, replicas, train_set, order, total_steps, rate, trainer)
 

@@ -245,6 +245,8 @@ def validate(config: Config) -> None:
             raise InputError(
                 f"--optimizer.rates {pattern} {rate}: it must be at least 0 and finite"
             )
+    if config.optimizer.freeze_statistics and not config.optimizer.freeze:
+        raise InputError("--optimizer.freeze-statistics needs --optimizer.freeze")
     _validate_images(config.data, config.augment)
     if config.schedule.kind == "steps" and not config.schedule.boundaries:
         raise InputError("--schedule.kind steps needs --schedule.boundaries")

@@ -75,7 +75,7 @@ def make_optimizer(
 
     Returns:
       The transformation: clipping, weight decay, then SGD, Adam or Muon. Frozen
-      parameters do not change; BatchNorm still averages its statistics.
+      parameters do not change; for statistics see `keep_frozen`.
     """
     clip = optimizer.clip_norm
     rule = optax.chain(
@@ -170,9 +170,34 @@ def label(patterns: Sequence[str], params: Any) -> Any:
       {'stem': {'kernel': 'frozen'}, 'head': {'kernel': 'trained'}}
     """
     paths = flatten_dict(params, sep="/")
-    frozen = set[str]().union(*(_matching(x, paths, "to freeze") for x in patterns))
+    frozen = set[str]().union(*(_required(x, paths, "to freeze") for x in patterns))
     labels = {p: "frozen" if p in frozen else "trained" for p in paths}
     return unflatten_dict(labels, sep="/")
+
+
+def keep_frozen(patterns: Sequence[str], old: Any, new: Any) -> Any:
+    """Replaces new values by old ones where a pattern matches their path.
+
+    Args:
+      patterns: as in `label`; a pattern may match nothing.
+      old: a tree of values, such as BatchNorm's running statistics before a step.
+      new: a tree of the same structure.
+
+    Returns:
+      The tree of new values, with old ones where they are frozen.
+
+    Example:
+      >>> old = {"stem": {"mean": 1}, "head": {"mean": 2}}
+      >>> keep_frozen(["stem"], old, {"stem": {"mean": 3}, "head": {"mean": 4}})
+      {'stem': {'mean': 1}, 'head': {'mean': 4}}
+    """
+    if not patterns:
+        return new
+    before: dict[str, Any] = flatten_dict(old, sep="/")
+    after: dict[str, Any] = flatten_dict(new, sep="/")
+    frozen = {p for pattern in patterns for p in _matching(pattern, before)}
+    kept = {path: before[path] for path in frozen}
+    return unflatten_dict(after | kept, sep="/")
 
 
 def scale_updates(factors: Mapping[str, float]) -> optax.GradientTransformation:
@@ -199,7 +224,7 @@ def scale_updates(factors: Mapping[str, float]) -> optax.GradientTransformation:
         return {
             path: factor
             for pattern, factor in factors.items()
-            for path in _matching(pattern, paths, "with a rate of its own")
+            for path in _required(pattern, paths, "with a rate of its own")
         }
 
     def init(params: Any) -> optax.OptState:
@@ -242,10 +267,15 @@ def normalize_offsets() -> optax.GradientTransformation:
     )
 
 
-def _matching(pattern: str, paths: Iterable[str], purpose: str) -> set[str]:
+def _matching(pattern: str, paths: Iterable[str]) -> set[str]:
     """Returns the paths that match a pattern, or of which it is the first part."""
     both = (pattern, f"{pattern}/*")
-    found = {p for p in paths if any(fnmatch.fnmatchcase(p, x) for x in both)}
+    return {p for p in paths if any(fnmatch.fnmatchcase(p, x) for x in both)}
+
+
+def _required(pattern: str, paths: Iterable[str], purpose: str) -> set[str]:
+    """Returns the paths that match a pattern, as `_matching`; raises if none does."""
+    found = _matching(pattern, paths)
     if not found:
         raise unknown_name(f"parameter {purpose}", pattern, _beginnings(paths))
     return found

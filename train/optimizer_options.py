@@ -25,6 +25,8 @@ class Optimizer:
     """Largest norm of the gradient; a larger gradient is scaled down to it."""
     freeze: tuple[str, ...] = ()
     """Parameters that are not trained: shell wildcards of their paths, as 'stem*'."""
+    freeze_statistics: bool = False
+    """Keep the running statistics of BatchNorm too where the paths of freeze match."""
     muon_rate: float = option(0.5, low=0)
     """Learning rate of hidden kernels, as a multiple of the schedule's (muon)."""
     muon_decay: float = option(0.02, low=0)

@@ -20,6 +20,7 @@ from jax import lax
 
 from shiftjax.errors import InputError
 from train.config import Config
+from train.optimizer import keep_frozen
 from train.parallel import AXIS
 from train.state import TrainState
 from train.tasks.task import Collections, Item, Sums, Task
@@ -38,6 +39,8 @@ class Trainer:
       ema_decay: decay of the moving average of the variables, or None.
       bn_momentum: momentum of BatchNorm's running statistics, as in the model.
       accumulate: number of micro-batches, see `loss_and_gradient`.
+      frozen_statistics: patterns of the paths of BatchNorm's running statistics that do
+        not change, see `train.optimizer.keep_frozen`.
     """
 
     task: Task
@@ -46,6 +49,7 @@ class Trainer:
     ema_decay: float | None = None
     bn_momentum: float = 0.9
     accumulate: int = 1
+    frozen_statistics: tuple[str, ...] = ()
 
     def train_step(
         self, state: TrainState, data: Any, item: Item
@@ -66,6 +70,7 @@ class Trainer:
         loss, gradient, changed, sums = self.loss_and_gradient(state, batch)
         loss, gradient = lax.pmean((loss, gradient), AXIS)
         stats = merge_statistics(changed.pop("batch_stats", {}), self.bn_momentum)
+        stats = keep_frozen(self.frozen_statistics, state.batch_stats, stats)
         updates, opt_state = self.optimizer.update(
             gradient, state.opt_state, state.params
         )

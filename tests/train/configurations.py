@@ -73,6 +73,7 @@ OTHER = Config(
         "kernels",
         1.0,
         ("stem", "stage1*"),
+        True,
         0.3,
         0.1,
         {"*/offsets": 0.01, "head": 10.0},

@@ -8,7 +8,7 @@ import pytest
 
 from shiftjax.errors import InputError
 from train.assemble import set_up
-from train.config import Augment, Config, Data, Model
+from train.config import Augment, Config, Data, Model, Optimizer
 from train.data.image_set import ImageSet
 from train.data.placement import FED_STEPS
 from train.parallel import AXIS
@@ -37,6 +37,13 @@ def test_steps_in_a_dispatch():
         assert elsewhere.steps_per_dispatch == steps
     chosen = Config(steps_per_dispatch=7)
     assert set_up(chosen, noise(10)).steps_per_dispatch == 7
+
+
+@pytest.mark.parametrize(("asked", "frozen"), [(True, ("stem",)), (False, ())])
+def test_statistics_are_frozen_when_asked_for(asked, frozen):
+    optimizer = Optimizer(freeze=("stem",), freeze_statistics=asked)
+    made = set_up(Config(optimizer=optimizer), noise(10))
+    assert made.trainer.frozen_statistics == frozen
 
 
 def test_the_length_of_a_run(tiny):

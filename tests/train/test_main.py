@@ -93,6 +93,7 @@ def test_without_a_name_the_digits_are_trained():
         (["digits", "--model.overrides", "depth"], ["--model.overrides"]),
         (["digits", "--batch-size", "6"], ["batch_size=6", "multiple of 4"]),
         (["digits", "--devices", "5"], ["devices=5", "has 4"]),
+        (["digits", "--optimizer.freeze-statistics"], ["needs --optimizer.freeze"]),
         (["digits", "--schedule.kind", "steps"], ["needs --schedule.boundaries"]),
         (["digits", "--model.name", "resnet21"], ["did you mean 'resnet20'"]),
         (["digits", "--data.source", "digit"], ["did you mean 'digits'"]),

@@ -1,5 +1,7 @@
 """The steps of training: loss, average, grouping and placement, against NumPy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,6 +84,27 @@ def test_the_average_changes_nothing_else():
     plain, _ = train(make_trainer(), 3)
     averaged, _ = train(make_trainer(ema_decay=0.24), 3)
     assert_same_bits(plain, averaged.replace(ema=None))
+
+
+# --- statistics that are frozen -------------------------------------------------------
+
+
+@pytest.mark.parametrize("patterns", [("first",), ("*irst*", "conv")])
+def test_frozen_statistics_stay_and_nothing_else_changes(patterns):
+    """In training BatchNorm normalizes by the batch, so all others have the same bits.
+
+    A pattern that matches parameters alone, as of a convolution, is no mistake.
+    """
+    trainer = make_trainer()
+    frozen = dataclasses.replace(trainer, frozen_statistics=patterns)
+    plain, _ = train(trainer, 2)
+    state, _ = train(frozen, 2)
+    start = fresh(trainer).batch_stats
+    assert_same_bits(state.batch_stats["first"], start["first"])
+    for name in ("mean", "var"):
+        assert np.all(plain.batch_stats["first"][name] != start["first"][name])
+    stats = plain.batch_stats | {"first": start["first"]}
+    assert_same_bits(state, plain.replace(batch_stats=stats))
 
 
 # --- how steps are grouped, and where examples lie ------------------------------------
