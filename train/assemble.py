@@ -134,7 +134,7 @@ def begin_with(name: str, state: TrainState, num_classes: int | None) -> TrainSt
       InputError: if no weights have the name, or they belong to another network.
     """
     _, variables = shiftjax.load_pretrained(name, num_classes=num_classes)
-    own = network_variables({"params": state.params, "batch_stats": state.batch_stats})
+    own = network_variables(state.raw_variables)
     # Some networks have no statistics.
     own = {name: tree for name, tree in own.items() if tree}
     given, wanted = (jax.tree.map(jnp.shape, tree) for tree in (variables, own))

@@ -129,7 +129,8 @@ class Config:
     label_smoothing: float = option(0.0, low=0, high=1)
     """Share of the target spread evenly over the classes."""
     ema_decay: float | None = option(None, low=0, high=1)
-    """Evaluate an exponential moving average of the variables with this decay."""
+    """Evaluate an exponential moving average of the variables with this decay, and the
+    raw variables beside it."""
     model: Model = dataclasses.field(default_factory=Model)
     data: Data = dataclasses.field(default_factory=Data)
     augment: Augment = dataclasses.field(default_factory=Augment)

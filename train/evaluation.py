@@ -17,8 +17,11 @@ from train.data.examples import Examples
 from train.data.placement import FED_STEPS, host_share
 from train.data.stream import Prefetch, items, padded_order
 from train.parallel import Replicas
+from train.state import TrainState
 from train.tasks import load_split
 from train.workdir import CHECKPOINTS
+
+RAW = "_raw"  # after the name of a split: of the variables that are not averaged
 
 
 def evaluate(setup: Setup, variables: Any, examples: Examples) -> dict[str, float]:
@@ -62,6 +65,27 @@ def evaluate(setup: Setup, variables: Any, examples: Examples) -> dict[str, floa
     rows = {n: np.concatenate([part[n] for part in kept])[:seen] for n in kept[0]}
     metrics = setup.trainer.task.metrics(totals, rows, examples)
     return metrics | {"examples": seen}
+
+
+def evaluate_state(
+    setup: Setup, state: TrainState, split: str, examples: Examples
+) -> dict[str, dict[str, float]]:
+    """Evaluates a state: its variables and, if these are an average, the raw ones too.
+
+    Args:
+      setup: the parts of the run.
+      state: the state, on the devices.
+      split: the name of the split.
+      examples: its examples.
+
+    Returns:
+      Metrics as of `evaluate`, by the split in the log: "test", and "test_raw" for the
+      variables after the last step if the state has a moving average.
+    """
+    chosen = {split: state.variables}
+    if state.ema is not None:
+        chosen[f"{split}{RAW}"] = state.raw_variables
+    return {name: evaluate(setup, x, examples) for name, x in chosen.items()}
 
 
 def evaluate_run(

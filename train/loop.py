@@ -26,12 +26,12 @@ from train.config import Config
 from train.data.examples import Examples
 from train.data.placement import host_share
 from train.data.stream import Prefetch, items
-from train.evaluation import evaluate
+from train.evaluation import evaluate_state
 from train.logging import writers
 from train.logging.console import Reporter, describe_metrics
 from train.logging.profile import Profile
 from train.logging.records import MetricsWriter, plot_curves, read_metrics
-from train.logging.window import Instant, Window
+from train.logging.window import Dispatch, Instant, Window
 from train.machine import note_start
 from train.state import TrainState
 from train.steps import NEVER
@@ -75,26 +75,6 @@ def every(period: float, step: int) -> int:
     while int(multiple * period + 0.5) <= step:
         multiple += 1
     return int(multiple * period + 0.5)
-
-
-@dataclasses.dataclass
-class _Dispatch:
-    """Steps that were dispatched to the devices.
-
-    Attributes:
-      step: number of completed steps when they have ended.
-      sums: their results.
-      end: the first time at which they were seen to have ended, or None.
-    """
-
-    step: int
-    sums: Any
-    end: Instant | None = None
-
-    def note(self, now: Instant) -> None:
-        """Records the end if it has come: some backends compute within the dispatch."""
-        if self.end is None and all(x.is_ready() for x in jax.tree.leaves(self.sums)):
-            self.end = now
 
 
 class Loop:
@@ -155,7 +135,7 @@ class Loop:
         def now() -> Instant:
             return Instant(time.perf_counter(), prefetch.waited)
 
-        in_flight: collections.deque[_Dispatch] = collections.deque()
+        in_flight: collections.deque[Dispatch] = collections.deque()
         try:
             for (start, count), batch in prefetch:
                 arguments = (state, data, batch, np.int32(count))
@@ -165,7 +145,7 @@ class Loop:
                 self._profile.dispatch(start)
                 state, sums = setup.train_steps(*arguments)
                 step = start + count
-                in_flight.append(_Dispatch(step, sums))
+                in_flight.append(Dispatch(step, sums))
                 for dispatch in in_flight:
                     dispatch.note(now())
                 last = step == setup.total_steps
@@ -211,7 +191,7 @@ class Loop:
         self.setup.train_steps.lower(*arguments).compile()
         self._compiled = {"compile_seconds": time.perf_counter() - began}
 
-    def _collect(self, dispatch: "_Dispatch", now: Callable[[], Instant]) -> None:
+    def _collect(self, dispatch: Dispatch, now: Callable[[], Instant]) -> None:
         """Fetches the sums of a dispatch, and writes a line if one is due."""
         step, sums = dispatch.step, jax.device_get(dispatch.sums)
         end = dispatch.end or now()
@@ -233,7 +213,7 @@ class Loop:
             step != self.setup.total_steps
         ):
             return
-        record = self._record(step, "train", self._window.means())
+        record = _line(self.setup, step, "train", self._window.means())
         record |= self._compiled
         self._compiled = {}
         record["learning_rate"] = np.asarray(self.setup.rate(step - 1)).item()
@@ -245,13 +225,15 @@ class Loop:
         """Evaluates and saves, if due."""
         metrics: dict[str, float] = {}
         if evaluate_ and self._validation is not None:
-            metrics = evaluate(self.setup, state.variables, self._validation)
-            self._write(self._record(step, "validation", metrics))
-            self._show(state, self._validation)
+            found = evaluate_state(self.setup, state, "validation", self._validation)
+            metrics = found["validation"]
             epoch = self.setup.epoch(step)
-            self.reporter.message(
-                f"epoch {epoch:.1f}  validation {describe_metrics(metrics)}"
-            )
+            for split, means in found.items():
+                self._write(_line(self.setup, step, split, means))
+                self.reporter.message(
+                    f"epoch {epoch:.1f}  {split} {describe_metrics(means)}"
+                )
+            self._show(state, self._validation)
         if save:
             if self.writer is not None:
                 self.writer.flush()
@@ -275,10 +257,6 @@ class Loop:
     def _write(self, record: dict[str, Any]) -> None:
         if self.writer is not None:
             self.writer.write(record)
-
-    def _record(self, step: int, split: str, means: dict[str, float]) -> dict[str, Any]:
-        epoch = round(self.setup.epoch(step), 4)
-        return {"step": step, "epoch": epoch, "split": split, **means}
 
 
 def train(config: Config, reporter_console: Any = None) -> Outcome:
@@ -387,13 +365,20 @@ def _finish(
         places = ("step", "epoch", "split")
         last = recorded[-1] if recorded else {}
         return {name: x for name, x in last.items() if name not in places}
-    test = evaluate(setup, state.variables, load_split(setup.config, "test"))
-    step = setup.total_steps
-    epoch = round(setup.epoch(step), 4)
+    found = evaluate_state(setup, state, "test", load_split(setup.config, "test"))
     if writer is not None:
-        writer.write({"step": step, "epoch": epoch, "split": "test", **test})
+        for split, means in reversed(found.items()):  # the line of "test" is the last
+            writer.write(_line(setup, setup.total_steps, split, means))
         _draw(setup, workdir)
-    return test
+    return found["test"]
+
+
+def _line(
+    setup: Setup, step: int, split: str, metrics: dict[str, float]
+) -> dict[str, Any]:
+    """Returns a line of the log: the place in the run, and the metrics of a split."""
+    epoch = round(setup.epoch(step), 4)
+    return {"step": step, "epoch": epoch, "split": split, **metrics}
 
 
 def _draw(setup: Setup, workdir: files.Folder) -> None:

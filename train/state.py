@@ -38,11 +38,14 @@ class TrainState:
         return {"batch_stats": self.batch_stats, **self.others}
 
     @property
+    def raw_variables(self) -> dict[str, Any]:
+        """The variables after the last step, which are not averaged."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+    @property
     def variables(self) -> dict[str, Any]:
         """The variables to evaluate: the moving average if there is one."""
-        if self.ema is not None:
-            return self.ema
-        return {"params": self.params, "batch_stats": self.batch_stats}
+        return self.raw_variables if self.ema is None else self.ema
 
 
 def network_variables(variables: dict[str, Any]) -> dict[str, Any]:

@@ -194,7 +194,7 @@ class Trainer:
         if self.ema_decay is None:
             return state
         decay = jnp.minimum(self.ema_decay, (1 + state.step) / (10 + state.step))
-        new = {"params": state.params, "batch_stats": state.batch_stats}
+        new = state.raw_variables
         ema = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, state.ema, new)
         return dataclasses.replace(state, ema=ema)
 

@@ -29,6 +29,8 @@ from train.data.stream import items
 from train.evaluation import evaluate_run
 from train.release import load_run
 from train.state import TrainState
+from train.tasks import load_split
+from train.tasks.models import make_model
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -146,6 +148,27 @@ def test_mixing_smoothing_averaging_and_clipping_change_what_they_should(
     assert evaluate_run(config.workdir)["loss"] == pytest.approx(
         outcome.test["loss"], rel=1e-6
     )
+    both = outcome.state.raw_variables, outcome.state.ema
+    wanted = [loss_of_test(config, jax.device_get(variables)) for variables in both]
+    *_, validated, raw_validated, raw_tested, tested = lines(config.workdir)
+    found = [raw_tested["loss"], tested["loss"]]
+    assert found == pytest.approx(wanted, rel=1e-5)  # float32
+    assert [raw_tested["split"], tested["split"]] == ["test_raw", "test"]
+    assert [validated["split"], raw_validated["split"]] == [
+        "validation",
+        "validation_raw",
+    ]
+    for line, average in ((raw_tested, tested), (raw_validated, validated)):
+        assert abs(line["loss"] - average["loss"]) > 1e-3
+
+
+def loss_of_test(config: Config, variables: Any) -> float:
+    """Returns the cross-entropy of the test split, without the trainer's programs."""
+    examples = load_split(config, "test")
+    model = make_model(config, num_classes=examples.num_classes)
+    logits = jax.jit(model.apply)(variables, examples.images / 127.5 - 1)
+    chosen = np.asarray(logits)[np.arange(len(examples)), examples.labels]
+    return float((jax.scipy.special.logsumexp(logits, axis=-1) - chosen).mean())
 
 
 def test_gray_images_are_trained_on_with_one_channel(run, tiny, tmp_path):

@@ -82,7 +82,7 @@ class MetricsWriter:
             kept = [
                 (text, record)
                 for text, record in _until(self._path, last)
-                if keep_test or record["split"] != "test"
+                if keep_test or not record["split"].startswith("test")
             ]
             opened = writers.open_writers(
                 log_to, self._path.parent, [record for _, record in kept], last

@@ -6,8 +6,11 @@ is later, to the end of its last step. Windows follow each other without a gap, 
 their times add up to the time of training, without compilation and pauses.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+
+import jax
 
 
 class Instant(NamedTuple):
@@ -20,6 +23,26 @@ class Instant(NamedTuple):
 
     seconds: float
     waited: float
+
+
+@dataclasses.dataclass
+class Dispatch:
+    """Steps that were dispatched to the devices.
+
+    Attributes:
+      step: number of completed steps when they have ended.
+      sums: their results.
+      end: the first time at which they were seen to have ended, or None.
+    """
+
+    step: int
+    sums: Any
+    end: Instant | None = None
+
+    def note(self, now: Instant) -> None:
+        """Records the end if it has come: some backends compute within the dispatch."""
+        if self.end is None and all(x.is_ready() for x in jax.tree.leaves(self.sums)):
+            self.end = now
 
 
 class Window:
