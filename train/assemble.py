@@ -15,7 +15,7 @@ from train.config import Config, validate
 from train.data.examples import Examples
 from train.data.placement import FED_STEPS, is_resident, on_devices
 from train.data.stream import Order
-from train.optimizer import learning_rate, make_optimizer
+from train.optimizer import check_boundaries, learning_rate, make_optimizer
 from train.parallel import Replicas
 from train.state import TrainState, create_state, network_variables
 from train.steps import Trainer, check_share
@@ -102,7 +102,8 @@ def set_up(config: Config, train_set: Examples | None = None) -> Setup:
     validate(config)
     kind = tasks.find_task(config.task)
     replicas = Replicas.local(config.devices, config.backend)
-    if train_set is None:
+    if train_set is None:  # a run to train
+        check_boundaries(config.schedule)
         check_share(config, replicas.per_device(config.batch_size))
         train_set = load_split(config, config.data.train_on)
         if config.batch_size > len(train_set):

@@ -3,6 +3,7 @@
 import collections
 import fnmatch
 import functools
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from optax import contrib
 
-from shiftjax.errors import unknown_name
+from shiftjax.errors import InputError, unknown_name
 from shiftjax.family import OFFSETS
 from train.optimizer_options import Optimizer, Schedule
 from train.state import CLASSIFIER
@@ -56,6 +57,21 @@ def learning_rate(
         return body
     rise = optax.linear_schedule(0.0, peak, warmup)
     return optax.join_schedules([rise, body], [warmup])
+
+
+def check_boundaries(schedule: Schedule) -> None:
+    """Checks that the learning rate falls after the warm-up only.
+
+    Raises:
+      InputError: if a boundary is within the warm-up: the rate would miss its peak.
+    """
+    first = min(schedule.boundaries, default=math.inf)
+    if schedule.kind == "steps" and first < schedule.warmup_epochs:
+        raise InputError(
+            f"--schedule.boundaries {first}: it is within the warm-up of "
+            f"{schedule.warmup_epochs} epochs (--schedule.warmup-epochs), after which "
+            "the rate can fall first"
+        )
 
 
 def make_optimizer(

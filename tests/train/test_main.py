@@ -76,6 +76,9 @@ def test_without_a_name_the_digits_are_trained():
 # --- mistakes -----------------------------------------------------------------------
 
 
+STEPS = ("--schedule.kind", "steps", "--schedule.boundaries")
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
@@ -95,6 +98,10 @@ def test_without_a_name_the_digits_are_trained():
         (["digits", "--devices", "5"], ["devices=5", "has 4"]),
         (["digits", "--optimizer.freeze-statistics"], ["needs --optimizer.freeze"]),
         (["digits", "--schedule.kind", "steps"], ["needs --schedule.boundaries"]),
+        (
+            ["digits", *STEPS, "1.5", "8", "--schedule.warmup-epochs", "2"],
+            ["--schedule.boundaries 1.5: it is within the warm-up of 2.0 epochs"],
+        ),
         (["digits", "--model.name", "resnet21"], ["did you mean 'resnet20'"]),
         (["digits", "--data.source", "digit"], ["did you mean 'digits'"]),
         (["digits", "--data.source", "folder:no/such"], ["no/such"]),

@@ -11,8 +11,9 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
+from shiftjax.errors import InputError
 from train.config import Optimizer, Schedule
-from train.optimizer import learning_rate, make_optimizer
+from train.optimizer import check_boundaries, learning_rate, make_optimizer
 
 # --- the update ---------------------------------------------------------------------
 
@@ -256,6 +257,13 @@ def test_boundaries_count_from_the_start_also_after_a_warmup():
     schedule = Schedule("steps", 0.4, 1.0, boundaries=(2, 3.5), factor=0.5)
     points = {0: 0, 5: 0.2, 10: 0.4, 19: 0.4, 20: 0.2, 34: 0.2, 35: 0.1, 49: 0.1}
     check(schedule, 50, 10.0, points)
+
+
+def test_a_boundary_may_be_at_the_end_of_the_warmup_and_not_before():
+    check_boundaries(Schedule("steps", 0.4, 1.0, boundaries=(2.0, 1.0)))
+    check_boundaries(Schedule("cosine", 0.4, 1.0, boundaries=(0.5,)))  # not used
+    with pytest.raises(InputError, match=r"boundaries 0\.5: it is within the warm-up"):
+        check_boundaries(Schedule("steps", 0.4, 1.0, boundaries=(2.0, 0.5)))
 
 
 def test_the_rate_falls_at_each_boundary_also_where_two_are_one_step():
