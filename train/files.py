@@ -5,9 +5,14 @@ written whole or not at all. A local file is written under another name first.
 """
 
 import errno
+import functools
 import importlib.util
+import json
+import logging
 import os
 import time
+from collections.abc import Iterator
+from typing import Any
 
 from etils import epath
 
@@ -18,6 +23,8 @@ STORES = {"gs": "gcsfs"}
 REWRITE_SECONDS = 30  # between two writes of an object whose lines become more
 
 Folder = epath.Path
+
+_LOG = logging.getLogger(__name__)
 
 
 def folder(path: str | os.PathLike[str]) -> Folder:
@@ -68,6 +75,52 @@ def write(path: Folder, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(partial, path)
+
+
+def json_lines(path: Folder, *fields: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Reads the lines of a file, each a JSON object with a step and other fields.
+
+    Each other line is skipped, with a warning that is logged once. An incomplete last
+    line is skipped without.
+
+    Args:
+      path: the file.
+      *fields: names that each object has beside "step".
+
+    Yields:
+      The text of a line, and its object.
+
+    Raises:
+      OSError: if it cannot be read.
+    """
+    texts = path.read_bytes().decode(errors="replace").rstrip("\n").split("\n")
+    for number, text in enumerate(texts, 1):
+        found = _parse(text, fields)
+        if found is not None:
+            yield text, found
+        elif number < len(texts):
+            _warn(f"{path}", number, " and ".join(f"a {x}" for x in ("step", *fields)))
+
+
+def _parse(text: str, fields: tuple[str, ...]) -> dict[str, Any] | None:
+    """Returns the object in a line; None if it is broken."""
+    try:
+        found = json.loads(text)
+        found["step"] = int(found["step"])
+        return found if found.keys() >= set(fields) else None
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+@functools.cache  # once for each line
+def _warn(path: str, number: int, fields: str) -> None:
+    """Logs that a line is skipped."""
+    _LOG.warning(
+        "line %d of %s is skipped: it is not a JSON object with %s",
+        number,
+        path,
+        fields,
+    )
 
 
 class Lines:

@@ -98,8 +98,9 @@ def note_start(workdir: files.Folder, step: int, devices: Sequence[Any]) -> None
 def starts(workdir: files.Folder) -> list[dict[str, Any]]:
     """Returns the starts of a run, oldest first; empty for runs without a file."""
     path = workdir / STARTS
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines]
+    if not path.exists():
+        return []
+    return [start for _, start in files.json_lines(path)]
 
 
 def hardware(workdir: files.Folder) -> list[str]:

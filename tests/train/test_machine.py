@@ -49,6 +49,22 @@ def test_starts_are_noted_and_told(tmp_path):
     assert [json.loads(line)["step"] for line in lines] == [0, 1, 2, 3]
 
 
+def test_a_broken_start_is_skipped_with_a_warning(tmp_path, caplog):
+    devices = [types.SimpleNamespace(device_kind="cpu")]
+    machine.note_start(tmp_path, 0, devices)
+    with (tmp_path / machine.STARTS).open("a") as file:
+        file.write('{"step": 3, "dev\n')
+    machine.note_start(tmp_path, 7, devices)
+    assert [start["step"] for start in machine.starts(tmp_path)] == [0, 7]
+    assert not caplog.messages  # it was the last line, as of a process that was killed
+    path = tmp_path / machine.STARTS
+    path.write_text("\0\n" + path.read_text())
+    assert [start["step"] for start in machine.starts(tmp_path)] == [0, 7]
+    assert caplog.messages == [
+        f"line 1 of {path} is skipped: it is not a JSON object with a step"
+    ]
+
+
 def test_a_process_runs_until_it_has_ended():
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=PIPE) as process:
         assert machine.is_running(process.pid)

@@ -53,8 +53,7 @@ class MetricsWriter:
       log_to: names of other writers, of the table `train.logging.writers.WRITERS`.
 
     Raises:
-      InputError: if the files cannot be written, an existing line is not JSON, or
-        another writer cannot start.
+      InputError: if the files cannot be written, or another writer cannot start.
 
     Example:
       >>> import tempfile
@@ -156,11 +155,12 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[Record]:
       workdir: the directory of the run.
 
     Returns:
-      The lines, oldest first, without an incomplete last line.
+      The lines, oldest first. A line that is not a JSON object with a step and a split
+      is skipped with a warning, an incomplete last line without.
 
     Raises:
       MissingFileError: if the run has no metrics.
-      InputError: if any other line is not a JSON object with a step.
+      InputError: if they cannot be read.
     """
     path = files.folder(workdir) / METRICS_FILE
     try:
@@ -233,18 +233,8 @@ def _with_nan(line: Mapping[str, Value]) -> Record:
 
 
 def _lines(path: files.Folder) -> Iterator[tuple[str, Record]]:
-    """Reads each line as text and as record, without an incomplete last line."""
-    texts = path.read_bytes().decode(errors="replace").rstrip("\n").split("\n")
-    for number, text in enumerate(texts, 1):
-        try:
-            record = json.loads(text)
-            record["step"] = int(record["step"])
-        except (KeyError, TypeError, ValueError) as error:
-            if number == len(texts):
-                return
-            raise InputError(
-                f"line {number} of {path} is not a JSON object with a step: remove it"
-            ) from error
+    """Reads each line as text and as record; see `train.files.json_lines`."""
+    for text, record in files.json_lines(path, "split"):
         yield text, _with_nan(record)
 
 

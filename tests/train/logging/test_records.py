@@ -83,14 +83,32 @@ def test_a_half_written_last_line_is_dropped(tmp_path, end):
     assert steps_of(tmp_path) == [1, 2, 3]
 
 
-def test_a_broken_line_within_is_an_error(tmp_path):
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b'{"step": 2, "spl{"step": 3}',
+        b"\0\xff\xfe",
+        b"",
+        b"[2]",
+        b'{"step": 2}',
+        b'{"step": Infinity, "split": "train"}',
+    ],
+    ids=["cut", "garbled", "empty", "list", "no split", "no number"],
+)
+def test_a_broken_line_is_skipped_with_one_warning(tmp_path, caplog, broken):
+    """And the run goes on without it."""
     write_steps(tmp_path, [1, 2, 3], log_to=())
     path = tmp_path / "metrics.jsonl"
-    path.write_text(path.read_text().replace('"step": 2', '"step" 2'))
-    with pytest.raises(InputError, match=r"line 2 of .*metrics\.jsonl"):
-        read_metrics(tmp_path)
-    with pytest.raises(InputError, match=r"line 2 of .*metrics\.jsonl"):
-        MetricsWriter(tmp_path, resume_step=3)
+    one, _, three = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([one, broken, three, b""]))
+    assert steps_of(tmp_path) == steps_of(tmp_path) == [1, 3]
+    (warning,) = caplog.messages
+    assert warning.startswith(f"line 2 of {path} is skipped: ")
+    write_steps(tmp_path, [4], 3, log_to=())
+    first, second, _ = path.read_bytes().splitlines()
+    assert (first, second) == (one, three)
+    assert steps_of(tmp_path) == [1, 3, 4]
+    assert len(caplog.messages) == 1
 
 
 def test_dropping_lines_is_all_or_nothing(tmp_path, monkeypatch):
