@@ -10,6 +10,7 @@ import importlib.util
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -31,7 +32,8 @@ def folder(path: str | os.PathLike[str]) -> Folder:
     """Returns the path of a folder, local or in a store.
 
     Raises:
-      InputError: if no such store is known, or the package for it is not installed.
+      InputError: if no such store is known, the package for it is not installed, or a
+        local path has another name for Python than for the libraries in C++.
 
     Example:
       >>> folder("runs/digits") / "config.json"
@@ -47,7 +49,20 @@ def folder(path: str | os.PathLike[str]) -> Folder:
         raise InputError(
             f"{path} needs the package {STORES[scheme]}: pip install {STORES[scheme]}"
         )
+    if not mark and not _is_utf8(os.fspath(path)):
+        raise InputError(
+            f"{str(path)!a} cannot be named here, where file names are encoded as "
+            f"{sys.getfilesystemencoding()}: set LC_ALL=C.UTF-8, or use ASCII letters"
+        )
     return epath.Path(path)
+
+
+def _is_utf8(path: str) -> bool:
+    """Returns True if Python encodes a path as UTF-8, as Orbax's libraries do."""
+    try:
+        return os.fsencode(path) == path.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def in_store(path: str | os.PathLike[str]) -> bool:

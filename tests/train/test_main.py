@@ -1,6 +1,7 @@
 """The program: its help, its commands, and one line for each mistake of a user's."""
 
 import dataclasses
+import os
 import re
 import shutil
 import sys
@@ -149,6 +150,26 @@ def test_a_workdir_that_cannot_be_written_is_named(place, capsys, tmp_path):
     line = mistake(capsys, "digits", *TINY, "--workdir", workdir)
     assert f"--workdir {workdir} cannot be written" in line
     assert path.read_text() == "text"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_workdir_that_the_locale_cannot_name_is_refused_at_once(
+    encoding, capsys, tmp_path, monkeypatch
+):
+    """By Latin-1 it would have a name for Python, and another one for Orbax."""
+    monkeypatch.setattr(os, "fsencode", lambda path: str(path).encode(encoding))
+    monkeypatch.setattr(sys, "getfilesystemencoding", lambda: encoding)
+    for word in ("digits", "evaluate", "resume"):
+        line = mistake(capsys, word, "--workdir", tmp_path / "café")
+        assert "caf\\xe9' cannot be named here" in line
+        assert f"encoded as {encoding}: set LC_ALL=C.UTF-8, or use ASCII" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_workdir_whose_name_is_no_utf8_is_refused_at_once(capsys, tmp_path):
+    workdir = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    line = mistake(capsys, "digits", "--workdir", workdir)
+    assert r"caf\udce9' cannot be named here" in line
 
 
 def test_the_workdir_of_another_run_is_refused(capsys, finished, command_line):
