@@ -5,12 +5,14 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from shiftjax import list_models
 from shiftjax.cli import main
 from train.__main__ import parse
+from train.data.sources import load_source
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
@@ -85,6 +87,15 @@ def test_a_notebook_runs(path):
         assert namespace["accuracy"](namespace["head"]) > 0.9
         assert namespace["tuned_accuracy"] > 0.9
         assert namespace["model"].num_classes == 2
+        tested = np.rint((np.asarray(namespace["test_images"]) + 1) * 127.5)
+        assert len(tested) == 360
+        seen = load_source("digits", "train+validation", image_size=32).images
+        assert not rows(tested.astype(np.uint8)) & rows(seen)
+
+
+def rows(images: np.ndarray) -> set[bytes]:
+    """Returns the set of the images of an array."""
+    return {image.tobytes() for image in images}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
