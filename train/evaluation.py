@@ -1,6 +1,7 @@
 """Evaluation of a network, a run or released weights on every example of a set."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -123,7 +124,7 @@ def evaluate_run(
         return examples, set_up(dataclasses.replace(config, devices=devices), examples)
 
     examples, setup = hosts.all_do(assemble)
-    restored = hosts.all_do(lambda: _restore(workdir, setup, step))
+    restored = hosts.all_do(lambda: read_checkpoint(workdir, setup, step))
     found = coordination.exchange(str(restored.step))
     if len(set(found)) > 1:
         raise InputError(
@@ -136,14 +137,24 @@ def evaluate_run(
     return evaluate(setup, variables, examples) | {"step": restored.step}
 
 
-def _restore(workdir: str, setup: Setup, step: int | None) -> Restored:
-    """Reads a checkpoint of a run.
+def read_checkpoint(
+    workdir: str | os.PathLike[str], setup: Setup, step: int | None = None
+) -> Restored:
+    """Reads a checkpoint of a run, and writes nothing.
+
+    Args:
+      workdir: directory of the run.
+      setup: the parts of the run.
+      step: the step of the checkpoint; None for the newest.
 
     Raises:
       InputError: if there is none.
     """
-    with Checkpoints(files.folder(workdir) / CHECKPOINTS) as checkpoints:
-        restored = checkpoints.restore(jax.eval_shape(setup.initial_state), step=step)
+    folder, restored = files.folder(workdir) / CHECKPOINTS, None
+    if files.in_store(folder) or folder.exists():  # else it would be made
+        with Checkpoints(folder) as checkpoints:
+            template = jax.eval_shape(setup.initial_state)
+            restored = checkpoints.restore(template, step=step)
     if restored is None:
         raise InputError(f"{workdir} holds no checkpoint yet")
     return restored

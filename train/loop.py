@@ -30,7 +30,7 @@ from train.evaluation import evaluate_state
 from train.logging import writers
 from train.logging.console import Reporter, describe_metrics
 from train.logging.profile import Profile
-from train.logging.records import MetricsWriter, plot_curves, read_metrics
+from train.logging.records import MetricsWriter, plot_curves, read_test
 from train.logging.window import Dispatch, Instant, Window
 from train.machine import note_start
 from train.state import TrainState
@@ -278,7 +278,7 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
     setup = _set_up(config)
     workdir = files.folder(config.workdir)
     with contextlib.ExitStack() as stack:
-        hosts.first_does(lambda: stack.enter_context(open_workdir(config)))
+        lock = hosts.first_does(lambda: stack.enter_context(open_workdir(config)))
         hosts.check_shared(workdir)
         checkpoints = stack.enter_context(
             Checkpoints(
@@ -293,7 +293,9 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
         state, sums, messages = _start(setup, checkpoints)
         step = int(state.step)
 
-        def open_log() -> MetricsWriter:
+        def open_log() -> MetricsWriter | None:
+            if lock is None:  # a finished run, in a folder that cannot be written
+                return None
             note_start(workdir, step, setup.replicas.devices)
             return stack.enter_context(
                 MetricsWriter(
@@ -357,14 +359,12 @@ def _finish(
     setup: Setup, state: TrainState, writer: MetricsWriter | None, workdir: files.Folder
 ) -> dict[str, float]:
     """Evaluates on the test split, unless recorded already, and draws the curves."""
-    records = read_metrics(workdir) if hosts.is_first() else []
-    recorded = [r for r in records if r["split"] == "test"]
+    recorded = (read_test(workdir) if hosts.is_first() else None) or {}
     if hosts.agreed(bool(recorded)):
-        if recorded and not (workdir / CURVES).exists():
+        if writer is not None and not (workdir / CURVES).exists():
             _draw(setup, workdir)
         places = ("step", "epoch", "split")
-        last = recorded[-1] if recorded else {}
-        return {name: x for name, x in last.items() if name not in places}
+        return {name: x for name, x in recorded.items() if name not in places}
     found = evaluate_state(setup, state, "test", load_split(setup.config, "test"))
     if writer is not None:
         for split, means in reversed(found.items()):  # the line of "test" is the last

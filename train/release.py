@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from shiftjax.apps.verify import sample_logits
 from shiftjax.errors import InputError
 from shiftjax.releases import manifest
@@ -20,15 +18,14 @@ from shiftjax.weights import SUFFIX, Card, Pretrained, digest, open_pretrained, 
 from train import config as config_file
 from train import experiments, files
 from train.assemble import set_up
-from train.checkpointing import Checkpoints
 from train.config import Config
+from train.evaluation import read_checkpoint
 from train.logging import metric_names
-from train.logging.records import METRICS_FILE, read_metrics
+from train.logging.records import METRICS_FILE, read_metrics, read_test
 from train.machine import hardware, trained_by
 from train.state import network_variables
 from train.tasks import card_fields, load_split
 from train.tasks.models import make_model
-from train.workdir import CHECKPOINTS
 
 LOGS = "logs"
 LOCK = ".lock"  # one process at a time adds releases to a folder
@@ -50,10 +47,7 @@ def load_run(workdir: str | os.PathLike[str], step: int | None = None) -> Pretra
     config = config_file.load_config(workdir)
     examples = load_split(config, "test")
     setup = set_up(config, examples)
-    with Checkpoints(files.folder(workdir) / CHECKPOINTS) as checkpoints:
-        restored = checkpoints.restore(jax.eval_shape(setup.initial_state), step=step)
-    if restored is None:
-        raise InputError(f"{workdir} holds no checkpoint yet")
+    restored = read_checkpoint(workdir, setup, step)
     classes = setup.trainer.task.class_names(examples)
     given = {"num_classes": len(classes)} if classes else {}
     config = config_file.published(config)
@@ -228,9 +222,8 @@ def _run(
     folder: files.Folder, config: Config, out: Path, name: str, examples: int
 ) -> manifest.Run:
     """Describes a finished run, and copies its log."""
-    records = read_metrics(folder)
-    tests = [r for r in records if r["split"] == "test"]
-    if not tests:
+    records, test = read_metrics(folder), read_test(folder)
+    if test is None:
         raise InputError(
             f"{folder} is not finished: continue it with `python -m train resume "
             f"--workdir {folder}`"
@@ -241,7 +234,7 @@ def _run(
     validation = [r for r in records if r["split"] == "validation"]
     return manifest.Run(
         seed=config.seed,
-        test=_means(tests[-1]),
+        test=_means(test),
         validation=_means(validation[-1]) if validation else {},
         epochs=config.epochs,
         hours=round(_hours(records, examples), 2),

@@ -13,6 +13,7 @@ from shiftjax.errors import InputError
 from train import config as config_file
 from train import files, store_lock
 from train.config import Config
+from train.logging.records import read_test
 from train.machine import is_running
 
 LOCK = ".lock"
@@ -29,7 +30,8 @@ def open_workdir(config: Config) -> contextlib.AbstractContextManager[Any]:
       config: the run's configuration, which is written to the folder.
 
     Returns:
-      A context in which the folder is locked.
+      A context in which the folder is locked. Its value is the lock, or None if the
+      folder cannot be written and holds the finished run, which can still be read.
 
     Raises:
       InputError: if it holds another run, is in use or cannot be written.
@@ -47,6 +49,8 @@ def open_workdir(config: Config) -> contextlib.AbstractContextManager[Any]:
     except Exception as error:
         if not (isinstance(error, OSError) or files.in_store(workdir)):
             raise
+        if _is_finished(workdir, config):
+            return contextlib.nullcontext()
         reason = str(error).partition("\n")[0]
         raise InputError(f"--workdir {workdir} cannot be written: {reason}") from error
     return _lock(workdir)
@@ -108,6 +112,13 @@ def _check_same(old: Config, new: Config) -> None:
             f"{new.workdir} holds another run: {'; '.join(changed)}. Give the same "
             "options to resume it, or another --workdir"
         )
+
+
+def _is_finished(workdir: files.Folder, config: Config) -> bool:
+    """Returns True if a folder holds a finished run of this length."""
+    if not (workdir / config_file.FILE).exists() or read_test(workdir) is None:
+        return False
+    return config_file.load_config(workdir).epochs == config.epochs
 
 
 def _lock(workdir: files.Folder) -> IO[str]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import io
 import itertools
@@ -206,6 +207,30 @@ def finished(tmp_path_factory, run) -> Finished:
         patch.setattr(loop, "load_split", load_split)
         outcome, text = run(config)
     return Finished(config, outcome, text, splits)
+
+
+@pytest.fixture
+def read_only():
+    """Returns a function that makes a folder read-only for the rest of the test.
+
+    Python's calls that would write into it fail as on a read-only file system, also for
+    root, whom permissions do not stop.
+    """
+    folders: list[Path] = []
+    names = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate"}
+
+    def refuse(event: str, arguments: tuple) -> None:
+        if not folders or not (event == "open" or event in names):
+            return
+        path, *_, flags = arguments
+        if event == "open" and not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            return
+        if isinstance(path, str) and Path(path).is_relative_to(folders[0]):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+
+    sys.addaudithook(refuse)  # which stays, without effect after the test
+    yield folders.append
+    folders.clear()
 
 
 @pytest.fixture

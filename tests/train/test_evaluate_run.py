@@ -47,3 +47,4 @@ def test_what_cannot_be_evaluated_is_named(finished, tmp_path, tiny):
     config_file.save_config(tiny(tmp_path), tmp_path)
     with pytest.raises(InputError, match="holds no checkpoint yet"):
         evaluate_run(str(tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]

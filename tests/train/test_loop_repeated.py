@@ -19,6 +19,8 @@ from tests.train.runs import (
 from train import config as config_file
 from train import loop
 from train.config import Augment, Config, Model, Schedule
+from train.evaluation import evaluate_run
+from train.release import load_run
 from train.workdir import open_workdir
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -45,6 +47,37 @@ def test_a_finished_run_given_again_reports_the_same_and_does_nothing(
     assert saved_steps(config.workdir) == saved_steps(finished.config.workdir)
     assert "at step 20" in text
     assert (tmp_path / "run" / "curves.png").exists()  # they can be made again
+
+
+def test_a_finished_run_in_a_read_only_folder_is_shown_and_evaluated(
+    finished, run, tmp_path, read_only
+):
+    config = copy_of(finished, tmp_path / "run")
+    workdir = Path(config.workdir)
+    (workdir / "curves.png").unlink()  # they are not drawn again
+    before = {p: p.stat().st_mtime_ns for p in (workdir, *workdir.rglob("*"))}
+    read_only(workdir)
+    outcome, _ = run(config)
+    assert outcome.finished
+    assert outcome.test == finished.outcome.test
+    evaluated = evaluate_run(config.workdir)
+    assert evaluated["top1"] == outcome.test["top1"]
+    assert load_run(config.workdir).card.seed == config.seed
+    assert before == {p: p.stat().st_mtime_ns for p in (workdir, *workdir.rglob("*"))}
+
+
+def test_a_run_that_is_not_finished_needs_a_folder_to_write(
+    finished, tmp_path, read_only
+):
+    config = copy_of(finished, tmp_path / "run")
+    path = tmp_path / "run" / "metrics.jsonl"
+    *others, _ = path.read_text().splitlines()
+    path.write_text("\n".join([*others, ""]))
+    read_only(tmp_path / "run")
+    with pytest.raises(
+        InputError, match=r"--workdir .* cannot be written: .*Read-only"
+    ):
+        open_workdir(config)
 
 
 def test_all_that_was_recorded_of_the_test_split_is_reported_again(

@@ -7,9 +7,8 @@ import numpy as np
 
 from shiftjax.errors import InputError
 from train import config as config_file
-from train import files
 from train.config import Config
-from train.logging.records import read_metrics
+from train.logging.records import read_test
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,11 +75,10 @@ def _without_fold(config: Config) -> Config:
 
 def _accuracy(workdir: str) -> float:
     """Returns the accuracy of a run's test."""
-    records = read_metrics(files.folder(workdir))
-    tests = [record for record in records if record["split"] == "test"]
-    if not tests:
+    test = read_test(workdir)
+    if test is None:
         raise InputError(
             f"{workdir} is not finished: continue it with `python -m train resume "
             f"--workdir {workdir}`"
         )
-    return tests[-1]["accuracy"]
+    return test["accuracy"]

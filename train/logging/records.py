@@ -171,6 +171,24 @@ def read_metrics(workdir: str | os.PathLike[str]) -> list[Record]:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
+def read_test(workdir: str | os.PathLike[str]) -> Record | None:
+    """Reads the test's line of a run.
+
+    Args:
+      workdir: the directory of the run.
+
+    Returns:
+      The line, or None if the run is not finished.
+
+    Raises:
+      InputError: if the metrics cannot be read.
+    """
+    if not (files.folder(workdir) / METRICS_FILE).exists():
+        return None
+    tests = [line for line in read_metrics(workdir) if line["split"] == "test"]
+    return tests[-1] if tests else None
+
+
 def plot_curves(
     workdir: str | os.PathLike[str],
     path: str | os.PathLike[str],
