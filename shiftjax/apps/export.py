@@ -121,6 +121,8 @@ def to_onnx(pretrained: Pretrained, *, uint8: bool = False) -> bytes:
     shape = ("B", *pretrained.card.image_shape())
     function = in_common_primitives(inference_function(pretrained, uint8=uint8))
     model: Any = to_onnx(function, [jax.ShapeDtypeStruct(shape, dtype)])
+    # Those of jax2onnx 0.17 are wrong after a transposition; runtimes infer their own.
+    del model.graph.value_info[:]
     return model.SerializeToString()
 
 
@@ -197,5 +199,9 @@ def export(pretrained: Pretrained, path: str | Path, *, uint8: bool = False) -> 
 def _needed(package: str) -> None:
     """Raises InputError if a package is missing."""
     if importlib.util.find_spec(package) is None:
-        extra = {"flatbuffers": "export", "jax2onnx": "onnx"}[package]
-        raise InputError(f"{package} is not installed: pip install 'shiftjax[{extra}]'")
+        extras = {
+            "flatbuffers": "pip install 'shiftjax[export]'",
+            "jax2onnx": "pip install 'shiftjax[onnx]' in an environment of its own, as "
+            "it needs an older Orbax than shiftjax[train]",
+        }
+        raise InputError(f"{package} is not installed: {extras[package]}")

@@ -62,11 +62,14 @@ def test_in_common_primitives(pretrained, rng):
 
 
 @pytest.mark.parametrize("raw", [False, True])
-def test_onnx(pretrained, rng, raw):
+def test_onnx(pretrained, rng, raw, capfd):
     pytest.importorskip("jax2onnx", reason="it does not go with the trainer's Orbax")
     runtime = pytest.importorskip("onnxruntime", reason="comes with jax2onnx")
+    checker = pytest.importorskip("onnx", reason="comes with jax2onnx").checker
     data = export.to_onnx(pretrained, uint8=raw)
+    checker.check_model(data, full_check=True)
     session = runtime.InferenceSession(data)
+    assert "[W:" not in capfd.readouterr().err  # no warning of the runtime
     (name,) = [x.name for x in session.get_inputs()]
     for count in BATCHES:
         images = pictures(rng, count)
