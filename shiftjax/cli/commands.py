@@ -225,13 +225,14 @@ class Convert:
     output: Output
     """File to write, which ends in .safetensors."""
     class_names: tuple[str, ...] = ()
-    """Names of the classes in order; by default 0, 1, 2, ..., and for 1000 classes from
-    Caffe those of ImageNet if torchvision is installed, which has them."""
+    """Names of the classes in order; by default 0, 1, 2, ..., and for 1000 classes
+    those of ImageNet if torchvision is installed, which has them."""
     image_size: Pixels = None
-    """Height and width of the images in pixels; by default 32, and 224 from Caffe."""
+    """Height and width of the images in pixels; by default 32, and 224 from Caffe and
+    for resnet50."""
     resize: Pixels = None
     """Short side of the images before their center is cropped; by default the image
-    size, and 256 from Caffe."""
+    size, and 256 from Caffe and for resnet50."""
     mean: tuple[float, ...] | None = None
     """Mean of each channel, subtracted from values in 0 .. 1; by default that of the
     authors' training."""
@@ -248,11 +249,12 @@ class Convert:
         if self.checkpoint.endswith(caffe_files.SUFFIXES):
             variables = caffe.from_caffe(self.checkpoint, self.model)
             fields = dict(caffe.PREPARATION)
-            names = names or caffe.imagenet_classes()
         else:
             variables = state_dicts.from_torch(self.checkpoint, self.model)
-            fields = dict(state_dicts.PREPARATION)
+            fields = state_dicts.preparation(self.model)
         classes = len(variables["params"]["head"]["bias"])
+        if not names and classes == 1000:
+            names = caffe.imagenet_classes()
         if not self.class_names and len(names) != classes:
             names = tuple(map(str, range(classes)))
         for name in ("image_size", "resize", "mean", "std"):

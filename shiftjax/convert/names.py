@@ -1,7 +1,7 @@
-"""Names and layouts of the weights of the paper's authors, with ours.
+"""Names and layouts of PyTorch weights, with ours.
 
-Their networks (https://github.com/alvinwan/shiftresnet-cifar) are those of
-`shiftjax.models.resnet`:
+The networks of the paper's authors (https://github.com/alvinwan/shiftresnet-cifar) are
+those of `shiftjax.models.resnet`:
 
     theirs                             ours
     conv1, bn1                         stem/conv, stem/norm
@@ -12,11 +12,15 @@ Their networks (https://github.com/alvinwan/shiftresnet-cifar) are those of
     weight, bias of BatchNorm          scale, bias
     running_mean, running_var          mean, var
 
-Their shift is *interleaved*: of C channels and K x K displacements, channel c moves by
-displacement c mod K^2, and the last C mod K^2 channels do not move. Our shift moves
-contiguous groups of channels, as the paper describes it. Both are the same network with
-these channels in another order. The order concerns the outputs of the convolution
-before the shift with their BatchNorm, and the inputs of the convolution after it.
+torchvision's ResNet-50 has the names "downsample" for the shortcut and "fc" for the
+head, and counts its stages alike.
+
+The shift of the paper's authors is *interleaved*: of C channels and K x K
+displacements, channel c moves by displacement c mod K^2, and the last C mod K^2
+channels do not move. Our shift moves contiguous groups of channels, as the paper
+describes it. Both are the same network with these channels in another order. The order
+concerns the outputs of the convolution before the shift with their BatchNorm, and the
+inputs of the convolution after it.
 """
 
 import dataclasses
@@ -29,20 +33,33 @@ import numpy as np
 from flax import traverse_util
 
 from shiftjax.errors import InputError
-from shiftjax.models.resnet import CifarResNet, DepthwiseResNet, ResNet, ShiftResNet
+from shiftjax.models.bottleneck import BottleneckResNet
+from shiftjax.models.network import Network
+from shiftjax.models.resnet import DepthwiseResNet, ResNet, ShiftResNet
 from shiftjax.registry import create_model
 
-# The units of a block by our name, with the authors' convolution and BatchNorm.
-UNITS: dict[type[CifarResNet], dict[str, tuple[str, str]]] = {
-    ResNet: {"first": ("conv1", "bn1"), "second": ("conv2", "bn2")},
+# The units of a block by our name, with PyTorch's convolution and BatchNorm.
+SHORTCUT = {"shortcut": ("shortcut.0", "shortcut.1")}
+UNITS: dict[type[Network], dict[str, tuple[str, str]]] = {
+    ResNet: {"first": ("conv1", "bn1"), "second": ("conv2", "bn2"), **SHORTCUT},
     DepthwiseResNet: {
         "expand": ("conv1", "bn1"),
         "depthwise": ("depth", "bn2"),
         "project": ("conv3", "bn3"),
+        **SHORTCUT,
     },
-    ShiftResNet: {"expand": ("conv1", "bn1"), "project": ("conv2", "bn2")},
+    ShiftResNet: {
+        "expand": ("conv1", "bn1"),
+        "project": ("conv2", "bn2"),
+        **SHORTCUT,
+    },
+    BottleneckResNet: {
+        "reduce": ("conv1", "bn1"),
+        "conv3x3": ("conv2", "bn2"),
+        "grow": ("conv3", "bn3"),
+        "shortcut": ("downsample.0", "downsample.1"),
+    },
 }
-SHORTCUT = {"shortcut": ("shortcut.0", "shortcut.1")}
 LEAVES = {
     "kernel": "weight",
     "scale": "weight",
@@ -115,7 +132,7 @@ def entries(name: str, channels: int = 3, **options: Any) -> list[ConvertedArray
     """Lists the arrays of a network.
 
     Args:
-      name: a CIFAR network of `shiftjax.list_models()`.
+      name: a CIFAR network of `shiftjax.list_models()`, or "resnet50".
       channels: number of channels of its images.
       **options: attributes of the network, as for `shiftjax.create_model`.
 
@@ -124,7 +141,7 @@ def entries(name: str, channels: int = 3, **options: Any) -> list[ConvertedArray
       authors' state dict.
 
     Raises:
-      InputError: if it is not one of the authors' networks.
+      InputError: if it is none of these networks.
       UnknownNameError: if there is no such network or option.
 
     Example:
@@ -136,10 +153,10 @@ def entries(name: str, channels: int = 3, **options: Any) -> list[ConvertedArray
     """
     model = create_model(name, **options)
     units = [units for kind, units in UNITS.items() if isinstance(model, kind)]
-    if not isinstance(model, CifarResNet) or not units:
+    if not units or (isinstance(model, BottleneckResNet) and model.expansion):
         raise InputError(
             f"{name} cannot be converted: it is not a CIFAR network of the paper's "
-            "authors, resnet*, depthwise_resnet* or shiftresnet*"
+            "authors, resnet*, depthwise_resnet* or shiftresnet*, nor resnet50"
         )
     image = 1, 32, 32, channels
     leaves: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(
@@ -147,7 +164,7 @@ def entries(name: str, channels: int = 3, **options: Any) -> list[ConvertedArray
     )
     found = [
         _converted_array(f"{theirs}.{their_leaf}", path, leaves[path], model)
-        for theirs, ours in _modules(units[0] | SHORTCUT, leaves)
+        for theirs, ours in _modules(units[0], head_name(model), leaves)
         for leaf, their_leaf in LEAVES.items()
         for collection in ("params", "batch_stats")
         if (path := (collection, *ours, leaf)) in leaves
@@ -156,10 +173,17 @@ def entries(name: str, channels: int = 3, **options: Any) -> list[ConvertedArray
     return found
 
 
+def head_name(model: Any) -> str:
+    """Returns PyTorch's name of the layer that maps features to logits."""
+    return "fc" if isinstance(model, BottleneckResNet) else "linear"
+
+
 def _modules(
-    units: Mapping[str, tuple[str, str]], leaves: Mapping[tuple[str, ...], Any]
+    units: Mapping[str, tuple[str, str]],
+    head: str,
+    leaves: Mapping[tuple[str, ...], Any],
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Yields the authors' name and our path of each module with arrays."""
+    """Yields PyTorch's name and our path of each module with arrays."""
     yield "conv1", ("stem", "conv")
     yield "bn1", ("stem", "norm")
     parts = {path[1:3] for path in leaves}
@@ -169,14 +193,14 @@ def _modules(
             if (block, unit) in parts:
                 for theirs, ours in zip(names, ("conv", "norm"), strict=True):
                     yield f"layer{stage}.{int(index) - 1}.{theirs}", (block, unit, ours)
-    yield "linear", ("head",)
+    yield head, ("head",)
 
 
 def _converted_array(
     name: str,
     path: tuple[str, ...],
     ours: jax.ShapeDtypeStruct,
-    model: CifarResNet,
+    model: Any,
 ) -> ConvertedArray:
     """Describes an array, with the order of its channels next to a shift."""
     shape = ours.shape

@@ -1,4 +1,4 @@
-"""Conversion of state dicts from and to PyTorch, for the paper's CIFAR networks.
+"""Conversion of state dicts from and to PyTorch: the CIFAR networks, and ResNet-50.
 
 `from_torch` takes the authors' checkpoints, and state dicts of other networks with the
 same names. `shiftjax.convert.names` lists these names, and
@@ -19,14 +19,22 @@ import numpy as np
 from flax import traverse_util
 
 from shiftjax.convert import torch_files
-from shiftjax.convert.names import entries
+from shiftjax.convert.names import entries, head_name
 from shiftjax.errors import InputError, listed
+from shiftjax.registry import create_model
 
 # How the authors' images are prepared: fields of `shiftjax.weights.Card`.
 PREPARATION: Mapping[str, Any] = {
     "image_size": 32,
     "mean": (0.4914, 0.4822, 0.4465),
     "std": (0.2023, 0.1994, 0.2010),
+}
+# How torchvision's are, for its first weights of ResNet-50.
+IMAGENET_PREPARATION: Mapping[str, Any] = {
+    "image_size": 224,
+    "resize": 256,
+    "mean": (0.485, 0.456, 0.406),
+    "std": (0.229, 0.224, 0.225),
 }
 COUNTER = "num_batches_tracked"  # a BatchNorm entry since PyTorch 0.4.1
 
@@ -45,7 +53,8 @@ def from_torch(
         module, or a dict with one of these as its "net", "state_dict", "model" or
         "model_state_dict", like the authors' checkpoints. Names may have the prefixes
         "module.", "_orig_mod." and "model." of wrappers.
-      name: a CIFAR network of `shiftjax.list_models()`.
+      name: a CIFAR network of `shiftjax.list_models()`, or "resnet50", for
+        torchvision's weights.
       **overrides: attributes of the network, as for `shiftjax.create_model`.
 
     Returns:
@@ -85,7 +94,10 @@ def from_torch(
         key: value for key, value in found.items() if key.split(".")[-1] != COUNTER
     }
     given = sizes(
-        num_classes=(found.get("linear.bias"), 0),
+        num_classes=(
+            found.get(f"{head_name(create_model(name, **overrides))}.bias"),
+            0,
+        ),
         channels=(found.get("conv1.weight"), 1),
     )
     arrays = entries(name, **(given | overrides))
@@ -102,7 +114,8 @@ def to_torch(
 
     Args:
       variables: `{"params": ..., "batch_stats": ...}` of the network.
-      name: a CIFAR network of `shiftjax.list_models()`.
+      name: a CIFAR network of `shiftjax.list_models()`, or "resnet50", for
+        torchvision's weights.
       **overrides: attributes of the network, as for `shiftjax.create_model`.
 
     Returns:
@@ -131,6 +144,19 @@ def to_torch(
         if array.path[-1] == "var":
             weights[array.name.replace("running_var", COUNTER)] = np.zeros((), np.int64)
     return weights
+
+
+def preparation(name: str) -> dict[str, Any]:
+    """Returns how the images of a network are prepared: fields of a card.
+
+    Args:
+      name: a network that `from_torch` converts.
+
+    Example:
+      >>> preparation("resnet50")["resize"]
+      256
+    """
+    return dict(IMAGENET_PREPARATION if name == "resnet50" else PREPARATION)
 
 
 def sizes(**axes: tuple[Any, int]) -> dict[str, int]:

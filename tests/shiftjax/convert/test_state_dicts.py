@@ -72,7 +72,7 @@ def test_there_and_back(authors, name):
             np.testing.assert_array_equal(array, weights[key])
 
 
-@pytest.mark.parametrize("name", ["shiftnet_c", "resnet50"])
+@pytest.mark.parametrize("name", ["shiftnet_c", "shiftresnet50"])
 def test_networks_that_are_not_the_authors_cifar_networks(name):
     with pytest.raises(InputError, match=f"{name} cannot be converted: it is not a"):
         convert.from_torch({}, name)

@@ -104,3 +104,77 @@ def test_pytorch_loads_what_goes_there(name, network):
         assert value.dtype == expected[key].dtype
         counter = key.endswith("num_batches_tracked")
         assert torch.equal(value, 0 * value if counter else expected[key])
+
+
+class Bottleneck(torch.nn.Module):
+    """A block of torchvision's ResNet-50, with its names."""
+
+    def __init__(self, inputs, width, stride):
+        super().__init__()
+        conv, norm = torch.nn.Conv2d, torch.nn.BatchNorm2d
+        self.conv1 = conv(inputs, width, 1, bias=False)
+        self.bn1 = norm(width)
+        self.conv2 = conv(width, width, 3, stride, 1, bias=False)
+        self.bn2 = norm(width)
+        self.conv3 = conv(width, 4 * width, 1, bias=False)
+        self.bn3 = norm(4 * width)
+        self.downsample = None
+        if stride > 1 or inputs != 4 * width:
+            shortcut = conv(inputs, 4 * width, 1, stride, bias=False)
+            self.downsample = torch.nn.Sequential(shortcut, norm(4 * width))
+
+    def forward(self, x):
+        y = self.bn1(self.conv1(x)).relu()
+        y = self.bn2(self.conv2(y)).relu()
+        y = self.bn3(self.conv3(y))
+        return (y + (x if self.downsample is None else self.downsample(x))).relu()
+
+
+class ResNet50(torch.nn.Module):
+    """torchvision's ResNet-50 with fewer blocks and channels."""
+
+    def __init__(self, blocks, width, classes):
+        super().__init__()
+        self.conv1 = torch.nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1 = torch.nn.BatchNorm2d(width)
+        inputs = width
+        for stage, count in enumerate(blocks):
+            inner, layers = width * 2**stage, []
+            for index in range(count):
+                stride = 2 if stage and not index else 1
+                layers.append(Bottleneck(inputs, inner, stride))
+                inputs = 4 * inner
+            setattr(self, f"layer{stage + 1}", torch.nn.Sequential(*layers))
+        self.fc = torch.nn.Linear(inputs, classes)
+
+    def forward(self, x):
+        x = self.bn1(self.conv1(x)).relu()
+        x = torch.nn.functional.max_pool2d(x, 3, 2, 1)
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)
+        return self.fc(x.mean((2, 3)))
+
+
+def test_resnet50_of_torchvision(rng):
+    """The logits, with random weights and statistics; a quarter of the width."""
+    torch.manual_seed(0)
+    network = ResNet50((2, 1, 2, 1), 16, 7)
+    options = {"blocks": (2, 1, 2, 1), "net_reduction": 16.0}
+    network.train()
+    with torch.no_grad():  # statistics that are not 0 and 1
+        network(torch.randn(8, 3, 64, 64))
+    network.eval()
+    variables = convert.from_torch(network.state_dict(), "resnet50", **options)
+    images = rng.normal(size=(2, 65, 48, 3)).astype(np.float32)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+    model = shiftjax.create_model("resnet50", num_classes=7, **options)
+    actual = model.apply(variables, images)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+    back = convert.to_torch(variables, "resnet50", **options)
+    assert list(back) == list(network.state_dict())
+
+
+def test_shiftresnet50_is_of_nobody():
+    with pytest.raises(shiftjax.InputError, match="shiftresnet50 cannot be converted"):
+        convert.from_torch({}, "shiftresnet50")
