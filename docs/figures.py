@@ -26,25 +26,28 @@ def draw_grid(axes: Axes, picture: np.ndarray, title: str) -> None:
     axes.set_yticks(np.arange(SIZE + 1) - 0.5, labels=[])
     axes.grid(color=FRAME, linewidth=0.5)
     axes.tick_params(length=0)
-    axes.set_title(title, fontsize=8, pad=3)
+    axes.set_title(title, fontsize=10, pad=4)
 
 
 def shift_figure() -> Figure:
     """Draws one channel before a shift with K = 3, and nine after it."""
-    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.35))
-    axes = left.subplots()
-    draw_grid(axes, letter(), "before: one channel")
-    axes.title.set_fontsize(10)
+    figure = Figure(figsize=(7.2, 4.1), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.5))
+    draw_grid(left.subplots(), letter(), "one channel before")
     moved = shiftjax.shift(np.repeat(letter()[:, :, None], 9, 2), 3)
     grid = right.subplots(3, 3)
     for channel, (dy, dx) in enumerate(shiftjax.displacements(9, 3)):
         draw_grid(
             grid[dy + 1, dx + 1],
             np.asarray(moved[:, :, channel]),
-            f"({dy:+d}, {dx:+d})".replace("+0", "0"),
+            f"({dy:+d}, {dx:+d})".replace("+0", "0").replace("-", "\N{MINUS SIGN}"),
         )
-    right.suptitle("after: each channel group reads at its own (dy, dx)", fontsize=10)
+    right.suptitle(
+        "nine channels after, at their (dy, dx):\n"
+        "out[y, x] = in[y + dy, x + dx],\n"
+        "so the arrow moves by (\N{MINUS SIGN}dy, \N{MINUS SIGN}dx)",
+        fontsize=11,
+    )
     return figure
 
 
