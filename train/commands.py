@@ -256,31 +256,42 @@ class Zoo:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """Write the results of the releases: docs/results.md, its plot, README's table."""
+    """Write docs/results.md, its plot, and the tables of docs/weights.md and README."""
 
     directory: str = "checkpoints"
     """Folder of the releases."""
     docs: str = "docs"
-    """Folder of the page and the plot."""
+    """Folder of the pages and the plot."""
     readme: str = "README.md"
     """File whose table is updated."""
     benchmarks: str = "benchmarks/results"
     """Folder of benchmarks, for images per second; these are optional."""
 
     def run(self, console: Console) -> None:
-        """Writes the three files, and prints their names."""
+        """Writes the four files, and prints their names."""
         from shiftjax.releases import manifest
+        from shiftjax.weights import open_pretrained
         from train.zoo import picture, results, speeds
 
         releases = manifest.read(self.directory)
-        readme, docs = Path(self.readme), Path(self.docs)
-        if not readme.is_file() or not docs.is_dir():
-            raise InputError(f"{readme} or {docs}/ is not there: run it in a checkout")
+        readme, weights = Path(self.readme), Path(self.docs) / "weights.md"
+        for path in (readme, weights):
+            if not path.is_file():
+                raise InputError(f"{path} is not there: run it in a checkout")
         measured = speeds.read_speeds(Path(self.benchmarks))
-        (docs / "results.md").write_text(results.page(releases, measured))
-        picture.draw(releases, docs / "accuracy.png")
-        readme.write_text(results.update(readme.read_text(), releases))
-        say(console, f"{docs}/results.md, {docs}/accuracy.png, {readme}")
+        sizes = {
+            name: open_pretrained(name, self.directory).card.image_size
+            for name in releases
+        }
+        page, plot = (weights.with_name(n) for n in ("results.md", "accuracy.png"))
+        page.write_text(results.page(releases, measured))
+        picture.draw(releases, plot)
+        for path, table in (
+            (readme, results.short_table(releases)),
+            (weights, results.weights_table(releases, sizes, measured)),
+        ):
+            path.write_text(results.update(path.read_text(), table))
+        say(console, f"{page}, {plot}, {weights}, {readme}")
 
 
 def train_run(run: Config, console: Console) -> int:

@@ -1,4 +1,4 @@
-"""Our results and the published ones: a page, and a table for the README."""
+"""Our results and the published ones: a page, and tables for other pages."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -102,6 +102,40 @@ def short_table(releases: Mapping[str, Release]) -> str:
     return grid(heading, rows, WORDS)
 
 
+def weights_table(
+    releases: Mapping[str, Release],
+    image_sizes: Mapping[str, int],
+    speeds: Speeds | None = None,
+) -> str:
+    """Returns the table of docs/weights.md, with one line per release of any task.
+
+    Args:
+      releases: the releases by name.
+      image_sizes: height and width of the images, by the name of the release.
+      speeds: images per second, if they were measured.
+    """
+    heading = ["weights", "parameters", "multiply-adds", "test top-1", "image", "file"]
+    heading += ["images/s"]
+    classifiers = _sorted(releases)
+    others = [release for release in releases.values() if release not in classifiers]
+    rows = []
+    for release in (*classifiers, *others):
+        size, speed = image_sizes[release.name], speeds and speeds.find(release)
+        rows.append(
+            [
+                f"`{release.name}`",
+                f"{release.params:,}",
+                f"{release.macs / 1e6:.1f} M",
+                top1(release) if release in classifiers else "",
+                f"{size} x {size}",
+                f"{release.size / 1e6:.2f} MB",
+                f"{speed:,.0f}" if speed else "",
+            ]
+        )
+    table = grid(heading, rows, WORDS)
+    return f"{table}\n\nImages per second: {speeds.where}." if speeds else table
+
+
 def page(releases: Mapping[str, Release], speeds: Speeds | None = None) -> str:
     """Returns docs/results.md.
 
@@ -119,10 +153,9 @@ def page(releases: Mapping[str, Release], speeds: Speeds | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def update(readme: str, releases: Mapping[str, Release]) -> str:
-    """Returns the README with a new table between its markers."""
-    table = short_table(releases)
-    return MARKED.sub(lambda m: f"{m[1]}\n{table}\n\n{m[2]}", readme)
+def update(page: str, table: str) -> str:
+    """Returns a page of Markdown with a new table between its markers."""
+    return MARKED.sub(lambda m: f"{m[1]}\n{table}\n\n{m[2]}", page)
 
 
 def _accuracies(releases: Sequence[Release], speeds: Speeds | None) -> str:

@@ -3,8 +3,11 @@
 import dataclasses
 import json
 import re
+import types
+from pathlib import Path
 
 import pytest
+import safetensors
 from PIL import Image
 
 from shiftjax import InputError, create_model, summarize
@@ -16,8 +19,9 @@ from train.zoo import speeds
 from train.zoo.entries import ENTRIES
 from train.zoo.picture import draw
 from train.zoo.published import PUBLIC_ZOO, PUBLISHED, find_published
-from train.zoo.results import family, page, short_table, update
+from train.zoo.results import family, page, short_table, update, weights_table
 
+ROOT = Path(__file__).parents[3]
 RUNS = (
     Run(
         0,
@@ -119,6 +123,40 @@ def test_the_short_table():
     assert lines[5].endswith("| 66.50 | 1 | paper | 66.25 |")
 
 
+def test_the_table_of_weights_has_every_release():
+    """Releases of other tasks have no top-1, and come last."""
+    style = dataclasses.replace(
+        SHIFT, name="a_stylizer.starry", size=2_345_678, runs=(Run(0, {"loss": 1.0}),)
+    )
+    releases = {style.name: style, SHIFT.name: SHIFT}
+    sizes = {style.name: 256, SHIFT.name: 32}
+    lines = weights_table(releases, sizes).splitlines()
+    row = "| `shiftresnet20_e3.cifar10_paper` | 95,642 | 16.4 M | 90.50 ± 0.71 |"
+    assert lines[2] == f"{row} 32 x 32 | 0.00 MB |  |"
+    row = "| `a_stylizer.starry` | 95,642 | 16.4 M |  | 256 x 256 | 2.35 MB |  |"
+    assert lines[3:] == [row]
+    measured = speeds.Speeds("here", {("shiftresnet20_e3", 95642, 16433792): 2560.4})
+    lines = weights_table(releases, sizes, measured).splitlines()
+    assert lines[2].endswith("| 2,560 |")
+    assert lines[4:] == ["", "Images per second: here."]
+
+
+def test_the_pages_are_those_of_the_releases():
+    """`python -m train results` was called after the last release and benchmark."""
+    folder = ROOT / "checkpoints"
+    releases = manifest.read(folder)
+    measured = speeds.read_speeds(ROOT / "benchmarks" / "results")
+    sizes = {}
+    for release in releases.values():
+        with safetensors.safe_open(folder / release.file, "np") as file:
+            sizes[release.name] = json.loads(file.metadata()["card"])["image_size"]
+    readme = (ROOT / "README.md").read_text()
+    weights = (ROOT / "docs" / "weights.md").read_text()
+    assert (ROOT / "docs" / "results.md").read_text() == page(releases, measured)
+    assert f"\n\n{short_table(releases)}\n\n<!-- end" in readme
+    assert f"\n\n{weights_table(releases, sizes, measured)}\n\n<!-- end" in weights
+
+
 def test_the_page_has_every_release_and_run():
     text = page(RELEASES)
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
@@ -201,11 +239,12 @@ def test_the_picture_is_drawn(tmp_path):
 
 def test_the_table_between_the_markers_is_made_anew():
     readme = "a\n<!-- results: by x -->\nold\n<!-- end of results -->\nb\n"
-    new = update(readme, RELEASES)
+    table = short_table(RELEASES)
+    new = update(readme, table)
     assert new.startswith("a\n<!-- results: by x -->\n\n| weights |")
     assert new.endswith("|\n\n<!-- end of results -->\nb\n")
-    assert update(new, RELEASES) == new
-    assert update("no markers", RELEASES) == "no markers"
+    assert update(new, table) == new
+    assert update("no markers", table) == "no markers"
 
 
 @pytest.mark.parametrize(
@@ -217,6 +256,9 @@ def test_families(name, kind):
 
 
 def test_the_command_writes_all(tmp_path, capsys, monkeypatch):
+    card = types.SimpleNamespace(image_size=48)
+    opened = types.SimpleNamespace(card=card)
+    monkeypatch.setattr("shiftjax.weights.open_pretrained", lambda *_: opened)
     monkeypatch.setattr(commands, "prepare_process", lambda *_: None)
     monkeypatch.chdir(tmp_path)
     assert run_command(["results"]) == 2
@@ -225,10 +267,14 @@ def test_the_command_writes_all(tmp_path, capsys, monkeypatch):
     manifest.write_manifest(tmp_path / "checkpoints", RELEASES)
     assert run_command(["results"]) == 2
     assert "run it in a checkout" in capsys.readouterr().err
-    (tmp_path / "docs").mkdir()
-    readme = tmp_path / "README.md"
-    readme.write_text("<!-- results: by x -->\n<!-- end of results -->\n")
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    pages = tmp_path / "README.md", docs / "weights.md"
+    for path in pages:
+        path.write_text("<!-- results: by x -->\n<!-- end of results -->\n")
     assert run_command(["results"]) == 0
-    assert "shiftresnet20_e3.cifar10" in readme.read_text()
-    assert (tmp_path / "docs" / "results.md").read_text() == page(RELEASES)
-    assert (tmp_path / "docs" / "accuracy.png").stat().st_size > 10_000
+    for path in pages:
+        assert "shiftresnet20_e3.cifar10" in path.read_text()
+    assert "48 x 48" in pages[1].read_text()
+    assert (docs / "results.md").read_text() == page(RELEASES)
+    assert (docs / "accuracy.png").stat().st_size > 10_000
