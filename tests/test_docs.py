@@ -5,8 +5,10 @@ import re
 import shlex
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 
 from shiftjax import list_models
@@ -63,6 +65,13 @@ def test_the_code_of_a_page_runs(name):
         assert namespace["features"]["stage3"].shape == (2, 8, 8, 64)
     if name == "docs/getting_started.md":
         assert int(namespace["logits"].argmax()) == namespace["digits"].target[7]
+    if name == "docs/nnx.md":
+        norm = nnx.to_pure_dict(namespace["state"])["stem"]["norm"]
+        params, statistics = (
+            x["stem"]["norm"] for x in namespace["variables"].values()
+        )
+        jax.tree.map(np.testing.assert_array_equal, norm, params | statistics)
+        assert namespace["losses"][0] > namespace["losses"][2]
 
 
 def test_the_readme_lists_every_network():

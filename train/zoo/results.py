@@ -114,21 +114,21 @@ def weights_table(
       image_sizes: height and width of the images, by the name of the release.
       speeds: images per second, if they were measured.
     """
-    heading = ["weights", "parameters", "multiply-adds", "test top-1", "image", "file"]
-    heading += ["images/s"]
+    heading = ["weights", "parameters", "multiply-adds", "test top-1"]
+    heading += ["image size", "file, MB", "images/s"]
     classifiers = _sorted(releases)
     others = [release for release in releases.values() if release not in classifiers]
     rows = []
     for release in (*classifiers, *others):
-        size, speed = image_sizes[release.name], speeds and speeds.find(release)
+        speed = speeds.find(release) if speeds else None
         rows.append(
             [
                 f"`{release.name}`",
                 f"{release.params:,}",
                 f"{release.macs / 1e6:.1f} M",
                 top1(release) if release in classifiers else "",
-                f"{size} x {size}",
-                f"{release.size / 1e6:.2f} MB",
+                str(image_sizes[release.name]),
+                f"{release.size / 1e6:.2f}",
                 f"{speed:,.0f}" if speed else "",
             ]
         )
