@@ -284,7 +284,7 @@ class Results:
             for name in releases
         }
         page, plot = (weights.with_name(n) for n in ("results.md", "accuracy.png"))
-        page.write_text(results.page(releases, measured))
+        page.write_text(results.page(releases))
         picture.draw(releases, plot)
         for path, table in (
             (readme, results.short_table(releases)),

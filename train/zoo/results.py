@@ -17,7 +17,7 @@ have the mean and the standard deviation over the seeds, with the number of runs
 brackets. The weights are those of the lowest seed. `NAME.cifar10` names the weights to
 use. A tag that ends in `_paper` stands for the paper's recipe. The columns "paper" and
 "authors' later run" have the published accuracies, each of one run at its best epoch on
-the test set.
+the test set. [Pretrained weights](weights.md) has the sizes and speeds.
 
 ![Test top-1 against parameters and multiply-adds](accuracy.png)
 
@@ -136,18 +136,13 @@ def weights_table(
     return f"{table}\n\nImages per second: {speeds.where}." if speeds else table
 
 
-def page(releases: Mapping[str, Release], speeds: Speeds | None = None) -> str:
-    """Returns docs/results.md.
-
-    Args:
-      releases: the releases by name.
-      speeds: images per second, if they were measured.
-    """
+def page(releases: Mapping[str, Release]) -> str:
+    """Returns docs/results.md, with the releases of classifiers."""
     lines = [INTRODUCTION]
     names = dict.fromkeys(dataset(release) for release in _sorted(releases))
     for name in names:
         some = [r for r in _sorted(releases) if dataset(r) == name]
-        lines += ["", f"## {TITLES.get(name, name)}", "", _accuracies(some, speeds)]
+        lines += ["", f"## {TITLES.get(name, name)}", "", _accuracies(some)]
         lines += ["", _public(name)] if name in TITLES else []
     lines += ["", "## How they were trained", "", _origins(_sorted(releases))]
     return "\n".join(lines) + "\n"
@@ -158,29 +153,27 @@ def update(page: str, table: str) -> str:
     return MARKED.sub(lambda m: f"{m[1]}\n{table}\n\n{m[2]}", page)
 
 
-def _accuracies(releases: Sequence[Release], speeds: Speeds | None) -> str:
-    """Returns the table of one data set, with speeds if any was measured."""
+def _accuracies(releases: Sequence[Release]) -> str:
+    """Returns the table of one data set."""
     heading = ["weights", "parameters", "multiply-adds", "test top-1", "recipe"]
     heading += ["epochs", "paper", "authors' later run"]
-    measured = [speeds.find(release) if speeds else None for release in releases]
-    timed = speeds if any(measured) else None
     rows = []
-    for release, speed in zip(releases, measured, strict=True):
+    for release in releases:
         published = find_published(release.name, release.recipe)
         later = published.later if published else None
-        row = [
-            f"`{release.name}`",
-            f"{release.params:,}",
-            f"{release.macs / 1e6:.2f} M",
-            f"{top1(release)} ({len(release.runs)})",
-            release.recipe,
-            f"{release.runs[0].epochs:g}",
-            f"{published.paper:.2f}" if published else "",
-            "" if later is None else f"{later:.2f}",
-        ]
-        rows.append([*row, f"{speed:,.0f}" if speed else ""] if timed else row)
-    table = grid([*heading, "images/s"] if timed else heading, rows, WORDS)
-    return f"{table}\n\nImages per second: {timed.where}." if timed else table
+        rows.append(
+            [
+                f"`{release.name}`",
+                f"{release.params:,}",
+                f"{release.macs / 1e6:.2f} M",
+                f"{top1(release)} ({len(release.runs)})",
+                release.recipe,
+                f"{release.runs[0].epochs:g}",
+                f"{published.paper:.2f}" if published else "",
+                "" if later is None else f"{later:.2f}",
+            ]
+        )
+    return grid(heading, rows, WORDS)
 
 
 def _public(name: str) -> str:
