@@ -7,6 +7,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import shiftjax
+from shiftjax.apps.analysis import agreement, analyze
+from shiftjax.apps.heatmaps import draw_heatmaps
+from shiftjax.weights import open_pretrained
+from train.data.sources import load_source
 
 FOLDER = Path(__file__).parent
 SIZE = 5
@@ -51,5 +55,15 @@ def shift_figure() -> Figure:
     return figure
 
 
+def draw_displacements(path: Path) -> None:
+    """Draws what each displacement contributes to a network of digits."""
+    pretrained = open_pretrained("shiftresnet20_e3.digits")
+    test = load_source("digits", "test", image_size=pretrained.card.image_size)
+    images, _ = test.batch(np.arange(len(test)))
+    kept = agreement(pretrained, images)
+    draw_heatmaps(analyze(pretrained, images), kept, str(path))
+
+
 if __name__ == "__main__":
     shift_figure().savefig(FOLDER / "shift.png", dpi=140)
+    draw_displacements(FOLDER / "displacements.png")
