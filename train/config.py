@@ -11,7 +11,7 @@ from shiftjax.errors import InputError, MissingFileError
 from train import files
 from train.faces.options import Faces
 from train.optimizer_options import Optimizer, Schedule
-from train.options import FOLDER, PATH, WEIGHTS, Bounds, map_paths, option
+from train.options import PATH, SOURCE, WEIGHTS, Bounds, map_paths, option
 from train.style.options import Style
 
 FILE = "config.json"
@@ -37,8 +37,9 @@ class Model:
 class Data:
     """The images."""
 
-    source: str = option("digits", path=FOLDER)
-    """digits, tfds:NAME (any image classification data set of TFDS) or folder:PATH."""
+    source: str = option("digits", path=SOURCE)
+    """digits, tfds:NAME (any image classification data set of TFDS), folder:PATH or
+    npz:PATH (arrays of NumPy)."""
     data_dir: str | None = option(None, per_host=True, path=PATH)
     """Folder of the TFDS data sets; by default the one that TFDS uses."""
     image_size: int = option(32, low=1)

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 # Values of options that name a file or a folder, with its path as the group.
 PATH = "(.+)"
-FOLDER = "folder:(.+)"
+SOURCE = "(?:folder|npz):(.+)"  # of images
 WEIGHTS = r"(.+\.safetensors)"  # any other value is the name of a release
 
 
@@ -92,7 +92,7 @@ def map_paths(group: T, change: Callable[[str], str]) -> T:
     Example:
       >>> @dataclasses.dataclass
       ... class Images:
-      ...     source: str = option("folder:photos", path=FOLDER)
+      ...     source: str = option("folder:photos", path=SOURCE)
       >>> map_paths(Images(), str.upper).source, map_paths(Images("cifar"), str.upper)
       ('folder:PHOTOS', Images(source='cifar'))
     """

@@ -6,6 +6,7 @@ A source is a file with a function that opens it, and a row of `SOURCES`.
 `tfds:NAME`: a data set of TensorFlow Datasets on the disk, e.g. `tfds:cifar10`; also
 `tfds:NAME/CONFIG`, `tfds:NAME:VERSION` and `tfds:NAME/CONFIG:VERSION`.
 `folder:PATH`: images in `PATH/train/CLASS/` and `PATH/test/CLASS/`, or `PATH/CLASS/`.
+`npz:PATH`: arrays of images and labels in a file of `numpy.savez`.
 `fake:COUNT`: random images, to measure training; `fake:COUNTxCLASSES` for other than
 1000 classes.
 """
@@ -16,7 +17,7 @@ from typing import Any
 
 from shiftjax import image_files
 from shiftjax.errors import InputError, unknown_name
-from train.data import digits, fake, folder, splits, tfds
+from train.data import arrays, digits, fake, folder, splits, tfds
 from train.data.decoding import ON_CORRUPT, Decoding
 from train.data.examples import Examples
 from train.data.image_set import ImageSet
@@ -84,6 +85,7 @@ SOURCES: dict[str, Source] = {
         ),
         ("folder:PATH",),
     ),
+    "npz": Source(lambda given: arrays.open_arrays(given.name, given), ("npz:PATH",)),
     "fake": Source(lambda given: fake.open_fake(given.name, given), fake.FORMS),
 }
 
@@ -102,7 +104,7 @@ def load_source(
 
     Args:
       source: `"digits"`, `"tfds:NAME"` (`NAME/CONFIG`, `NAME:VERSION`),
-        `"folder:PATH"` or `"fake:COUNT"`.
+        `"folder:PATH"`, `"npz:PATH"` or `"fake:COUNT"`.
       split: `"train"`, `"validation"`, `"train+validation"` (all official training
         examples) or `"test"`. Without a test split, the source's validation split is
         the test split, or else a fifth of its examples.

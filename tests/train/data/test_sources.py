@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from shiftjax.errors import InputError, MissingFileError, UnknownNameError
+from train.config import Config, Data, absolute, published
 from train.data import sources, splits
 from train.data.image_set import ImageSet
 from train.data.sources import Request, Source, load_source
@@ -22,6 +23,18 @@ from train.data.sources import Request, Source, load_source
 def test_an_unknown_source_is_named_with_the_nearest_one(source, message):
     with pytest.raises(UnknownNameError, match=message):
         load_source(source, "train")
+
+
+def test_every_source_with_a_path_is_known_as_one(monkeypatch, tmp_path):
+    """It is recorded from the root, and released by its name."""
+    monkeypatch.chdir(tmp_path)
+    forms = [form for source in sources.SOURCES.values() for form in source.forms]
+    kinds = {form.removesuffix("PATH") for form in forms if form.endswith(":PATH")}
+    assert kinds == {"folder:", "npz:"}
+    for kind in kinds:
+        run = absolute(Config(data=Data(f"{kind}nets/cells")))
+        assert run.data.source == f"{kind}{tmp_path}/nets/cells"
+        assert published(run).data.source == f"{kind}cells"
 
 
 @pytest.mark.parametrize("source", ["tfds:", "folder:", "tfds"])
