@@ -25,6 +25,8 @@ from train.config import (
     load_config,
     validate,
 )
+from train.data.image_set import ImageSet
+from train.data.sources import load_source
 from train.data.stream import items
 from train.evaluation import evaluate_run
 from train.release import load_run
@@ -56,6 +58,22 @@ def test_pictures_fed_from_the_host_give_the_same_bits(finished, run, tmp_path):
         loss = other.pop("loss")
         assert one.pop("loss") == pytest.approx(loss, rel=1e-6)
         assert one == other
+
+
+def test_an_archive_of_the_digits_trains_the_same_bits(finished, run, tmp_path):
+    arrays = {}
+    for ours, split in (("train", "train+validation"), ("test", "test")):
+        digits = load_source("digits", split, image_size=8, channels=1)
+        assert isinstance(digits, ImageSet)
+        arrays[f"{ours}_images"] = digits.images[..., 0]
+        arrays[f"{ours}_labels"] = digits.labels
+    np.savez(tmp_path / "digits.npz", **arrays)
+    config = finished.config
+    data = dataclasses.replace(config.data, source=f"npz:{tmp_path / 'digits.npz'}")
+    config = dataclasses.replace(config, workdir=str(tmp_path / "run"), data=data)
+    outcome, _ = run(config)
+    assert raw(outcome.state) == raw(finished.outcome.state)
+    assert outcome.test == finished.outcome.test
 
 
 @dataclasses.dataclass
