@@ -64,8 +64,8 @@ class EvaluateWeights:
     split: str = "test"
     """test, validation, train or train+validation."""
     source: str | None = None
-    """digits, tfds:NAME, folder:PATH, npz:PATH or tar:PATH; by default the data set of
-    training."""
+    """digits, tfds:NAME, folder:PATH, npz:PATH, tar:PATH or hf:PATH; by default the
+    data set of training."""
     data_dir: str | None = None
     """Folder of the TFDS data sets; by default the one that TFDS uses."""
     directory: str | None = None

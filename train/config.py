@@ -39,7 +39,7 @@ class Data:
 
     source: str = option("digits", path=SOURCE)
     """digits, tfds:NAME (any image classification data set of TFDS), folder:PATH,
-    npz:PATH (arrays of NumPy) or tar:PATH (WebDataset)."""
+    npz:PATH (arrays of NumPy), tar:PATH (WebDataset) or hf:PATH (Hugging Face)."""
     data_dir: str | None = option(None, per_host=True, path=PATH)
     """Folder of the TFDS data sets; by default the one that TFDS uses."""
     image_size: int = option(32, low=1)

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 # Values of options that name a file or a folder, with its path as the group.
 PATH = "(.+)"
-SOURCE = "(?:folder|npz|tar):(.+)"  # of images
+SOURCE = "(?:folder|npz|tar|hf):(.+)"  # of images
 WEIGHTS = r"(.+\.safetensors)"  # any other value is the name of a release
 
 

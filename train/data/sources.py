@@ -8,6 +8,7 @@ A source is a file with a function that opens it, and a row of `SOURCES`.
 `folder:PATH`: images in `PATH/train/CLASS/` and `PATH/test/CLASS/`, or `PATH/CLASS/`.
 `npz:PATH`: arrays of images and labels in a file of `numpy.savez`.
 `tar:PATH`: a tar file of WebDataset, or a folder of them.
+`hf:PATH`: a data set of Hugging Face on the disk, or Parquet files.
 `fake:COUNT`: random images, to measure training; `fake:COUNTxCLASSES` for other than
 1000 classes.
 """
@@ -18,7 +19,7 @@ from typing import Any
 
 from shiftjax import image_files
 from shiftjax.errors import InputError, unknown_name
-from train.data import arrays, digits, fake, folder, splits, tar, tfds
+from train.data import arrays, digits, fake, folder, hugging_face, splits, tar, tfds
 from train.data.decoding import ON_CORRUPT, Decoding
 from train.data.examples import Examples
 from train.data.image_set import ImageSet
@@ -88,6 +89,9 @@ SOURCES: dict[str, Source] = {
     ),
     "npz": Source(lambda given: arrays.open_arrays(given.name, given), ("npz:PATH",)),
     "tar": Source(lambda given: tar.open_tar(given.name, given), ("tar:PATH",)),
+    "hf": Source(
+        lambda given: hugging_face.open_hugging_face(given.name, given), ("hf:PATH",)
+    ),
     "fake": Source(lambda given: fake.open_fake(given.name, given), fake.FORMS),
 }
 
@@ -106,7 +110,7 @@ def load_source(
 
     Args:
       source: `"digits"`, `"tfds:NAME"` (`NAME/CONFIG`, `NAME:VERSION`),
-        `"folder:PATH"`, `"npz:PATH"`, `"tar:PATH"` or `"fake:COUNT"`.
+        `"folder:PATH"`, `"npz:PATH"`, `"tar:PATH"`, `"hf:PATH"` or `"fake:COUNT"`.
       split: `"train"`, `"validation"`, `"train+validation"` (all official training
         examples) or `"test"`. Without a test split, the source's validation split is
         the test split, or else a fifth of its examples.

@@ -30,7 +30,7 @@ def test_every_source_with_a_path_is_known_as_one(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     forms = [form for source in sources.SOURCES.values() for form in source.forms]
     kinds = {form.removesuffix("PATH") for form in forms if form.endswith(":PATH")}
-    assert kinds == {"folder:", "npz:", "tar:"}
+    assert kinds == {"folder:", "npz:", "tar:", "hf:"}
     for kind in kinds:
         run = absolute(Config(data=Data(f"{kind}nets/cells")))
         assert run.data.source == f"{kind}{tmp_path}/nets/cells"
