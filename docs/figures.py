@@ -1,14 +1,21 @@
 """Draws the figures of the documentation: `python docs/figures.py`."""
 
+import io
+import math
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from PIL import Image
+from sklearn.datasets import load_sample_image
 
 import shiftjax
+from shiftjax import list_models
 from shiftjax.apps.analysis import agreement, analyze
 from shiftjax.apps.heatmaps import draw_heatmaps
+from shiftjax.apps.stylize import Stylizer
+from shiftjax.apps.thumbnails import decode_thumbnail
 from shiftjax.weights import open_pretrained
 from train.data.sources import load_source
 
@@ -64,6 +71,31 @@ def draw_displacements(path: Path) -> None:
     draw_heatmaps(analyze(pretrained, images), kept, str(path))
 
 
+def draw_styles(path: Path) -> None:
+    """Draws a photograph and, with each painting, its version by the released style."""
+    photo = load_sample_image("china.jpg")
+    names = list_models("shift_stylizer.*", pretrained=True)
+    figure = Figure(figsize=(12, 5.6), layout="constrained")
+    first, *others = figure.subplots(2, math.ceil((len(names) + 1) / 2)).flat
+    first.imshow(photo)
+    first.set_title("photograph: danielbuechele, CC BY 2.0", fontsize=10)
+    first.set_axis_off()
+    for axes in others:
+        axes.set_axis_off()
+    for axes, name in zip(others, names, strict=False):
+        pretrained = open_pretrained(name)
+        axes.imshow(Stylizer(pretrained)(photo))
+        axes.set_title(f"{name}\n{pretrained.card.painting_source}", fontsize=10)
+        inset = axes.inset_axes((0.0, 0.0, 0.28, 0.42))
+        inset.imshow(decode_thumbnail(pretrained.card.painting))
+        inset.set_anchor("SW")
+        inset.set_axis_off()
+    image = io.BytesIO()
+    figure.savefig(image, dpi=110)
+    Image.open(image).convert("RGB").save(path, quality=88)
+
+
 if __name__ == "__main__":
     shift_figure().savefig(FOLDER / "shift.png", dpi=140)
     draw_displacements(FOLDER / "displacements.png")
+    draw_styles(FOLDER / "styles.jpg")
