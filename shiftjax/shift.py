@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental import jet
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 from jax.sharding import NamedSharding, PartitionSpec
@@ -377,6 +378,7 @@ displace_p.def_abstract_eval(
     lambda x, *, size, **_: x.update(shape=(*x.shape[:-3], *size, x.shape[-1]))
 )
 ad.deflinear2(displace_p, transpose)
+jet.deflinear(displace_p)
 batching.primitive_batchers[displace_p] = batch
 for _platform in (None, *DEFAULT_LOWERING):
     _rule = mlir.lower_fun(functools.partial(lower, _platform), multiple_results=False)

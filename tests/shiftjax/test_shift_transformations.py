@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from jax.experimental import jet
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from shiftjax import displace, displacements, shift
@@ -46,6 +47,26 @@ def test_gradient_under_vmap(reference, rng):
     gradients = jax.vmap(jax.grad(lambda x, g: (g * shift(x)).sum()))
     table = reference.table(9, 3)
     assert_identical(jax.jit(gradients)(x, g), reference.spread(g, table, x.shape))
+
+
+@pytest.mark.usefixtures("float64")
+def test_taylor_series_by_jet(reference, rng):
+    """Derivatives of y = s^3, where s is the shift of x + v t + w t^2 / 2.
+
+    By hand, with s1 and s2 for the derivatives of s (the third is 0): 3 s^2 s1,
+    6 s s1^2 + 3 s^2 s2, and 6 s1^3 + 18 s s1 s2.
+    """
+    x, v, w = (rng.normal(size=(4, 5, 9)) for _ in range(3))
+    y, series = jet.jet(lambda x: shift(x) ** 3, (x,), ((v, w, np.zeros_like(x)),))
+    s, s1, s2 = (reference.shift(a) for a in (x, v, w))
+    np.testing.assert_allclose(y, s**3, rtol=1e-12)
+    derivatives = (
+        3 * s**2 * s1,
+        6 * s * s1**2 + 3 * s**2 * s2,
+        6 * s1**3 + 18 * s * s1 * s2,
+    )
+    for actual, expected in zip(series, derivatives, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_without_jit(reference, rng):
