@@ -17,6 +17,7 @@ from rich.progress import (
 from train.logging import metric_names
 
 PLAIN_SECONDS = 10.0  # between two lines
+SLOW = 2.0  # images per second below which the time of an image is shown instead
 
 
 class Reporter:
@@ -89,5 +90,17 @@ def describe_metrics(record: Mapping[str, float]) -> str:
         f"{metric_names.title(n)} {metric_names.text(n, record[n])}" for n in names
     ]
     if "images_per_second" in record:
-        parts.append(f"{record['images_per_second']:,.0f} images/s")
+        parts.append(describe_rate(record["images_per_second"]))
     return "  ".join(parts)
+
+
+def describe_rate(rate: float) -> str:
+    """Returns a rate in images per second as text; a low one as its inverse.
+
+    Example:
+      >>> describe_rate(1234.5), describe_rate(0.125)
+      ('1,234 images/s', '8.0 s/image')
+    """
+    if 0 < rate < SLOW:
+        return f"{1 / rate:.1f} s/image"
+    return f"{rate:,.0f} images/s"

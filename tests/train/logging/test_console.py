@@ -30,6 +30,15 @@ def test_figures_in_words():
     assert describe_metrics({"loss": 0.5, "top1": 1.0}) == "loss 0.500  top-1 100.0%"
 
 
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [(0.04, "25.0 s/image"), (1.6, "0.6 s/image"), (2.0, "2 images/s"), (0.0, "0")],
+)
+def test_a_slow_run_shows_the_time_of_an_image(rate, text):
+    """Never 0 images/s, of which nobody can tell when the run ends."""
+    assert describe_metrics({"images_per_second": rate}).startswith(text)
+
+
 def test_without_a_terminal_there_is_a_line_now_and_then(clock):
     """The first, then one every so many seconds, and the last in any case."""
     console, text = make(terminal=False)
