@@ -6,6 +6,7 @@ without its shift, and with a depthwise or a dense convolution in its place.
 training, inference: whole networks, compared with PyTorch and with the networks that
 they replace.
 memory: training steps of ShiftResNet-110.
+style: restyling of an image, compared with PyTorch.
 input: decoding of JPEG files to random-resized crops, compared with PyTorch.
 report: writes the results into README.md, docs/speed.md and docs/speed.png.
 
@@ -31,7 +32,7 @@ from typing import Any
 import tyro
 from rich.console import Console
 
-from benchmarks import RESULTS, ROOT, block, images, nets, shift
+from benchmarks import RESULTS, ROOT, block, images, nets, shift, style
 from benchmarks.cases import Options, Table
 from benchmarks.console import print_table
 from benchmarks.report import (
@@ -53,6 +54,7 @@ BENCHMARKS: dict[str, Callable[[Options, dict[str, Any]], list[Table]]] = {
     "inference": nets.inference_tables,
     "memory": nets.memory_tables,
     "input": images.input_tables,
+    "style": style.style_tables,
 }
 QUICK = ROOT / "runs" / "quick"
 

@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 import tyro
 
-Name = Literal["shift", "block", "training", "inference", "memory", "input", "report"]
+Name = Literal[
+    "shift", "block", "training", "inference", "memory", "input", "style", "report"
+]
 Dtype = Literal["float32", "bfloat16"]
 
 

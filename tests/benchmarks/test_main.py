@@ -42,7 +42,7 @@ def test_a_benchmark_is_run_shown_and_written(monkeypatch, tmp_path, capsys):
     [
         (
             [],
-            "name a benchmark: shift, block, training, inference, memory, input, rep",
+            "name a benchmark: shift, block, training, inference, memory, input, sty",
         ),
         (["shift", "--rounds", "0"], "--rounds 0: it must be at least 1"),
     ],

@@ -1,5 +1,6 @@
 """PyTorch's networks are the same networks."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -8,7 +9,11 @@ from benchmarks.nets import REDUCTIONS, SHIFTNETS
 
 torch = pytest.importorskip("torch", reason="PyTorch is no dependency")
 
-from benchmarks import torch_modules, torch_programs  # noqa: E402 (need it)
+from benchmarks import (  # noqa: E402 (need it)
+    torch_modules,
+    torch_programs,
+    torch_style,
+)
 from benchmarks.jax_nets import CSCNet  # noqa: E402
 
 
@@ -98,3 +103,21 @@ def test_blocks_run_on_several_inputs(middle, backward):
     assert program.steps == len(results) == 3
     shapes = {tuple((each[0] if backward else each).shape) for each in results}
     assert shapes == {(2, 16, 6, 6) if backward else (2, 32, 3, 3)}
+
+
+@pytest.mark.parametrize("name", ["stylizer", "shift_stylizer"])
+def test_stylizers_are_the_same_network(rng, name):
+    """The image, with all params at random."""
+    model = shiftjax.create_model(name, blocks=1, implementation="reference")
+    images = rng.normal(size=(1, 24, 20, 3)).astype(np.float32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+    variables = jax.tree.map(lambda x: rng.normal(size=x.shape) / 10, shapes)
+    net = torch_style.StyleNet(shifted=model.shifted, blocks=1)
+    net.load(variables["params"])
+    with torch.inference_mode():
+        actual = net(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
+    expected = jax.jit(model.apply)(variables, images)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(
+        actual.transpose(0, 2, 3, 1), expected, rtol=0, atol=1e-4 * scale
+    )
