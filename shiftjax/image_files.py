@@ -22,6 +22,29 @@ _MODES = {1: "L", 3: "RGB"}
 _SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
+Size = int | tuple[int, int]  # height and width in pixels, or one number for both
+
+
+def extent(image_size: Size) -> tuple[int, int]:
+    """Returns the height and the width of a size.
+
+    Example:
+      >>> extent(32), extent((256, 128))
+      ((32, 32), (256, 128))
+    """
+    if isinstance(image_size, tuple):
+        return image_size
+    return image_size, image_size
+
+
+def size_text(image_size: Size) -> str:
+    """Returns a size as text.
+
+    Example:
+      >>> size_text(32), size_text((256, 128))
+      ('32', '256x128')
+    """
+    return "x".join(map(str, dict.fromkeys(extent(image_size))))
 
 
 def find_images(folder: str | Path) -> list[Path]:
@@ -50,7 +73,7 @@ def find_images(folder: str | Path) -> list[Path]:
     return found
 
 
-def check_shape(image_size: int, channels: int, resize: int | None = None) -> None:
+def check_shape(image_size: Size, channels: int, resize: int | None = None) -> None:
     """Checks that images can have a size and a number of channels.
 
     Args:
@@ -60,13 +83,18 @@ def check_shape(image_size: int, channels: int, resize: int | None = None) -> No
 
     Raises:
       InputError: if the size is below 1 or above `resize`, or the number of channels is
-        another.
+        another, or `resize` is given and the image is not square.
     """
-    if image_size < 1:
+    height, width = extent(image_size)
+    if min(height, width) < 1:
         raise InputError(f"image_size={image_size}: it must be at least 1 pixel")
     if channels not in _MODES:
         raise InputError(f"channels={channels}: it must be 1 (gray) or 3 (RGB)")
-    if resize is not None and resize < image_size:
+    if resize is not None and height != width:
+        raise InputError(
+            f"resize={resize}: it is for square images, not image_size={image_size}"
+        )
+    if resize is not None and resize < height:
         raise InputError(
             f"resize={resize}: it must be at least image_size={image_size}, which is "
             "cropped from it"
@@ -75,7 +103,7 @@ def check_shape(image_size: int, channels: int, resize: int | None = None) -> No
 
 def decode(
     image: bytes | Path,
-    image_size: int,
+    image_size: Size,
     channels: int,
     *,
     upright: bool = False,
@@ -96,20 +124,21 @@ def decode(
         the center.
 
     Returns:
-      uint8 `[image_size, image_size, channels]`.
+      uint8 `[height, width, channels]`.
 
     Raises:
       InputError: if it is not an image, or is damaged.
     """
+    height, width = extent(image_size)
     with opened(image) as file:
         if box is not None:
-            part = _box(file, box, image_size, upright)
+            part = _box(file, box, max(height, width), upright)
             part = to_mode(part, channels)
-            part = part.resize((image_size, image_size), Image.Resampling.BILINEAR)
-            return np.asarray(part).reshape(image_size, image_size, channels)
+            part = part.resize((width, height), Image.Resampling.BILINEAR)
+            return np.asarray(part).reshape(height, width, channels)
         # Pillow decodes a JPEG at 1/2, 1/4 or 1/8 of its size, which saves most of the
         # time. The filter still gets at least twice the size of the result.
-        side = 2 * (resize or image_size)
+        side = 2 * (resize or max(height, width))
         file.draft(None, (side, side))
         if upright:
             ImageOps.exif_transpose(file, in_place=True)
@@ -119,7 +148,7 @@ def decode(
 def _box(
     file: Image.Image,
     box: Callable[[int, int], Box],
-    image_size: int,
+    side: int,
     upright: bool,
 ) -> Image.Image:
     """Decodes a box of an image, at a fraction of its size if it is large enough."""
@@ -128,7 +157,7 @@ def _box(
     chosen = box(width, height)
     # As for whole images, the filter gets at least twice the size of the result.
     short = min(chosen[2] - chosen[0], chosen[3] - chosen[1])
-    needed = [math.ceil(side * 2 * image_size / short) for side in file.size]
+    needed = [math.ceil(whole * 2 * side / short) for whole in file.size]
     file.draft(None, (needed[0], needed[1]))
     if upright:
         ImageOps.exif_transpose(file, in_place=True)
@@ -166,9 +195,9 @@ def opened(image: bytes | Path) -> Iterator[Image.Image]:
 
 
 def fit(
-    image: Image.Image, image_size: int, channels: int, resize: int | None = None
+    image: Image.Image, image_size: Size, channels: int, resize: int | None = None
 ) -> np.ndarray:
-    """Resizes the short side of an image, crops the center and converts the channels.
+    """Resizes an image to cover a size, crops the center and converts the channels.
 
     Args:
       image: the image.
@@ -177,7 +206,7 @@ def fit(
       resize: the short side before the center is cropped; None for `image_size`.
 
     Returns:
-      uint8 `[image_size, image_size, channels]`.
+      uint8 `[height, width, channels]`.
 
     Raises:
       InputError: if the pixels have 32 bits, which have no agreed range.
@@ -187,17 +216,17 @@ def fit(
       (32, 32, 3)
     """
     image = to_mode(image, channels)
-    size = (image_size, image_size)
+    rows, columns = extent(image_size)
     # Bilinear is the custom of the field. Pillow averages when it shrinks an image.
     if resize is not None:
         short = min(image.size)
         width, height = (resize * side // short for side in image.size)
         image = image.resize((width, height), Image.Resampling.BILINEAR)
-        left, top = round((width - image_size) / 2), round((height - image_size) / 2)
-        image = image.crop((left, top, left + image_size, top + image_size))
-    elif image.size != size:
-        image = ImageOps.fit(image, size, Image.Resampling.BILINEAR)
-    return np.asarray(image).reshape(*size, channels)
+        left, top = round((width - columns) / 2), round((height - rows) / 2)
+        image = image.crop((left, top, left + columns, top + rows))
+    elif image.size != (columns, rows):
+        image = ImageOps.fit(image, (columns, rows), Image.Resampling.BILINEAR)
+    return np.asarray(image).reshape(rows, columns, channels)
 
 
 def to_mode(image: Image.Image, channels: int) -> Image.Image:
@@ -226,7 +255,7 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def rings(image_size: int, channels: int, resize: int | None = None) -> np.ndarray:
+def rings(image_size: Size, channels: int, resize: int | None = None) -> np.ndarray:
     """Computes an image of rings around the center, with another hue on each side.
 
     Args:
@@ -235,17 +264,18 @@ def rings(image_size: int, channels: int, resize: int | None = None) -> np.ndarr
       resize: not used, because the image is computed in its size.
 
     Returns:
-      uint8 `[image_size, image_size, channels]`.
+      uint8 `[height, width, channels]`.
     """
     del resize
-    y, x = np.mgrid[:image_size, :image_size] / image_size - 0.5
+    height, width = extent(image_size)
+    y, x = (np.arange(height) / height - 0.5)[:, None], np.arange(width) / width - 0.5
     angle, radius = np.arctan2(y, x), np.hypot(x, y)
     turns = 2 * np.pi * np.arange(channels) / 3
     color = 128 + 60 * np.cos(angle[..., None] - turns)
     return (color + 60 * np.cos(18 * radius)[..., None]).astype(np.uint8)
 
 
-def temple(image_size: int, channels: int, resize: int | None = None) -> np.ndarray:
+def temple(image_size: Size, channels: int, resize: int | None = None) -> np.ndarray:
     """Returns scikit-learn's sample photograph of a temple in China.
 
     Args:
@@ -254,7 +284,7 @@ def temple(image_size: int, channels: int, resize: int | None = None) -> np.ndar
       resize: the short side before the center is cropped; None for `image_size`.
 
     Returns:
-      uint8 `[image_size, image_size, channels]`.
+      uint8 `[height, width, channels]`.
 
     Raises:
       ImportError: if scikit-learn is not installed.

@@ -113,6 +113,21 @@ def table(text: str, accepts: Callable[[Any], bool]) -> FieldKind:
     )
 
 
+def either(kind: FieldKind, other: FieldKind) -> FieldKind:
+    """Returns a kind that has the values of two."""
+    return FieldKind(
+        f"{kind.text}, or {other.text}", lambda x: kind.accepts(x) or other.accepts(x)
+    )
+
+
+def pair(kind: FieldKind) -> FieldKind:
+    """Returns the kind of lists of two values of a kind."""
+    return FieldKind(
+        "a list of two",
+        lambda x: isinstance(x, list) and len(x) == 2 and all(map(kind.accepts, x)),
+    )
+
+
 def or_null(kind: FieldKind) -> FieldKind:
     """Returns a kind that has null too."""
     return FieldKind(f"{kind.text}, or null", lambda x: x is None or kind.accepts(x))

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from shiftjax.errors import InputError
 from shiftjax.fast.dispatch import Choice, choose
+from shiftjax.image_files import Size, extent
 from shiftjax.layers import Shift
 from shiftjax.models.resnet import CifarResNet
 from shiftjax.registry import create_model
@@ -102,7 +103,7 @@ class Summary:
 
 def summarize(
     name_or_model: str | nn.Module,
-    image_size: int | None = None,
+    image_size: Size | None = None,
     *,
     channels: int = 3,
     **overrides: Any,
@@ -111,7 +112,8 @@ def summarize(
 
     Args:
       name_or_model: a name of `list_models()`, or a module that takes images.
-      image_size: height and width of the image; None for the network's own.
+      image_size: height and width of the image, one number for both; None for the
+        network's own.
       channels: number of channels of the image.
       **overrides: options of `create_model`, if a name is given.
 
@@ -139,8 +141,8 @@ def summarize(
     size = getattr(model, "image_size", None) if image_size is None else image_size
     if size is None:
         raise InputError(f"{name} has no image size of its own: give image_size=")
-    size = positive("image_size", size)
-    shape = (size, size, positive("channels", channels))
+    height, width = (positive("image_size", side) for side in extent(size))
+    shape = (height, width, positive("channels", channels))
     options = getattr(model, "implementation", None), getattr(model, "kind", "")
     implementation = choose(*options, (1, *shape), train=True)
     chunk = None

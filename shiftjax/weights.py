@@ -24,6 +24,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from shiftjax import json_fields
 from shiftjax.errors import InputError, MissingFileError, listed
+from shiftjax.image_files import Size, check_shape, extent
 from shiftjax.registry import create_model
 from shiftjax.releases import manifest
 from shiftjax.releases.manifest import Release
@@ -43,7 +44,10 @@ REQUIRED = {
     "architecture": json_fields.NAME,
     "options": json_fields.table("an object of options", lambda _: True),
     "class_names": _TEXTS,
-    "image_size": json_fields.whole_number(1, MAX_SIZE),
+    "image_size": json_fields.either(
+        json_fields.whole_number(1, MAX_SIZE),
+        json_fields.pair(json_fields.whole_number(1, MAX_SIZE)),
+    ),
     "mean": json_fields.sequence("a list of numbers", json_fields.is_finite),
     "std": json_fields.sequence(
         "a list of numbers above 0", lambda x: json_fields.is_finite(x) and x > 0
@@ -77,7 +81,7 @@ class Card:
       architecture: a name of `shiftjax.list_models()`.
       options: options of `shiftjax.create_model` for this network.
       class_names: one name for each logit; empty if the network returns none.
-      image_size: height and width of the images, in pixels.
+      image_size: height and width of the images, in pixels; one number for both.
       mean: mean of each channel, to subtract from values in 0 .. 1.
       std: standard deviation of each channel, to divide by.
       dataset: training set.
@@ -98,7 +102,7 @@ class Card:
     architecture: str
     options: Mapping[str, Any]
     class_names: tuple[str, ...]
-    image_size: int
+    image_size: Size
     mean: tuple[float, ...]
     std: tuple[float, ...]
     dataset: str = ""
@@ -119,7 +123,7 @@ class Card:
 
     def image_shape(self) -> tuple[int, int, int]:
         """Returns the shape `(height, width, channels)` of an image."""
-        return self.image_size, self.image_size, len(self.mean)
+        return *extent(self.image_size), len(self.mean)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +226,7 @@ def _with_channels(
     Returns:
       The variables; only the leaves with the channels of the image change.
     """
-    images = jnp.zeros((1, card.image_size, card.image_size, channels))
+    images = jnp.zeros((1, *extent(card.image_size), channels))
     wanted = jax.eval_shape(model.init, jax.random.key(0), images)
 
     def adapt(value: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
@@ -420,10 +424,7 @@ def _card(values: Any) -> Card:
             f"mean has {len(card.mean)} channels and std {len(card.std)}: both must "
             "have 1 (gray) or 3 (RGB)"
         )
-    if card.resize is not None and card.resize < card.image_size:
-        raise InputError(
-            f"resize={card.resize}: it must be at least image_size={card.image_size}"
-        )
+    check_shape(card.image_size, len(card.mean), card.resize)
     return card
 
 

@@ -270,6 +270,7 @@ class Results:
 
     def run(self, console: Console) -> None:
         """Writes the four files, and prints their names."""
+        from shiftjax.image_files import size_text
         from shiftjax.releases import manifest
         from shiftjax.weights import open_pretrained
         from train.zoo import picture, results, speeds
@@ -281,7 +282,7 @@ class Results:
                 raise InputError(f"{path} is not there: run it in a checkout")
         measured = speeds.read_speeds(Path(self.benchmarks))
         sizes = {
-            name: open_pretrained(name, self.directory).card.image_size
+            name: size_text(open_pretrained(name, self.directory).card.image_size)
             for name in releases
         }
         page, plot = (weights.with_name(n) for n in ("results.md", "accuracy.png"))

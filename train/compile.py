@@ -21,6 +21,7 @@ import numpy as np
 from jax.experimental import topologies
 
 from shiftjax.errors import InputError, unknown_name
+from shiftjax.image_files import Size, extent
 from train import memory
 from train.assemble import Setup, set_up
 from train.config import Config
@@ -177,9 +178,9 @@ def devices_of(topology: str) -> tuple[Any, ...]:
         raise InputError(f"--topology {topology}: {reason}") from error
 
 
-def blank(examples: int, classes: int, image_size: int) -> ImageSet:
+def blank(examples: int, classes: int, image_size: Size) -> ImageSet:
     """Makes black images, which take no memory."""
-    shape = (examples, image_size, image_size, 3)
+    shape = (examples, *extent(image_size), 3)
     return ImageSet(
         np.broadcast_to(np.uint8(0), shape),
         np.broadcast_to(np.int32(0), shape[:1]),

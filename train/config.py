@@ -42,8 +42,8 @@ class Data:
     npz:PATH (arrays of NumPy), tar:PATH (WebDataset) or hf:PATH (Hugging Face)."""
     data_dir: str | None = option(None, per_host=True, path=PATH)
     """Folder of the TFDS data sets; by default the one that TFDS uses."""
-    image_size: int = option(32, low=1)
-    """Height and width that images are resized to."""
+    image_size: int | tuple[int, int] = option(32, low=1)
+    """Height and width that images are resized to, one number for square images."""
     validation_examples: int | None = option(None, low=0)
     """Training examples held out for validation, by a fixed seed; default a tenth."""
     train_on: Literal["train", "train+validation"] = "train"

@@ -32,11 +32,12 @@ class Bounds:
     """The highest number allowed."""
 
     def __contains__(self, value: Any) -> bool:
-        """Returns True for an allowed value; never for NaN, if there is a limit."""
-        return (
-            (self.low is None or value >= self.low)
-            and (self.above is None or value > self.above)
-            and (self.high is None or value <= self.high)
+        """Returns True for allowed values; never for NaN, if there is a limit."""
+        return all(
+            (self.low is None or x >= self.low)
+            and (self.above is None or x > self.above)
+            and (self.high is None or x <= self.high)
+            for x in (value if isinstance(value, tuple) else (value,))
         )
 
     def __str__(self) -> str:

@@ -45,8 +45,8 @@ def sample_logits(pretrained: Pretrained) -> dict[str, list[float]]:
 def _outputs(pretrained: Pretrained) -> Callable[[np.ndarray], np.ndarray]:
     """Returns the function from a uint8 image to the numbers to be compared."""
     if isinstance(pretrained.model, StyleNet):
-        stylizer, step = Stylizer(pretrained), pretrained.card.image_size // 4
-        grid = slice(step // 2, None, step), slice(step // 2, None, step)
+        stylizer, sides = Stylizer(pretrained), pretrained.card.image_shape()[:2]
+        grid = tuple(slice(side // 4 // 2, None, side // 4) for side in sides)
         return lambda image: stylizer.image(image)[grid].ravel()
     if isinstance(pretrained.model, FaceNet):
         card, embed = pretrained.card, jax.jit(pretrained.model.apply)

@@ -38,7 +38,7 @@ BODY = """
 # {name}
 
 `{architecture}` of shiftjax, trained on {dataset}: {params:,} parameters, {macs:,}
-multiply-adds for an image of {size} x {size} pixels. shiftjax implements the shift
+multiply-adds for an image of {size} pixels. shiftjax implements the shift
 operation (Wu et al., [*Shift: A Zero FLOP, Zero Parameter Alternative to Spatial
 Convolutions*](https://arxiv.org/abs/1711.08141), CVPR 2018) in JAX and Flax.
 
@@ -131,7 +131,7 @@ def model_card(pretrained: Pretrained, release: Release, repository: str) -> str
         dataset=_dataset(card)[1],
         params=release.params,
         macs=release.macs,
-        size=card.image_size,
+        size=" x ".join(map(str, card.image_shape()[:2])),
         channels=len(card.mean),
         mean=list(card.mean),
         std=list(card.std),

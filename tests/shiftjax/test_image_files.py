@@ -47,6 +47,44 @@ def test_the_centre_is_cropped(height, width):
     assert result.min() > 150
 
 
+@pytest.mark.parametrize(
+    ("shape", "size", "rows", "columns"),
+    [
+        ((60, 60), (20, 40), slice(15, 45), slice(None)),  # 40 / 60 of its size
+        ((60, 60), (40, 20), slice(None), slice(15, 45)),
+        ((30, 90), (20, 40), slice(None), slice(15, 75)),  # 20 / 30 of its size
+        ((20, 40), (20, 40), slice(None), slice(None)),
+    ],
+)
+def test_a_size_that_is_not_square_is_covered_and_cropped(shape, size, rows, columns):
+    """What is outside of the crop is black, and the crop is white."""
+    image = np.zeros((*shape, 3), np.uint8)
+    image[rows, columns] = 255
+    result = image_files.decode(encoded(image), size, 3)
+    assert result.shape == (*size, 3)
+    assert (result[1:-1, 1:-1] == 255).all()
+    assert result.min() > 120
+    assert image_files.decode(encoded(image), size, 1).shape == (*size, 1)
+
+
+def test_a_box_is_resized_to_a_size_that_is_not_square(noise):
+    """The box of the right size is cut out as it is."""
+    image = noise(50, 70, 3)
+    cut = image_files.decode(
+        encoded(image), (20, 40), 3, box=lambda width, height: (5, 10, 45, 30)
+    )
+    np.testing.assert_array_equal(cut, image[10:30, 5:45])
+
+
+def test_a_short_side_is_for_square_images():
+    for size in ((20, 40), (40, 20)):
+        image_files.check_shape(size, 3)
+        with pytest.raises(InputError, match=r"resize=50: it is for square images"):
+            image_files.check_shape(size, 3, 50)
+    with pytest.raises(InputError, match=r"image_size=\(20, 0\): it must be at least"):
+        image_files.check_shape((20, 0), 3)
+
+
 def test_shrinking_averages():
     """Stripes of one pixel become grey, where taking every n-th pixel gives stripes."""
     image = np.zeros((64, 64, 3), np.uint8)

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import shiftjax
+from shiftjax.apps.verify import verify
 from shiftjax.errors import InputError
+from shiftjax.weights import open_pretrained
 from tests.train.runs import (
     EPOCH,
     lines,
@@ -28,8 +31,8 @@ from train.config import (
 from train.data.image_set import ImageSet
 from train.data.sources import load_source
 from train.data.stream import items
-from train.evaluation import evaluate_run
-from train.release import load_run
+from train.evaluation import evaluate_run, evaluate_weights
+from train.release import load_run, release
 from train.state import TrainState
 from train.tasks import load_split
 from train.tasks.models import make_model
@@ -199,6 +202,24 @@ def test_gray_images_are_trained_on_with_one_channel(run, tiny, tmp_path):
     pretrained = load_run(config.workdir)
     assert pretrained.card.image_shape() == (8, 8, 1)
     assert (pretrained.card.mean, pretrained.card.std) == ((0.5,), (0.25,))
+
+
+def test_images_that_are_not_square(run, tiny, tmp_path):
+    """Trained, evaluated, released and verified: eight rows of twelve pixels."""
+    config = tiny(tmp_path / "run", epochs=2.0)
+    data = dataclasses.replace(config.data, image_size=(8, 12))
+    config = dataclasses.replace(config, data=data)
+    outcome, _ = run(config)
+    assert load_config(config.workdir).data.image_size == (8, 12)
+    assert outcome.test["examples"] == 360
+    entry = release([config.workdir], "wide", tmp_path / "zoo")
+    verify(entry.name, tmp_path / "zoo")
+    pretrained = open_pretrained(entry.name, tmp_path / "zoo")
+    assert pretrained.card.image_shape() == (8, 12, 3)
+    summary = shiftjax.summarize(pretrained.model, (8, 12))
+    assert (entry.params, entry.macs) == (summary.params, summary.macs)
+    again = evaluate_weights(entry.name, str(tmp_path / "zoo"))
+    assert again["top1"] == outcome.test["top1"]
 
 
 @pytest.mark.parametrize(

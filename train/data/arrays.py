@@ -156,9 +156,9 @@ def _images(file: Path, archive: NpzFile, name: str) -> np.ndarray:
 def _fitted(images: np.ndarray, decoding: Decoding) -> np.ndarray:
     """Resizes and crops images as those of files."""
     size, channels = decoding.image_size, decoding.channels
-    if decoding.resize is None and images.shape[1:] == (size, size, channels):
+    if decoding.resize is None and images.shape[1:] == decoding.image_shape:
         return images
-    fitted = bulk.allocate(len(images), size, channels)
+    fitted = bulk.allocate(len(images), decoding.image_shape)
 
     def work(chunk: range) -> None:
         for i in chunk:

@@ -17,26 +17,25 @@ def memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def allocate(examples: int, image_size: int, channels: int) -> np.ndarray:
+def allocate(examples: int, image_shape: tuple[int, int, int]) -> np.ndarray:
     """Allocates an array of images, unless it exceeds the machine's memory.
 
     Args:
       examples: the number of images.
-      image_size: the height and width of the images.
-      channels: 1 or 3.
+      image_shape: `(height, width, channels)` of an image.
 
     Returns:
-      uint8 `[examples, image_size, image_size, channels]`, not initialized.
+      uint8 `[examples, height, width, channels]`, not initialized.
 
     Raises:
       InputError: if the machine has less memory.
     """
-    shape = (examples, image_size, image_size, channels)
+    shape = (examples, *image_shape)
     needed = int(np.prod(shape, dtype=np.int64))
     # Linux allocates more memory than it has, and kills the process that uses it.
     if needed > memory():
         raise InputError(
-            f"{examples} images of {image_size}x{image_size} need "
+            f"{examples} images of {image_shape[0]}x{image_shape[1]} need "
             f"{needed / 1e9:.0f} GB and this machine has {memory() / 1e9:.0f} GB of "
             "memory: choose --data.decode each_epoch or a smaller image_size"
         )

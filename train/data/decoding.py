@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -21,8 +22,8 @@ class Decoding:
     """The options of decoding images.
 
     Attributes:
-      image_size: height and width of the images; for images of another size, the short
-        side is resized and the center cropped.
+      image_size: height and width of the images; images of another size are resized to
+        cover it, and the center is cropped.
       channels: 3 (RGB; gray images are repeated) or 1 (gray).
       resize: the short side before the center is cropped; None for `image_size`.
       crop_scale: the smallest and the largest area of a random-resized crop of training
@@ -35,7 +36,7 @@ class Decoding:
       threads: number of threads; None for one per core that the process may use.
     """
 
-    image_size: int = 32
+    image_size: image_files.Size = 32
     channels: int = 3
     resize: int | None = None
     crop_scale: tuple[float, float] | None = None
@@ -43,6 +44,11 @@ class Decoding:
     decode: Decode | None = None
     on_corrupt: OnCorrupt = "stop"
     threads: int | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """The shape `(height, width, channels)` of an image."""
+        return *image_files.extent(self.image_size), self.channels
 
     def at_each_epoch(self, examples: int) -> bool:
         """Returns True if the images of a source are decoded at each epoch.
@@ -56,13 +62,13 @@ class Decoding:
         """
         if self.decode is not None:
             return self.decode == "each_epoch"
-        size = examples * self.image_size**2 * self.channels
+        size = examples * math.prod(self.image_shape)
         return self.crop_scale is not None or size > bulk.memory() / 2
 
     def pixels(
         self, image: bytes | Path, number: int, epoch: int | None, upright: bool
     ) -> np.ndarray:
-        """Decodes an image, to uint8 `[image_size, image_size, channels]`.
+        """Decodes an image, to uint8 `[height, width, channels]`.
 
         Args:
           image: the encoded bytes, or the path of a file.

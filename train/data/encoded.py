@@ -60,8 +60,7 @@ class Encoded:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """The shape `(height, width, channels)` of an image."""
-        size = self.decoding.image_size
-        return size, size, self.decoding.channels
+        return self.decoding.image_shape
 
     @property
     def labels(self) -> np.ndarray:
@@ -108,8 +107,7 @@ class Encoded:
           InputError: for a damaged image, unless it is skipped; if the machine has not
             enough memory.
         """
-        size, _, channels = self.image_shape
-        images = bulk.allocate(len(self), size, channels)
+        images = bulk.allocate(len(self), self.image_shape)
         labels = np.zeros(len(self), np.int32)
         faults = self._fill(np.arange(len(self)), None, images, labels)
         if faults:

@@ -25,13 +25,13 @@ class Noise:
     Attributes:
       examples: the number of images.
       classes: the number of classes.
-      image_size: height and width of the images.
+      extent: height and width of the images.
       seed: the seed of the pixels.
     """
 
     examples: int
     classes: int
-    image_size: int
+    extent: tuple[int, int]
     seed: int
 
     upright: bool = False
@@ -55,12 +55,13 @@ class Noise:
 
     def read(self, numbers: Sequence[int]) -> list[tuple[bytes | Path, int]]:
         """Makes images as PPM files, whose decoding costs almost nothing."""
-        header = b"P6 %d %d 255\n" % (self.image_size, self.image_size)
+        height, width = self.extent
+        header, size = b"P6 %d %d 255\n" % (width, height), 3 * height * width
         found: list[tuple[bytes | Path, int]] = []
         for number in numbers:
             bits = np.random.Philox(key=[self.seed, number])
-            words = bits.random_raw(-(-3 * self.image_size**2 // 8))
-            pixels = words.tobytes()[: 3 * self.image_size**2]
+            words = bits.random_raw(-(-size // 8))
+            pixels = words.tobytes()[:size]
             found.append((header + pixels, number % self.classes))
         return found
 
@@ -87,7 +88,8 @@ def open_fake(name: str, decoding: Decoding) -> splits.OfficialSplits:
     when = decoding.decode or "each_epoch"
 
     def read(split: str) -> Encoded | ImageSet:
-        noise = Noise(counts[split], classes, decoding.image_size, _SEEDS[split])
+        extent = decoding.image_shape[:2]
+        noise = Noise(counts[split], classes, extent, _SEEDS[split])
         chosen = dataclasses.replace(decoding, decode=when)
         return open_encoded(noise, chosen, sum(counts.values()))
 

@@ -104,7 +104,7 @@ def short_table(releases: Mapping[str, Release]) -> str:
 
 def weights_table(
     releases: Mapping[str, Release],
-    image_sizes: Mapping[str, int],
+    image_sizes: Mapping[str, str],
     speeds: Speeds | None = None,
 ) -> str:
     """Returns the table of docs/weights.md, with one line per release of any task.
@@ -127,7 +127,7 @@ def weights_table(
                 f"{release.params:,}",
                 f"{release.macs / 1e6:.1f} M",
                 top1(release) if release in classifiers else "",
-                str(image_sizes[release.name]),
+                image_sizes[release.name],
                 f"{release.size / 1e6:.2f}",
                 f"{speed:,.0f}" if speed else "",
             ]

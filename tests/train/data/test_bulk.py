@@ -10,7 +10,7 @@ def test_more_than_the_memory_is_refused_before_it_is_touched():
     with pytest.raises(
         InputError, match=r"need 1505280 GB and this machine has \d+ GB"
     ):
-        bulk.allocate(10**10, 224, 3)
+        bulk.allocate(10**10, (224, 224, 3))
 
 
 def test_all_examples_are_worked_on_once_and_errors_come_out():
