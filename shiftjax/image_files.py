@@ -11,6 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from shiftjax.errors import InputError
+from shiftjax.image_sizes import Size, extent
 
 # fmt: off
 EXTENSIONS = (
@@ -22,29 +23,6 @@ _MODES = {1: "L", 3: "RGB"}
 _SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
-Size = int | tuple[int, int]  # height and width in pixels, or one number for both
-
-
-def extent(image_size: Size) -> tuple[int, int]:
-    """Returns the height and the width of a size.
-
-    Example:
-      >>> extent(32), extent((256, 128))
-      ((32, 32), (256, 128))
-    """
-    if isinstance(image_size, tuple):
-        return image_size
-    return image_size, image_size
-
-
-def size_text(image_size: Size) -> str:
-    """Returns a size as text.
-
-    Example:
-      >>> size_text(32), size_text((256, 128))
-      ('32', '256x128')
-    """
-    return "x".join(map(str, dict.fromkeys(extent(image_size))))
 
 
 def find_images(folder: str | Path) -> list[Path]:
@@ -71,34 +49,6 @@ def find_images(folder: str | Path) -> list[Path]:
             + ", ".join(EXTENSIONS)
         )
     return found
-
-
-def check_shape(image_size: Size, channels: int, resize: int | None = None) -> None:
-    """Checks that images can have a size and a number of channels.
-
-    Args:
-      image_size: height and width in pixels.
-      channels: 1 (gray) or 3 (RGB).
-      resize: the short side before the center is cropped; None for `image_size`.
-
-    Raises:
-      InputError: if the size is below 1 or above `resize`, or the number of channels is
-        another, or `resize` is given and the image is not square.
-    """
-    height, width = extent(image_size)
-    if min(height, width) < 1:
-        raise InputError(f"image_size={image_size}: it must be at least 1 pixel")
-    if channels not in _MODES:
-        raise InputError(f"channels={channels}: it must be 1 (gray) or 3 (RGB)")
-    if resize is not None and height != width:
-        raise InputError(
-            f"resize={resize}: it is for square images, not image_size={image_size}"
-        )
-    if resize is not None and resize < height:
-        raise InputError(
-            f"resize={resize}: it must be at least image_size={image_size}, which is "
-            "cropped from it"
-        )
 
 
 def decode(

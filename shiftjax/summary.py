@@ -16,7 +16,7 @@ from rich.table import Table
 
 from shiftjax.errors import InputError
 from shiftjax.fast.dispatch import Choice, choose
-from shiftjax.image_files import Size, extent
+from shiftjax.image_sizes import Size, extent
 from shiftjax.layers import Shift
 from shiftjax.models.resnet import CifarResNet
 from shiftjax.registry import create_model

@@ -24,7 +24,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from shiftjax import json_fields
 from shiftjax.errors import InputError, MissingFileError, listed
-from shiftjax.image_files import Size, check_shape, extent
+from shiftjax.image_sizes import Size, check_shape, extent
 from shiftjax.registry import create_model
 from shiftjax.releases import manifest
 from shiftjax.releases.manifest import Release

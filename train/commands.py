@@ -270,7 +270,7 @@ class Results:
 
     def run(self, console: Console) -> None:
         """Writes the four files, and prints their names."""
-        from shiftjax.image_files import size_text
+        from shiftjax.image_sizes import size_text
         from shiftjax.releases import manifest
         from shiftjax.weights import open_pretrained
         from train.zoo import picture, results, speeds

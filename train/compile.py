@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import topologies
 
 from shiftjax.errors import InputError, unknown_name
-from shiftjax.image_files import Size, extent
+from shiftjax.image_sizes import Size, extent
 from train import memory
 from train.assemble import Setup, set_up
 from train.config import Config

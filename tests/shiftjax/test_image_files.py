@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shiftjax import image_files
+from shiftjax import image_files, image_sizes
 from shiftjax.errors import InputError
 
 
@@ -78,11 +78,11 @@ def test_a_box_is_resized_to_a_size_that_is_not_square(noise):
 
 def test_a_short_side_is_for_square_images():
     for size in ((20, 40), (40, 20)):
-        image_files.check_shape(size, 3)
+        image_sizes.check_shape(size, 3)
         with pytest.raises(InputError, match=r"resize=50: it is for square images"):
-            image_files.check_shape(size, 3, 50)
+            image_sizes.check_shape(size, 3, 50)
     with pytest.raises(InputError, match=r"image_size=\(20, 0\): it must be at least"):
-        image_files.check_shape((20, 0), 3)
+        image_sizes.check_shape((20, 0), 3)
 
 
 def test_shrinking_averages():

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from shiftjax import image_files
+from shiftjax import image_files, image_sizes
 from train.data import bulk
 from train.data.random_crop import random_box, uniforms
 
@@ -36,7 +36,7 @@ class Decoding:
       threads: number of threads; None for one per core that the process may use.
     """
 
-    image_size: image_files.Size = 32
+    image_size: image_sizes.Size = 32
     channels: int = 3
     resize: int | None = None
     crop_scale: tuple[float, float] | None = None
@@ -48,7 +48,7 @@ class Decoding:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """The shape `(height, width, channels)` of an image."""
-        return *image_files.extent(self.image_size), self.channels
+        return *image_sizes.extent(self.image_size), self.channels
 
     def at_each_epoch(self, examples: int) -> bool:
         """Returns True if the images of a source are decoded at each epoch.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from shiftjax import image_files
+from shiftjax import image_files, image_sizes
 from train.data import splits
 from train.data.image_set import ImageSet
 
@@ -17,7 +17,7 @@ _TEST_EXAMPLES = 360
 
 
 def open_digits(
-    image_size: image_files.Size, channels: int, resize: int | None = None
+    image_size: image_sizes.Size, channels: int, resize: int | None = None
 ) -> splits.OfficialSplits:
     """Opens the digits: 1,437 training and 360 test examples, stratified by class.
 
@@ -38,7 +38,7 @@ def open_digits(
     return splits.assign("digits", ["train", "test"], read)
 
 
-def _read(image_size: image_files.Size, channels: int, resize: int | None) -> ImageSet:
+def _read(image_size: image_sizes.Size, channels: int, resize: int | None) -> ImageSet:
     """Reads all digits in scikit-learn's order."""
     from sklearn.datasets import load_digits  # takes a second, so only if needed
 

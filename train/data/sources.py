@@ -17,7 +17,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from shiftjax import image_files
+from shiftjax import image_sizes
 from shiftjax.errors import InputError, unknown_name
 from train.data import arrays, digits, fake, folder, hugging_face, splits, tar, tfds
 from train.data.decoding import ON_CORRUPT, Decoding
@@ -136,7 +136,7 @@ def load_source(
       (1300, (16, 16, 3), 10)
     """
     request = Request(**options)
-    image_files.check_shape(request.image_size, request.channels, request.resize)
+    image_sizes.check_shape(request.image_size, request.channels, request.resize)
     if split not in splits.SPLITS:
         raise unknown_name("split", split, splits.SPLITS)
     if request.on_corrupt not in ON_CORRUPT:

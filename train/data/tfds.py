@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shiftjax import image_files
+from shiftjax import image_sizes
 from shiftjax.errors import InputError
 from train.data import cache, splits, tfds_directory
 from train.data.decoding import Decoding
@@ -77,7 +77,7 @@ def _pixels(decoding: Decoding) -> str:
     """Returns the options that the decoded images depend on."""
     resized = f"-resize{decoding.resize}" if decoding.resize is not None else ""
     skipped = "-skip" if decoding.on_corrupt == "skip" else ""
-    size = image_files.size_text(decoding.image_size)
+    size = image_sizes.size_text(decoding.image_size)
     return f"{size}x{decoding.channels}{resized}{skipped}"
 
 

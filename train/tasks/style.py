@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from shiftjax import image_files
+from shiftjax import image_files, image_sizes
 from shiftjax.apps.thumbnails import encode_thumbnail
 from shiftjax.errors import InputError
 from shiftjax.models import stylizer
@@ -78,7 +78,7 @@ class StyleTransfer:
             raise InputError(
                 f"--accumulate {config.accumulate}: the task style allows only 1"
             )
-        image_files.check_shape(options.size, 3)
+        image_sizes.check_shape(options.size, 3)
         painting = image_files.decode(
             Path(options.image), options.size, 3, upright=True
         )
