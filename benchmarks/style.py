@@ -19,21 +19,21 @@ def style_tables(options: Options, machine: dict[str, Any]) -> list[Table]:
     cases = []
     for name in NETWORKS:
         own = {"name": name, "side": side}
-        cases.append(Case(name, "jax", "benchmarks.style:stylizer", own))
+        cases.append(Case(name, "jax", "benchmarks.style:jax_stylizer", own))
         reference = own | {"implementation": "reference"}
         row = f"{name}, reference"
-        cases.append(Case(row, "jax", "benchmarks.style:stylizer", reference))
+        cases.append(Case(row, "jax", "benchmarks.style:jax_stylizer", reference))
         if machine.get("torch"):
             compiled = [False, True] if options.compile_torch else [False]
             for chosen in compiled:
                 row = f"{name}, PyTorch{' compiled' if chosen else ''}"
-                build = "benchmarks.torch_style:stylizer"
+                build = "benchmarks.torch_style:torch_stylizer"
                 cases.append(Case(row, "torch", build, own | {"compiled": chosen}))
     title = f"restyling of an image of {side} x {side}"
     return [Table(title, NETWORKS[0], tuple(cases), {"side": side})]
 
 
-def stylizer(name: str, side: int, implementation: str | None = None) -> Program:
+def jax_stylizer(name: str, side: int, implementation: str | None = None) -> Program:
     """Makes the program of a stylizer with random weights."""
     model = create_model(name, implementation=implementation)
 

@@ -35,7 +35,7 @@ NETS: Mapping[str, Callable[..., nn.Module]] = {
 }
 
 
-def make_program(
+def make_torch_program(
     call: Callable[[], Any], *, queued: bool = True, steps: int = 1, **facts: int
 ) -> Program:
     """Makes a program, and measures the memory of a call on a GPU."""
@@ -69,7 +69,7 @@ def on_copies(call: Callable[..., Any], inputs: Sequence, copies: int) -> Progra
         return [call(*group) for group in groups]
 
     if not CUDA:
-        return make_program(run, steps=copies)
+        return make_torch_program(run, steps=copies)
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         for _ in range(3):
@@ -78,7 +78,7 @@ def on_copies(call: Callable[..., Any], inputs: Sequence, copies: int) -> Progra
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, stream=stream):
         run()
-    return make_program(graph.replay, steps=copies)
+    return make_torch_program(graph.replay, steps=copies)
 
 
 def random_images(*shape: int, dtype: str = "float32") -> torch.Tensor:
@@ -139,7 +139,7 @@ def torch_training_step(
         optimizer.step()
         return loss
 
-    return make_program(call, params=trainable_count(net))
+    return make_torch_program(call, params=trainable_count(net))
 
 
 def torch_inference(
@@ -161,7 +161,7 @@ def torch_inference(
     def call() -> torch.Tensor:
         return forward(x)
 
-    return make_program(call, queued=batch_size > 1, params=params)
+    return make_torch_program(call, queued=batch_size > 1, params=params)
 
 
 def slices(x: torch.Tensor, kernel_size: int) -> torch.Tensor:

@@ -10,10 +10,10 @@ from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
 from benchmarks.cases import Program
 from benchmarks.torch_modules import one_hot
-from benchmarks.torch_programs import DEVICE, make_program
+from benchmarks.torch_programs import DEVICE, make_torch_program
 
 
-class StyleConv(nn.Module):
+class TorchStyleConv(nn.Module):
     """A convolution padded by reflection, or a shift and a 1x1 convolution; norm."""
 
     def __init__(
@@ -50,21 +50,24 @@ class StyleConv(nn.Module):
         return self.norm(self.conv(x))
 
 
-class StyleNet(nn.Module):
+class TorchStyleNet(nn.Module):
     """The stylizer of `shiftjax.models.stylizer`."""
 
     def __init__(self, *, shifted: bool, blocks: int = 5) -> None:
         super().__init__()
-        self.conv1 = StyleConv(3, 32, 9)
-        self.conv2 = StyleConv(32, 64, 7, 2, shifted=shifted)
-        self.conv3 = StyleConv(64, 128, 3, 2, shifted=shifted)
+        self.conv1 = TorchStyleConv(3, 32, 9)
+        self.conv2 = TorchStyleConv(32, 64, 7, 2, shifted=shifted)
+        self.conv3 = TorchStyleConv(64, 128, 3, 2, shifted=shifted)
+
+        def layer() -> TorchStyleConv:
+            return TorchStyleConv(128, 128, 3, shifted=shifted)
+
         self.blocks = nn.ModuleList(
-            nn.ModuleList(StyleConv(128, 128, 3, shifted=shifted) for _ in range(2))
-            for _ in range(blocks)
+            nn.ModuleList([layer(), layer()]) for _ in range(blocks)
         )
-        self.up1 = StyleConv(128, 64, 5, shifted=shifted, scale=2)
-        self.up2 = StyleConv(64, 32, 7, scale=2)
-        self.out = StyleConv(32, 3, 9, normalized=False)
+        self.up1 = TorchStyleConv(128, 64, 5, shifted=shifted, scale=2)
+        self.up2 = TorchStyleConv(64, 32, 7, scale=2)
+        self.out = TorchStyleConv(32, 3, 9, normalized=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Restyles normalized images, `[batch, 3, height, width]`."""
@@ -79,11 +82,12 @@ class StyleNet(nn.Module):
         for name in ("conv1", "conv2", "conv3", "up1", "up2", "out"):
             _load(getattr(self, name), params[name])
         for number, layers in enumerate(self.blocks, 1):
-            for name, layer in zip(("conv1", "conv2"), layers, strict=True):  # pyright: ignore
-                _load(layer, params[f"block{number}"][name])
+            own = params[f"block{number}"]
+            for index, layer in enumerate(layers, 1):  # pyright: ignore
+                _load(layer, own[f"conv{index}"])
 
 
-def _load(layer: StyleConv, params: Mapping[str, Any]) -> None:
+def _load(layer: TorchStyleConv, params: Mapping[str, Any]) -> None:
     """Takes the params of one of our layers."""
     kernel = np.asarray(params["conv"]["kernel"])
     kernel = (
@@ -99,10 +103,10 @@ def _load(layer: StyleConv, params: Mapping[str, Any]) -> None:
                 getattr(layer.norm, theirs).copy_(value)
 
 
-def stylizer(name: str, side: int, *, compiled: bool) -> Program:
+def torch_stylizer(name: str, side: int, *, compiled: bool) -> Program:
     """Makes the program of a stylizer with random weights."""
     torch.manual_seed(0)
-    net: Any = StyleNet(shifted=name == "shift_stylizer").eval()
+    net: Any = TorchStyleNet(shifted=name == "shift_stylizer").eval()
     net = net.to(DEVICE, memory_format=torch.channels_last)
     images = torch.randn(1, 3, side, side, device=DEVICE)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -112,4 +116,4 @@ def stylizer(name: str, side: int, *, compiled: bool) -> Program:
         with torch.inference_mode():
             return run(images)
 
-    return make_program(call)
+    return make_torch_program(call)

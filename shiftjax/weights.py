@@ -23,6 +23,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from shiftjax import json_fields
+from shiftjax.adaptation import with_channels, with_new_head
 from shiftjax.errors import InputError, MissingFileError, listed
 from shiftjax.image_sizes import Size, check_shape, extent
 from shiftjax.registry import create_model
@@ -37,7 +38,6 @@ MAX_SIZE = 2**15  # of an image, in pixels
 ADDED = ("resize", "threshold", "threshold_source")
 ADDED += ("painting", "painting_source", "feature_network")
 LOADERS = "shiftjax.loaders"  # entry points that load the folder of a run
-HEAD = "head"  # the layer that maps features to logits
 
 _TEXTS = json_fields.sequence("a list of texts", json_fields.is_text)
 REQUIRED = {
@@ -198,47 +198,17 @@ def load_pretrained(
             num_classes,
         )
         model = model.clone(num_classes=num_classes)
-        images = jnp.zeros((1, *pretrained.card.image_shape()))
-        new = jax.jit(model.init)(jax.random.key(0), images)
-        params = variables["params"] | {HEAD: new["params"][HEAD]}
-        variables = variables | {"params": params}
+        shape = pretrained.card.image_shape()
+        variables = with_new_head(model, variables, shape)
     if channels is not None and channels != len(pretrained.card.mean):
-        if not pretrained.card.class_names and model.outputs == "images":
+        if model.outputs == "images":
             raise InputError(
                 f"channels={channels}: {name} returns images of "
                 f"{len(pretrained.card.mean)} channels, and takes no others"
             )
-        variables = _with_channels(model, variables, pretrained.card, channels)
+        shape = *pretrained.card.image_shape()[:2], channels
+        variables = with_channels(model, variables, shape)
     return model, variables
-
-
-def _with_channels(
-    model: Any, variables: dict[str, Any], card: Card, channels: int
-) -> dict[str, Any]:
-    """Adapts the kernel of the first layer to another number of channels, as timm does.
-
-    Args:
-      model: the network.
-      variables: its variables.
-      card: metadata of the weights.
-      channels: the new number of channels.
-
-    Returns:
-      The variables; only the leaves with the channels of the image change.
-    """
-    images = jnp.zeros((1, *extent(card.image_size), channels))
-    wanted = jax.eval_shape(model.init, jax.random.key(0), images)
-
-    def adapt(value: jax.Array, like: jax.ShapeDtypeStruct) -> jax.Array:
-        if value.shape == like.shape:
-            return value
-        value = jnp.asarray(value)
-        if channels == 1:
-            return value.sum(-2, keepdims=True)
-        old = value.shape[-2]
-        return value[..., np.arange(channels) % old, :] * (old / channels)
-
-    return jax.tree.map(adapt, variables, wanted)
 
 
 def open_pretrained(
@@ -276,13 +246,7 @@ def open_pretrained(
 
 
 def _load_run(workdir: str) -> Pretrained:
-    """Loads a run by the function that the trainer registers for it.
-
-    Args:
-      workdir: the folder of the run.
-
-    Returns:
-      The network, its variables and a card.
+    """Loads the folder of a run by the function that the trainer registers for it.
 
     Raises:
       InputError: if no trainer is installed, or the folder has no run.

@@ -112,7 +112,7 @@ def test_stylizers_are_the_same_network(rng, name):
     images = rng.normal(size=(1, 24, 20, 3)).astype(np.float32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), images)
     variables = jax.tree.map(lambda x: rng.normal(size=x.shape) / 10, shapes)
-    net = torch_style.StyleNet(shifted=model.shifted, blocks=1)
+    net = torch_style.TorchStyleNet(shifted=model.shifted, blocks=1)
     net.load(variables["params"])
     with torch.inference_mode():
         actual = net(torch.from_numpy(images.transpose(0, 3, 1, 2))).numpy()
