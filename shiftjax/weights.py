@@ -228,7 +228,8 @@ def open_pretrained(
       MissingFileError: if the file does not exist.
       InputError: if the file is damaged or belongs to another network.
     """
-    if Path(name).expanduser().is_dir():
+    is_folder = Path(name).expanduser().is_dir()
+    if is_folder and name not in manifest.release_names(directory):
         return _load_run(name)
     if name.endswith(SUFFIX):
         path = Path(name).expanduser()

@@ -210,6 +210,15 @@ def test_damage_is_said_in_one_line(released, kind):
     assert "\n" not in str(caught.value)
 
 
+def test_a_release_is_not_hidden_by_a_folder_of_its_name(
+    released, variables, tmp_path, monkeypatch, assert_trees_close
+):
+    """Such as that of `shiftjax hub NAME -o NAME`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / NAME).mkdir()
+    assert_trees_close(load_pretrained(NAME, directory=released)[1], variables, 0)
+
+
 def test_an_unknown_name_gets_the_nearest(released):
     with pytest.raises(UnknownNameError, match=f"did you mean '{NAME}'"):
         load_pretrained("shiftresnet20_e3.toy", directory=released)
