@@ -1,13 +1,13 @@
 """Data sets of Hugging Face on the disk: columns, splits, and what is refused."""
 
-import io
+import functools
 import sys
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from shiftjax.errors import InputError, MissingFileError
+from tests.train.data.pngs import assert_any_order, gray_values, numbered, png
 from train.data.encoded import Encoded
 from train.data.image_set import ImageSet
 from train.data.sources import load_source
@@ -37,10 +37,9 @@ def hf(tmp_path, monkeypatch):
     hf.enable_progress_bars()
 
 
-def png(pixels):
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "png")
-    return {"bytes": out.getvalue(), "path": None}
+def entry(encoded):
+    """An image as the library keeps it."""
+    return {"bytes": encoded, "path": None}
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def table(hf):
     """Returns a function that makes a table; an image has its number as gray value."""
 
     def table(numbers, labels=None, *, names=("cat", "dog"), image="image", **other):
-        images = [png(np.full((9, 7, 3), i, np.uint8)) for i in numbers]
+        images = [entry(numbered(i)) for i in numbers]
         labels = [i % 2 for i in numbers] if labels is None else labels
         kind = hf.ClassLabel(names=list(names)) if names else hf.Value("int64")
         features = {image: hf.Image(), "label": kind}
@@ -63,10 +62,6 @@ def table(hf):
 def read(path, split="train", **options):
     options = {"image_size": 8, "validation_examples": 0, **options}
     return load_source(f"hf:{path}", split, **options)
-
-
-def values(found):
-    return found.batch(np.arange(len(found)))[0][:, 0, 0, 0].tolist()
 
 
 @pytest.fixture
@@ -98,25 +93,20 @@ def test_splits_are_read_in_their_order(request, form, decode):
     for split, numbers in expected.items():
         found = read(path, split, decode=decode)
         assert isinstance(found, ImageSet if decode == "once" else Encoded)
-        assert values(found) == numbers
+        assert gray_values(found) == numbers
         assert found.labels.tolist() == [i % 2 for i in numbers]
         assert found.class_names == ("cat", "dog")
 
 
 def test_rows_are_read_in_any_order_and_on_any_number_of_threads(saved):
-    order = np.random.default_rng(0).permutation(12)
-    for threads in (1, 4):
-        found = read(saved, decode="each_epoch", threads=threads)
-        images, labels = found.batch(order)
-        assert images[:, 4, 4, 1].tolist() == order.tolist()
-        assert labels.tolist() == (order % 2).tolist()
+    assert_any_order(functools.partial(read, saved, decode="each_epoch"))
 
 
 def test_batches_are_those_of_a_folder_of_the_same_files(hf, tmp_path, noise):
     """Also of images that are files elsewhere, and of a table in another format."""
     images = []
     for i in range(12):
-        encoded = png(noise(10 + i, 20 - i, 3))
+        encoded = entry(png(noise(10 + i, 20 - i, 3)))
         file = tmp_path / "files" / "train" / "ab"[i // 6] / f"{i:02d}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(encoded["bytes"])
@@ -147,7 +137,7 @@ def test_labels_may_be_integers_and_images_have_any_name(hf, table, tmp_path):
     made = table([1, 2, 3], [0, 2, 2], names=None, image="photo", **other)
     made.save_to_disk(tmp_path / "set")
     found = read(tmp_path / "set", cut_test=False)
-    assert values(found) == [1, 2, 3]
+    assert gray_values(found) == [1, 2, 3]
     assert found.labels.tolist() == [0, 2, 2]
     assert found.class_names == ("0", "1", "2")
 
@@ -156,8 +146,8 @@ def test_a_split_without_published_labels_is_left_out(hf, table, tmp_path, caplo
     parts = {"train": table(range(4)), "validation": table([8, 9])}
     parts |= {"test": table([5, 6], [-1, -1]), "more": table([1], [-1])}
     hf.DatasetDict(parts).save_to_disk(tmp_path / "set")
-    assert values(read(tmp_path / "set", "test")) == [8, 9]
-    assert values(read(tmp_path / "set")) == [0, 1, 2, 3]
+    assert gray_values(read(tmp_path / "set", "test")) == [8, 9]
+    assert gray_values(read(tmp_path / "set")) == [0, 1, 2, 3]
     assert sum("test is left out" in message for message in caplog.messages) == 1
 
 
@@ -168,8 +158,13 @@ def test_a_damaged_image_is_named_or_skipped(table, tmp_path):
     table([0]).from_dict(made, table([0]).features).save_to_disk(tmp_path / "set")
     options = {"decode": "each_epoch", "cut_test": False}
     with pytest.raises(InputError, match=r"set: train row [12]: .* be read as an im"):
-        values(read(tmp_path / "set", **options))
-    assert values(read(tmp_path / "set", **options, on_corrupt="skip")) == [0, 3, 3, 3]
+        gray_values(read(tmp_path / "set", **options))
+    assert gray_values(read(tmp_path / "set", **options, on_corrupt="skip")) == [
+        0,
+        3,
+        3,
+        3,
+    ]
 
 
 def test_tables_that_cannot_be_used_are_refused_in_one_line(hf, table, tmp_path):

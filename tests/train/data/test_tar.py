@@ -1,5 +1,6 @@
 """Tar files of WebDataset: samples, splits and classes, and what is refused."""
 
+import functools
 import gzip
 import io
 import json
@@ -7,9 +8,9 @@ import tarfile
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from shiftjax.errors import InputError, MissingFileError
+from tests.train.data.pngs import assert_any_order, gray_values, numbered, png
 from train.data.encoded import Encoded
 from train.data.image_set import ImageSet
 from train.data.shards import by_split
@@ -26,30 +27,15 @@ def pack(path, members, **options):
     return path
 
 
-def png(pixels):
-    out = io.BytesIO()
-    Image.fromarray(pixels).save(out, "png")
-    return out.getvalue()
-
-
-def value(number):
-    """An image of one gray value."""
-    return png(np.full((9, 7, 3), number, np.uint8))
-
-
 def samples(numbers, classes=2):
     for i in numbers:
-        yield f"{i:04d}.png", value(i)
+        yield f"{i:04d}.png", numbered(i)
         yield f"{i:04d}.cls", b"%d\n" % (i % classes)
 
 
 def read(path, split="train", **options):
     options = {"image_size": 8, "validation_examples": 0, **options}
     return load_source(f"tar:{path}", split, **options)
-
-
-def values(found):
-    return found.batch(np.arange(len(found)))[0][:, 0, 0, 0].tolist()
 
 
 @pytest.fixture
@@ -69,35 +55,30 @@ def test_splits_are_those_of_the_names(folder, decode):
         "validation": [20, 21, 22],
         "test": [*range(30, 34)],
     }
-    for split, numbers in expected.items():
+    for split, wanted in expected.items():
         found = read(folder, split, decode=decode)
         assert isinstance(found, ImageSet if decode == "once" else Encoded)
-        assert values(found) == numbers
-        assert found.labels.tolist() == [i % 2 for i in numbers]
+        assert gray_values(found) == wanted
+        assert found.labels.tolist() == [i % 2 for i in wanted]
         assert found.class_names == ("0", "1")
     both = read(folder, "train+validation", decode=decode)
-    assert values(both) == [*range(12), 20, 21, 22]
+    assert gray_values(both) == [*range(12), 20, 21, 22]
 
 
 def test_samples_are_read_in_any_order_and_on_any_number_of_threads(folder):
-    order = np.random.default_rng(0).permutation(12)
-    for threads in (1, 4):
-        found = read(folder, decode="each_epoch", threads=threads)
-        images, labels = found.batch(order)
-        assert images[:, 4, 4, 1].tolist() == order.tolist()
-        assert labels.tolist() == (order % 2).tolist()
+    assert_any_order(functools.partial(read, folder, decode="each_epoch"))
 
 
 def test_a_file_alone_and_a_folder_of_other_names_are_for_training(folder, tmp_path):
-    assert values(read(folder / "test.tar", cut_test=False)) == [30, 31, 32, 33]
+    assert gray_values(read(folder / "test.tar", cut_test=False)) == [30, 31, 32, 33]
     other = tmp_path / "other"
     other.mkdir()
     for name, start in (("b.tar", 10), ("a.tar", 0)):
         pack(other / name, samples(range(start, start + 10)))
     parts = [read(other, split, decode="each_epoch") for split in ("train", "test")]
     assert [len(part) for part in parts] == [16, 4]
-    assert values(parts[0]) == sorted(values(parts[0]))
-    assert sorted(values(parts[0]) + values(parts[1])) == list(range(20))
+    assert gray_values(parts[0]) == sorted(gray_values(parts[0]))
+    assert sorted(gray_values(parts[0]) + gray_values(parts[1])) == list(range(20))
 
 
 @pytest.mark.parametrize("options", [{}, {"channels": 1}, {"resize": 12}])
@@ -135,10 +116,10 @@ def test_labels_in_json_and_members_of_other_kinds(tmp_path):
     label = {"label": 1, "caption": "a cat"}
     members = [
         ("0.json", json.dumps(label).encode()),
-        ("0.png", value(0)),
+        ("0.png", numbered(0)),
         ("0.seg.png", b"of no concern"),
         ("1.txt", b"a dog"),
-        ("1.jpg", value(1)),
+        ("1.jpg", numbered(1)),
         ("1.cls", b"0"),
         ("1.json", b'{"label": 5}'),
         ("about.json", b'{"license": "none"}'),
@@ -146,19 +127,19 @@ def test_labels_in_json_and_members_of_other_kinds(tmp_path):
     ]
     file = pack(tmp_path / "set.tar", members)
     found = read(file, cut_test=False)
-    assert values(found) == [0, 1]
+    assert gray_values(found) == [0, 1]
     assert found.labels.tolist() == [1, 0]
 
 
 def test_names_longer_than_a_header_are_read(tmp_path):
     for number, kind in enumerate((tarfile.PAX_FORMAT, tarfile.GNU_FORMAT)):
         long = "x" * 150
-        members = [(f"{long}.png", value(7)), (f"{long}.cls", b"0")]
+        members = [(f"{long}.png", numbered(7)), (f"{long}.cls", b"0")]
         file = pack(tmp_path / f"{number}.tar", members, format=kind)
-        assert values(read(file, cut_test=False)) == [7]
+        assert gray_values(read(file, cut_test=False)) == [7]
 
 
-PNG = value(3)
+PNG = numbered(3)
 
 
 @pytest.mark.parametrize(
@@ -220,8 +201,8 @@ def test_a_damaged_image_is_named_or_skipped(tmp_path):
     file = pack(tmp_path / "set.tar", members)
     options = {"decode": "each_epoch", "cut_test": False}
     with pytest.raises(InputError, match=r"set\.tar: sample '0001': .* be read as"):
-        values(read(file, **options))
-    assert values(read(file, **options, on_corrupt="skip")) == [0, 2, 2, 3]
+        gray_values(read(file, **options))
+    assert gray_values(read(file, **options, on_corrupt="skip")) == [0, 2, 2, 3]
 
 
 def test_what_is_not_there_or_compressed(tmp_path):
