@@ -6,6 +6,7 @@
 #            environment
 #   docs     build the site, with warnings as errors
 #   newest   a selection of the tests, with the newest JAX and Flax (.venv-newest)
+#   soak     kill a run of two processes KILLS times, and check that nothing is lost
 #   check    test, wheel, docs and newest
 #   format   mend what can be mended
 #   clean    remove all that was made
@@ -34,13 +35,14 @@ NEWEST_TESTS := every_lowering_has_the_same_gradient or pmap or shard_map or \
   remat_gives_the_same_gradients or bit_for_bit or restored_on_one or \
   outcome_of_a_run or record_of_a_run or recorded
 EXPERIMENT ?= digits
+KILLS ?= 20
 ARGS ?=
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 # Follows a command that installs packages.
 OR_SAY = || { echo "make: $@ failed; it installs packages, from the network or from\
   PIP_INDEX_URL" >&2; exit 1; }
 
-.PHONY: train test lint types unit wheel docs newest check format clean
+.PHONY: train test lint types unit wheel docs newest soak check format clean
 
 train: $(VENV)/.train
 	$(BIN)/python -m train $(EXPERIMENT) $(ARGS)
@@ -74,6 +76,9 @@ newest: $(NEWEST)/bin/python
 	$(NEWEST)/bin/python -c \
 	  'import flax, jax; print("jax", jax.__version__, "flax", flax.__version__)'
 	$(NEWEST)/bin/python -m pytest -k "$(NEWEST_TESTS)" $(NEWEST_FILES)
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m tests.soak --kills $(KILLS)
 
 # One after the other, also under --jobs.
 check:
