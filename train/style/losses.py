@@ -4,12 +4,13 @@ They follow Johnson et al. 2016 (https://arxiv.org/abs/1603.08155, section 3.2) 
 scale of the shift paper's authors: a Gram matrix is divided by height, width and
 channels, and an error is a mean over its elements.
 
-The features of two networks differ in scale by orders of magnitude, and the losses by
-its square and its fourth power. The paper's weights are therefore those of VGG-16 only,
-and `make_loss` chooses weights for any other network.
+The features of two networks, or of two layers, differ in scale by orders of magnitude,
+and the losses by its square and its fourth power. The paper's weights are therefore
+those of VGG-16 only, and `make_loss` makes the losses of any other network relative.
 """
 
 import dataclasses
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,11 +22,8 @@ from train.style.features import VGG_WEIGHTS, FeatureNet, Features
 
 Grams = dict[str, jax.Array]
 
-# The weights of relative losses, content and style; see `make_loss`. Measured with
-# SqueezeNet on two paintings and two photographs of 128x128: an unchanged photograph
-# has a weighted style loss of 3.1 to 6.8. After 60 steps of Adam (at 0.02) on its
-# pixels, style is 0.07 to 0.11 and content 0.14 to 0.34, of the same order.
-RELATIVE_WEIGHTS = (1.0, 10.0)
+# The weights of relative losses, content and style, and of the variation.
+RELATIVE_WEIGHTS = (1.0, 10.0, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +34,17 @@ class Perceptual:
       net: the network whose features are compared.
       content_weight: the weight of the content loss.
       style_weight: the weight of the style loss.
+      variation_weight: the weight of the variation.
+      content_scale: what the content loss is divided by.
+      style_scales: what the style loss of a layer is divided by; 1 if it is not named.
     """
 
     net: FeatureNet
     content_weight: float = VGG_WEIGHTS[0]
     style_weight: float = VGG_WEIGHTS[1]
+    variation_weight: float = 0.0
+    content_scale: float = 1.0
+    style_scales: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def grams(self, params: Any, painting: jax.Array) -> Grams:
         """Computes the Gram matrices of the painting, once for all steps.
@@ -67,17 +71,19 @@ class Perceptual:
           contents: the images with the wanted content, of the same shape.
 
         Returns:
-          The loss, a mean over the batch, and its weighted parts, "content" and
-          "style".
+          The loss, a mean over the batch, and its weighted parts, "content", "style"
+          and "variation".
         """
         features, wanted = self.net(params, pictures), self.net(params, contents)
         layer = self.net.content_layer
+        content = mean_square(features[layer], wanted[layer]) / self.content_scale
+        style = style_loss(features, grams, self.style_scales)
         parts = {
-            "content": self.content_weight
-            * mean_square(features[layer], wanted[layer]),
-            "style": self.style_weight * style_loss(features, grams),
+            "content": self.content_weight * content,
+            "style": self.style_weight * style,
+            "variation": self.variation_weight * variation(pictures),
         }
-        return parts["content"] + parts["style"], parts
+        return parts["content"] + parts["style"] + parts["variation"], parts
 
 
 def make_loss(
@@ -85,47 +91,51 @@ def make_loss(
     painting: jax.Array,
     content_weight: float | None = None,
     style_weight: float | None = None,
+    variation_weight: float | None = None,
 ) -> Perceptual:
-    """Builds the loss for a painting, with weights that fit the network.
+    """Builds the loss for a painting.
 
-    A weight that is not given is the network's own (VGG-16). For a network that has
-    none, it makes the loss a relative one: the content loss is divided by the mean
-    square of the painting's features in the content layer, and the style loss by the
-    mean squares of its Gram matrices, summed over the layers. `RELATIVE_WEIGHTS`
-    balances the two.
+    The losses of a network without weights of its own are relative: the content loss is
+    divided by the mean square of the painting's features in the content layer. The
+    style loss of each layer is divided by the mean square of the painting's Gram
+    matrix, and by the number of layers. So every layer counts, and an image without
+    any features has a content loss and a style loss of about 1, before their weights.
 
     Args:
       net: the network whose features are compared.
       painting: `[1, height, width, 3]`, RGB in 0 .. 1.
       content_weight: the weight of the content loss.
       style_weight: the weight of the style loss.
+      variation_weight: the weight of the variation. By default weights are the
+        network's own, and `RELATIVE_WEIGHTS` if it has none.
 
     Returns:
-      The loss; chosen weights have three digits, to be equal on all devices.
+      The loss; its scales have three digits, to be equal on all devices.
 
     Raises:
       InputError: if the features of the painting have no scale, e.g. are all zero.
     """
-    if content_weight is None or style_weight is None:
-        content, style = net.weights or _relative_weights(net, painting)
-        content_weight = content if content_weight is None else content_weight
-        style_weight = style if style_weight is None else style_weight
-    return Perceptual(net, content_weight, style_weight)
+    given = content_weight, style_weight, variation_weight
+    usual = RELATIVE_WEIGHTS if net.weights is None else (*net.weights, 0.0)
+    weights = [u if g is None else g for g, u in zip(given, usual, strict=True)]
+    if net.weights is not None:
+        return Perceptual(net, *weights)
+    return Perceptual(net, *weights, *_scales(net, painting))
 
 
-def _relative_weights(net: FeatureNet, painting: jax.Array) -> tuple[float, float]:
-    """Returns the weights of content and style that divide by the painting's scale."""
+def _scales(net: FeatureNet, painting: jax.Array) -> tuple[float, dict[str, float]]:
+    """Returns what relative losses are divided by, see `Perceptual`."""
     features = jax.jit(net.__call__)(net.params, painting)
-    content = mean_square(features[net.content_layer], jnp.zeros(()))
-    nothing = {name: jnp.zeros(()) for name in net.style_layers}
-    scales = float(content), float(style_loss(features, nothing))
+    zero, layers = jnp.zeros(()), net.style_layers
+    content = mean_square(features[net.content_layer], zero)
+    style = [len(layers) * mean_square(gram(features[name]), zero) for name in layers]
+    scales = [float(f"{float(scale):.3g}") for scale in (content, *style)]
     if not all(0 < scale < float("inf") for scale in scales):
         raise InputError(
             "--style.image: its features are zero or not finite: choose another "
-            "painting, or give --style.content-weight and --style.style-weight"
+            "painting or other layers"
         )
-    content, style = (w / s for w, s in zip(RELATIVE_WEIGHTS, scales, strict=True))
-    return float(f"{content:.3g}"), float(f"{style:.3g}")
+    return scales[0], dict(zip(layers, scales[1:], strict=True))
 
 
 def gram(features: jax.Array) -> jax.Array:
@@ -153,18 +163,45 @@ def gram(features: jax.Array) -> jax.Array:
     return total / (x.shape[1] * x.shape[2])
 
 
-def style_loss(features: Features, grams: Mapping[str, jax.Array]) -> jax.Array:
+def style_loss(
+    features: Features,
+    grams: Mapping[str, jax.Array],
+    scales: Mapping[str, float] = types.MappingProxyType({}),
+) -> jax.Array:
     """Sums the mean squared differences of Gram matrices over the layers.
 
     Args:
       features: `[batch, height, width, channels]` by layer.
       grams: `[1 or batch, channels, channels]` by layer, of the layers to compare.
+      scales: what the sum's term of a layer is divided by; 1 if it is not named.
 
     Returns:
       A scalar.
     """
-    errors = [mean_square(gram(features[name]), grams[name]) for name in grams]
+    errors = [
+        mean_square(gram(features[name]), grams[name]) / scales.get(name, 1.0)
+        for name in grams
+    ]
     return jnp.sum(jnp.stack(errors))
+
+
+def variation(images: jax.Array) -> jax.Array:
+    """Computes the mean squared difference of neighbouring pixels, down and across.
+
+    It is the total variation of Johnson et al. 2016, as a mean.
+
+    Args:
+      images: `[batch, height, width, channels]`, at least 2x2.
+
+    Returns:
+      A scalar.
+
+    Example:
+      >>> print(variation(jnp.array([[[[0.0], [1.0]], [[0.0], [3.0]]]])))
+      7.0
+    """
+    down = mean_square(images[:, 1:], images[:, :-1])
+    return down + mean_square(images[:, :, 1:], images[:, :, :-1])
 
 
 def mean_square(x: jax.Array, y: jax.Array) -> jax.Array:

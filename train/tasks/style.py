@@ -32,7 +32,7 @@ from train.style.losses import Perceptual, make_loss
 from train.tasks.models import make_model
 from train.tasks.task import Collections, Item, Sums, total
 
-PARTS = ("loss", "content", "style")
+PARTS = ("loss", "content", "style", "variation")
 SHOWN = 4  # images in a sample
 
 
@@ -90,7 +90,7 @@ class StyleTransfer:
             )
         net = features.load_feature_net(options.features, options.weights)
         net = net.with_layers(options.content_layer, options.style_layers)
-        weights = options.content_weight, options.style_weight
+        weights = options.content_weight, options.style_weight, options.variation_weight
         return cls(
             model,
             make_loss(net, _as_input(painting), *weights),
@@ -166,7 +166,7 @@ class StyleTransfer:
         _, parts = jax.jit(loss_of.__call__)(
             loss_of.net.params, self._grams, painted, images / np.float32(255)
         )
-        content, style = (text(name, float(parts[name])) for name in PARTS[1:])
+        content, style, _ = (text(name, float(parts[name])) for name in PARTS[1:])
         return (
             f"losses at the start: content {content} (weight "
             f"{loss_of.content_weight:.3g}), style {style} (weight "

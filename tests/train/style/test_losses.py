@@ -9,7 +9,14 @@ import pytest
 
 from shiftjax import InputError
 from train.style.features import FeatureNet
-from train.style.losses import Perceptual, gram, make_loss, mean_square, style_loss
+from train.style.losses import (
+    RELATIVE_WEIGHTS,
+    Perceptual,
+    gram,
+    make_loss,
+    mean_square,
+    style_loss,
+)
 
 
 def gram_by_loops(x):
@@ -24,6 +31,13 @@ def gram_by_loops(x):
                     for w in range(width)
                 )
     return out / (height * width * channels)
+
+
+def variation_by_loops(x):
+    _, height, width, _ = x.shape
+    down = [(x[:, h + 1] - x[:, h]) ** 2 for h in range(height - 1)]
+    across = [(x[:, :, w + 1] - x[:, :, w]) ** 2 for w in range(width - 1)]
+    return np.mean(down) + np.mean(across)
 
 
 def two_layers(params, images):
@@ -76,7 +90,7 @@ def test_the_loss_is_weighted_and_on_normalised_pictures(net, rng):
         rng.uniform(size=shape).astype("float32")
         for shape in ((1, 6, 8, 3), (2, 4, 4, 3), (2, 4, 4, 3))
     )
-    loss = Perceptual(net, content_weight=3.0, style_weight=70.0)
+    loss = Perceptual(net, 3.0, 70.0, 0.5, content_scale=2.0, style_scales={"wide": 7})
     grams = loss.grams(net.params, painting)
     total, parts = jax.jit(loss.__call__)(net.params, grams, pictures, contents)
 
@@ -86,14 +100,19 @@ def test_the_loss_is_weighted_and_on_normalised_pictures(net, rng):
         return {"wide": wide, "small": (wide**2)[:, ::2, 1::2]}
 
     found, wanted, style = map(features, (pictures, contents, painting))
-    content = 3 * ((found["small"] - wanted["small"]) ** 2).mean()
-    errors = 70 * sum(
-        ((gram_by_loops(found[k]) - gram_by_loops(style[k])) ** 2).mean() for k in found
-    )
-    assert set(parts) == {"content", "style"}
-    np.testing.assert_allclose(parts["content"], content, rtol=1e-5)
-    np.testing.assert_allclose(parts["style"], errors, rtol=1e-5)
-    np.testing.assert_allclose(total, content + errors, rtol=1e-5)
+    errors = {
+        k: ((gram_by_loops(found[k]) - gram_by_loops(style[k])) ** 2).mean()
+        for k in found
+    }
+    expected = {
+        "content": 3 * ((found["small"] - wanted["small"]) ** 2).mean() / 2,
+        "style": 70 * (errors["wide"] / 7 + errors["small"]),
+        "variation": 0.5 * variation_by_loops(pictures),
+    }
+    assert set(parts) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(parts[name], value, rtol=1e-5)
+    np.testing.assert_allclose(total, sum(expected.values()), rtol=1e-5)
 
 
 def test_the_best_picture_is_the_painting_itself(net, rng):
@@ -110,8 +129,8 @@ def test_the_best_picture_is_the_painting_itself(net, rng):
         assert np.abs(least).max() < 1e-5 * np.abs(more).max()
 
 
-def test_weights_that_are_not_given_make_the_losses_relative(net, rng):
-    """Features a thousand times larger change nothing, in either loss."""
+def test_the_losses_of_a_network_without_weights_are_relative(net, rng):
+    """Features a thousand times larger in one layer change nothing."""
     painting, pictures, contents = (
         jnp.asarray(rng.uniform(size=shape), jnp.float32)
         for shape in ((1, 6, 8, 3), (2, 4, 4, 3), (2, 4, 4, 3))
@@ -120,15 +139,22 @@ def test_weights_that_are_not_given_make_the_losses_relative(net, rng):
     wide = x @ np.asarray(net.params["wide"], np.float64)
     found = {"wide": wide, "small": (wide**2)[:, ::2, 1::2]}
     content = (found["small"] ** 2).mean()
-    style = sum((gram_by_loops(value) ** 2).mean() for value in found.values())
+    style = {k: 2 * (gram_by_loops(v) ** 2).mean() for k, v in found.items()}
     loss = make_loss(net, painting)
-    assert loss.content_weight == pytest.approx(1 / content, rel=6e-3)  # three digits
-    assert loss.style_weight == pytest.approx(10 / style, rel=6e-3)
+    assert loss.content_scale == pytest.approx(content, rel=6e-3)  # three digits
+    assert loss.style_scales == pytest.approx(style, rel=6e-3)
+
+    def nothing(params, images):
+        return jax.tree.map(jnp.zeros_like, two_layers(params, images))
+
+    empty = dataclasses.replace(loss, net=dataclasses.replace(net, apply=nothing))
+    grams = loss.grams(net.params, painting)
+    _, parts = empty(net.params, grams, painting, painting)
+    assert float(parts["style"]) == pytest.approx(10, rel=6e-3)
 
     def large(params, images):
-        return {
-            name: 1000 * value for name, value in two_layers(params, images).items()
-        }
+        features = two_layers(params, images)
+        return features | {"small": 1000 * features["small"]}
 
     parts = []
     for one in (net, dataclasses.replace(net, apply=large)):
@@ -141,21 +167,23 @@ def test_weights_that_are_not_given_make_the_losses_relative(net, rng):
 
 def test_given_weights_and_those_of_the_network_come_first(net, rng):
     painting = jnp.asarray(rng.uniform(size=(1, 4, 4, 3)), jnp.float32)
-    relative = make_loss(net, painting)
     known = dataclasses.replace(net, weights=(7.0, 8.0))
 
     def weights(*arguments):
         loss = make_loss(*arguments)
-        return loss.content_weight, loss.style_weight
+        return loss.content_weight, loss.style_weight, loss.variation_weight
 
-    assert weights(known, painting) == (7, 8)
-    assert weights(known, painting, 0.0) == (0, 8)
-    assert weights(net, painting, None, 2.0) == (relative.content_weight, 2)
-    assert weights(net, painting, 3.0, 2.0) == (3, 2)
+    assert weights(net, painting) == RELATIVE_WEIGHTS
+    assert weights(known, painting) == (7, 8, 0)
+    assert weights(known, painting, 0.0, None, 4.0) == (0, 8, 4)
+    assert weights(net, painting, None, 2.0) == (RELATIVE_WEIGHTS[0], 2, 0)
+    assert (make_loss(known, painting).content_scale, known.weights) == (1, (7, 8))
+    assert make_loss(known, painting).style_scales == {}
 
 
 def test_features_without_a_scale_are_refused(net):
     grey = jnp.broadcast_to(jnp.asarray(net.mean), (1, 4, 4, 3))
     with pytest.raises(InputError, match=r"--style\.image: its features are zero"):
-        make_loss(net, grey)
-    assert make_loss(net, grey, 1.0, 2.0).style_weight == 2
+        make_loss(net, grey, 1.0, 2.0)
+    known = dataclasses.replace(net, weights=(7.0, 8.0))
+    assert make_loss(known, grey).style_weight == 8
