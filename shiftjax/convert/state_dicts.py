@@ -9,6 +9,7 @@ A network that applies ReLU to the sum has the same names but is another functio
 converts without an error and computes other logits.
 """
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -38,6 +39,8 @@ IMAGENET_PREPARATION: Mapping[str, Any] = {
 }
 COUNTER = "num_batches_tracked"  # a BatchNorm entry since PyTorch 0.4.1
 
+logger = logging.getLogger(__name__)
+
 
 def from_torch(
     source: str | os.PathLike[str] | Mapping[str, Any], name: str, **overrides: Any
@@ -45,7 +48,8 @@ def from_torch(
     """Converts PyTorch weights to variables.
 
     A file is read without PyTorch, and no code in it is run. The numbers of classes and
-    of image channels are taken from the weights.
+    of image channels are taken from the weights. A warning is logged if the
+    weights have half precision.
 
     Args:
       source: a state dict of arrays or tensors, a .safetensors file of one with
@@ -102,6 +106,9 @@ def from_torch(
     )
     arrays = entries(name, **(given | overrides))
     check_arrays(found, {array.name: array.shape for array in arrays}, what, name)
+    if short := sorted({f"{x.dtype}" for x in found.values() if x.dtype.itemsize < 4}):
+        kinds = " and ".join(short)
+        logger.warning("%s has weights in %s, less exact than float32", what, kinds)
     return traverse_util.unflatten_dict(
         {array.path: array.to_ours(np.asarray(found[array.name])) for array in arrays}
     )

@@ -195,9 +195,13 @@ def test_a_true_file_of_python_2_7_and_pytorch_1_4():
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, jnp.bfloat16])
-def test_other_floats_are_converted(weights, dtype):
+def test_other_floats_are_converted(weights, dtype, caplog):
+    """With a warning if they are less precise."""
     changed = {name: np.asarray(value, dtype) for name, value in weights.items()}
     found = convert.from_torch(changed, "shiftresnet20_e1")
+    kind = np.dtype(dtype)
+    warning = f"the state dict has weights in {kind}, less exact than float32"
+    assert caplog.messages == ([] if dtype is np.float64 else [warning])
     assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {np.dtype(np.float32)}
     expected = weights["linear.bias"].astype(dtype).astype(np.float32)
     np.testing.assert_array_equal(found["params"]["head"]["bias"], expected)
