@@ -32,6 +32,17 @@ VARIANTS: dict[str, Callable[..., Unit]] = {
 # Families that require one more option: `create_model("shiftresnet20", expansion=4)`.
 FAMILIES = {f"shiftresnet{depth}": "expansion" for depth in resnet.DEPTHS}
 
+# Options of how a network is computed and initialized, and not of what it computes.
+EXECUTION = (
+    "axis_name",
+    "dtype",
+    "implementation",
+    "kernel_init",
+    "param_dtype",
+    "remat",
+    "scan",
+)
+
 
 def _is_flag(value: Any) -> bool:
     """Returns True for a bool, and for 0 and 1, which command lines have for it."""
@@ -115,7 +126,7 @@ def create_model(name: str, **overrides: Any) -> Unit:
         builder = VARIANTS[name]
     else:
         raise unknown_name("model", name, [*VARIANTS, *FAMILIES])
-    options = _options(builder)
+    options = _options(builder())
     for option, value in overrides.items():
         if option not in options:
             raise unknown_name(f"option of {name}", option, options)
@@ -125,10 +136,29 @@ def create_model(name: str, **overrides: Any) -> Unit:
     return builder(**overrides)
 
 
-def _options(builder: Callable[..., Unit]) -> dict[str, Any]:
+def defining_options(model: Unit) -> dict[str, Any]:
+    """Returns the options that define what a network computes, defaults included.
+
+    Args:
+      model: a result of `create_model`.
+
+    Returns:
+      The values by name. With them `create_model` makes the same network in a version
+      that has other defaults. Options like `dtype` and `remat` are left out.
+
+    Example:
+      >>> options = defining_options(create_model("resnet20"))
+      >>> options["depth"], options["block_reduction"], "remat" in options
+      (20, 1.0, False)
+    """
+    names = [name for name in _options(model) if name not in EXECUTION]
+    return {name: getattr(model, name) for name in names}
+
+
+def _options(model: Unit) -> dict[str, Any]:
     """Returns the attributes of a network that can be set, with their annotations."""
     return {
         field.name: field.type
-        for field in dataclasses.fields(builder())
+        for field in dataclasses.fields(model)
         if field.init and field.name not in ("name", "parent")
     }

@@ -26,7 +26,7 @@ from shiftjax import json_fields
 from shiftjax.adaptation import with_channels, with_new_head
 from shiftjax.errors import InputError, MissingFileError, listed
 from shiftjax.image_sizes import Size, check_shape, extent
-from shiftjax.registry import create_model
+from shiftjax.registry import create_model, defining_options
 from shiftjax.releases import manifest
 from shiftjax.releases.manifest import Release
 from shiftjax.shift import positive
@@ -266,7 +266,8 @@ def save(path: str | os.PathLike, variables: Mapping[str, Any], card: Card) -> b
       path: the file, which ends in ".safetensors".
       variables: variables of the card's network: "params" and, except for a stylizer,
         "batch_stats".
-      card: metadata of the weights.
+      card: metadata of the weights. The file gets all options of its network, so that
+        another default in a later version does not change it.
 
     Returns:
       The bytes of the file.
@@ -286,6 +287,7 @@ def save(path: str | os.PathLike, variables: Mapping[str, Any], card: Card) -> b
     import safetensors.numpy
 
     fields = dataclasses.asdict(card)
+    fields["options"] = {**defining_options(card.model()), **card.options}
     for name in ADDED:  # so that versions without this field read the file
         if fields[name] in (None, ""):
             del fields[name]

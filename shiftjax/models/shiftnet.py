@@ -17,7 +17,7 @@ module computes all channels, and adds the pooled input.
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -67,7 +67,7 @@ class ShiftNet(Network):
     """A network of CSC or SC² modules.
 
     Attributes:
-      stages: the stages, in order.
+      stages: the stages, in order; or mappings of their fields, as JSON has them.
       stem_features: number of channels after the stem.
       num_classes: number of logits.
       dilation: distance between neighboring displacements, in pixels.
@@ -85,7 +85,7 @@ class ShiftNet(Network):
       ((2, 10), (2, 2, 2, 256))
     """
 
-    stages: tuple[Stage, ...] = STAGES_A
+    stages: tuple[Stage | Mapping[str, Any], ...] = STAGES_A
     stem_features: int = 32
     num_classes: int = 1000
     dilation: int = 1
@@ -110,7 +110,8 @@ class ShiftNet(Network):
         x = self.conv(self.stem_features, 7, 2, name="stem")(x)
         features["stem"] = x
         module = self.block(SC2 if self.second_shift else CSC)
-        for number, stage in enumerate(self.stages, 1):
+        for number, given in enumerate(self.stages, 1):
+            stage = given if isinstance(given, Stage) else Stage(**given)
             for index in range(stage.count + 1):
                 x = self.unit(
                     module,

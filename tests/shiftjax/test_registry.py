@@ -1,6 +1,8 @@
 """Networks by name: what is listed, what is made, and what an unknown name says."""
 
+import dataclasses
 import fnmatch
+import json
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 
 from shiftjax import InputError, UnknownNameError, create_model, list_models
 from shiftjax.models.resnet import DepthwiseResNet, ResNet, ShiftResNet
+from shiftjax.registry import defining_options
 
 NAMES = [
     *(f"depthwise_resnet{depth}" for depth in (20, 56, 110)),
@@ -123,6 +126,15 @@ def test_an_unknown_option_is_answered_with_the_nearest(name, option):
 def test_every_listed_name_can_be_made_and_matches_itself(name):
     assert isinstance(create_model(name), nn.Module)
     assert fnmatch.filter(list_models(name), name) == [name]
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_network_is_made_again_from_its_options(name):
+    """Through JSON, as on a card, and by its class, without the name's options."""
+    model = create_model(name)
+    text = json.dumps(defining_options(model), default=dataclasses.asdict)
+    again = type(model)(**json.loads(text))
+    assert json.dumps(defining_options(again), default=dict) == text
 
 
 WRONG_TYPES = {

@@ -1,6 +1,7 @@
 """Files of weights and the manifest: what is refused; nothing loads in part."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import logging
@@ -12,7 +13,7 @@ import pytest
 import safetensors.numpy
 
 import shiftjax
-from shiftjax import InputError, MissingFileError, UnknownNameError
+from shiftjax import InputError, MissingFileError, UnknownNameError, registry
 from shiftjax.apps.verify import compare_logits, sample_logits, verify
 from shiftjax.releases import manifest
 from shiftjax.releases.manifest import Release, Run
@@ -53,6 +54,12 @@ def released(tmp_path, variables):
     return tmp_path
 
 
+def whole(card):
+    """A card after a file, which has the options that have defaults too, by hand."""
+    defaults = {"kernel_size": 3, "dilation": 1, "momentum": 0.9, "epsilon": 1e-5}
+    return dataclasses.replace(card, options=defaults | card.options)
+
+
 def file_of(folder):
     return folder / f"{NAME}.safetensors"
 
@@ -84,7 +91,21 @@ def test_fields_that_older_versions_lack_are_written_if_they_have_values(
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         written = json.loads(header["__metadata__"]["card"])
         assert {name: x for name, x in written.items() if name in added} == fields
-        assert open_pretrained(str(path)).card == card
+        assert open_pretrained(str(path)).card == whole(card)
+
+
+@pytest.mark.parametrize("changed", [{"kernel_size": 5}, {"epsilon": 0.1}])
+def test_another_default_does_not_change_a_file(
+    released, variables, monkeypatch, changed
+):
+    """As in a later version, whose networks have other defaults."""
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype(np.float32)
+    expected = CARD.model().apply(variables, images)
+    architecture = registry.VARIANTS[CARD.architecture]
+    later = functools.partial(architecture, **changed)
+    monkeypatch.setitem(registry.VARIANTS, CARD.architecture, later)
+    model, loaded = load_pretrained(NAME, directory=released)
+    np.testing.assert_array_equal(model.apply(loaded, images), expected)
 
 
 def test_the_same_values_give_the_same_bytes(tmp_path, variables):
@@ -107,7 +128,7 @@ def test_any_program_can_read_a_file(released, variables):
 def test_a_file_loads_without_a_manifest(released, variables, assert_trees_close):
     path = str(file_of(released))
     pretrained = open_pretrained(path)
-    assert pretrained.card == CARD
+    assert pretrained.card == whole(CARD)
     assert pretrained.release is None
     assert_trees_close(load_pretrained(path)[1], variables, 0)
 

@@ -1,5 +1,6 @@
 """The ImageNet networks, small ones of their kind, in NumPy."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -156,3 +157,14 @@ NETWORKS = {
 @pytest.mark.usefixtures("float64")
 def test_a_network_equals_numpy(assert_equals_numpy, name, train):
     assert_equals_numpy(*NETWORKS[name], train)
+
+
+def test_stages_may_be_as_on_a_card():
+    """Mappings, which JSON has, of the fields of `Stage`."""
+    given = [vars(stage) for stage in SMALL]
+    networks = [ShiftNet(stages=stages, stem_features=5) for stages in (SMALL, given)]
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
+    ours, theirs = (
+        jax.eval_shape(network.init, jax.random.key(0), images) for network in networks
+    )
+    assert ours == theirs
