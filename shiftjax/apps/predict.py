@@ -15,6 +15,7 @@ from shiftjax.errors import InputError, MissingFileError
 from shiftjax.weights import Card, Pretrained
 
 BATCH_SIZE = 64
+NONE_READABLE = "none of the images can be read"
 # What to use for networks without classes, by their outputs.
 COMMANDS = {
     "images": ": use `shiftjax stylize`",
@@ -71,7 +72,11 @@ class Classifier:
         apply = functools.partial(self._apply, self.variables)
         return network_outputs(apply, images, self.card, len(self.card.class_names))
 
-    def read(self, paths: Iterable[str | Path]) -> np.ndarray:
+    def read(
+        self,
+        paths: Iterable[str | Path],
+        on_skip: Callable[[str], None] | None = None,
+    ) -> np.ndarray:
         """Reads images of any size and format.
 
         Each image is resized by its short side, to the size that the card of the
@@ -79,15 +84,21 @@ class Classifier:
 
         Args:
           paths: files and folders; a folder's images are read in order of their paths.
+          on_skip: called with a message for each file that cannot be read; None to
+            raise an error instead.
 
         Returns:
           uint8 `[images, height, width, channels]`.
 
         Raises:
           MissingFileError: if a path does not exist.
-          InputError: if a file is not an image, or a folder has none.
+          InputError: if a folder has no image, no file can be read, or `on_skip` is
+            None and a file is not an image.
         """
-        return np.stack([read_image(file, self.card) for file in _files(paths)])
+        batches = list(read_batches(_files(paths), self.card, on_skip))
+        if not batches:
+            raise InputError(NONE_READABLE)
+        return np.concatenate([images for _, images in batches])
 
     def predict(
         self,

@@ -115,7 +115,7 @@ class Predict:
     def run(self, console: Console) -> int:
         """Prints a block or a JSON line per image; returns 1 if one was skipped."""
         from shiftjax.allocator import keep_freed_memory
-        from shiftjax.apps.predict import Classifier
+        from shiftjax.apps.predict import NONE_READABLE, Classifier
         from shiftjax.weights import open_pretrained
 
         if not self.paths:
@@ -134,7 +134,7 @@ class Predict:
             if self.plot:
                 shown.append(prediction)
         if not found:
-            raise InputError("none of the images can be read")
+            raise InputError(NONE_READABLE)
         if self.plot:
             from shiftjax.apps.contact_sheet import draw_contact_sheet
 
@@ -170,8 +170,8 @@ class Analyze:
     directory: Folder = None
     """Folder of the releases, or hf:owner/name; by default that of the package."""
 
-    def run(self, console: Console) -> None:
-        """Prints a table of the blocks, and a line for each displacement."""
+    def run(self, console: Console) -> int:
+        """Prints a table of the blocks, and more; returns 1 if an image was skipped."""
         from shiftjax.allocator import keep_freed_memory
         from shiftjax.apps.analysis import agreement, analyze
         from shiftjax.apps.heatmaps import draw_heatmaps, figure_class
@@ -184,7 +184,8 @@ class Analyze:
             figure_class()  # raises before minutes of computation
         keep_freed_memory()
         pretrained = open_pretrained(self.model, self.directory)
-        images = Classifier(pretrained).read(self.paths)
+        skips = Skips()
+        images = Classifier(pretrained).read(self.paths, skips)
         blocks, kept = analyze(pretrained, images), agreement(pretrained, images)
         say(console, f"{self.model} on {len(images)} image(s)")
         table = Table()
@@ -209,6 +210,7 @@ class Analyze:
             )
         if self.plot:
             draw_heatmaps(blocks, kept, self.plot)
+        return skips.code
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import functools
 from rich.console import Console
 
 from shiftjax.cli.arguments import Flag, Folder, Images, Output, Weights
-from shiftjax.cli.commands import say
+from shiftjax.cli.commands import Skips, say
 from shiftjax.errors import InputError
 
 
@@ -26,8 +26,8 @@ class Stylize:
     directory: Folder = None
     """Folder of the releases, or hf:owner/name; by default that of the package."""
 
-    def run(self, console: Console) -> None:
-        """Prints one line per image."""
+    def run(self, console: Console) -> int:
+        """Prints one line per image; returns 1 if one was skipped."""
         from shiftjax.allocator import keep_freed_memory
         from shiftjax.apps import stylize
         from shiftjax.weights import open_pretrained
@@ -46,12 +46,23 @@ class Stylize:
             name: stylize.Stylizer(open_pretrained(name, self.directory))
             for name in names
         }
+        skips, written = Skips(), 0
         for source, target in pairs:
             if self.compare:
                 paint = functools.partial(stylize.strip, stylizers, source.name)
             else:
                 (paint,) = stylizers.values()
-            painted = stylize.paint_file(paint, source, target)
+            try:
+                painted = stylize.paint_file(paint, source, target)
+            except InputError as error:
+                if len(pairs) == 1:
+                    raise
+                skips(str(error))
+                continue
+            written += 1
             height, width, _ = painted.frames[0].shape
             frames = f", {len(painted.frames)} frames" if painted.durations else ""
             say(console, f"{target}: {width} x {height}{frames}")
+        if not written:
+            raise InputError("none of the images could be stylized")
+        return skips.code

@@ -146,6 +146,15 @@ def test_the_command(pretrained, images, tmp_path, capsys):
     words = ["analyze", str(path), str(tmp_path), "--plot", str(tmp_path / "x.xyz")]
     assert main(words) == 2
     assert "x.xyz" in capsys.readouterr().err
+    plot.write_bytes(b"no image")
+    assert main(["analyze", str(path), str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    assert line.startswith(f"shiftjax: {plot}: cannot be read as an image")
+    assert captured.out == out
+    assert main(["analyze", str(path), str(plot)]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "shiftjax: none of the images can be read"
 
 
 def test_a_plot_without_matplotlib_is_refused_before_weights_are_loaded(

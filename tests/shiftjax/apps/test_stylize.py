@@ -277,6 +277,20 @@ def test_the_command_paints(capsys, folder, photos, stylizer, tmp_path):
     np.testing.assert_array_equal(sheet[:12, 28:], stylizer(pixels))
 
 
+def test_damaged_images_are_named_and_others_painted(capsys, folder, photos, tmp_path):
+    bad = [photos / "aa.png", photos / "z.jpg"]
+    for file in bad:
+        file.write_bytes(b"no image")
+    words = ["--style", NAME, "--directory", folder, "-o", tmp_path / "out"]
+    code, text, err = run(capsys, "stylize", photos, *words)
+    assert (code, text.count(": 20 x 12\n"), text.count("\n")) == (1, 3, 3)
+    for line, file in zip(err.splitlines(), bad, strict=True):
+        assert line.startswith(f"shiftjax: {file}: cannot be read as an image")
+    code, text, err = run(capsys, "stylize", *bad, *words)
+    assert (code, text) == (2, "")
+    assert err.splitlines()[2] == "shiftjax: none of the images could be stylized"
+
+
 @pytest.fixture
 def both(folder, randomize):
     """The folder with the plain stylizer of the same tag, and a classifier's name."""
