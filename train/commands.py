@@ -257,7 +257,7 @@ class Zoo:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """Write docs/results.md, its plot, and the tables of docs/weights.md and README."""
+    """Write docs/results.md, its plot, and tables of other pages and the README."""
 
     directory: str = "checkpoints"
     """Folder of the releases."""
@@ -269,15 +269,16 @@ class Results:
     """Folder of benchmarks, for images per second; these are optional."""
 
     def run(self, console: Console) -> None:
-        """Writes the four files, and prints their names."""
+        """Writes the five files, and prints their names."""
         from shiftjax.image_sizes import size_text
         from shiftjax.releases import manifest
         from shiftjax.weights import open_pretrained
         from train.zoo import picture, results, speeds
 
         releases = manifest.read(self.directory)
-        readme, weights = Path(self.readme), Path(self.docs) / "weights.md"
-        for path in (readme, weights):
+        readme, docs = Path(self.readme), Path(self.docs)
+        weights, networks = docs / "weights.md", docs / "zoo.md"
+        for path in (readme, weights, networks):
             if not path.is_file():
                 raise InputError(f"{path} is not there: run it in a checkout")
         measured = speeds.read_speeds(Path(self.benchmarks))
@@ -285,15 +286,16 @@ class Results:
             name: size_text(open_pretrained(name, self.directory).card.image_size)
             for name in releases
         }
-        page, plot = (weights.with_name(n) for n in ("results.md", "accuracy.png"))
+        page, plot = docs / "results.md", docs / "accuracy.png"
         page.write_text(results.page(releases))
         picture.draw(releases, plot)
         for path, table in (
             (readme, results.short_table(releases)),
             (weights, results.weights_table(releases, sizes, measured)),
+            (networks, results.networks_table()),
         ):
             path.write_text(results.update(path.read_text(), table))
-        say(console, f"{page}, {plot}, {weights}, {readme}")
+        say(console, f"{page}, {plot}, {weights}, {networks}, {readme}")
 
 
 def train_run(run: Config, console: Console) -> int:

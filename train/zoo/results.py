@@ -3,6 +3,9 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
+from shiftjax import summarize
+from shiftjax.image_sizes import size_text
+from shiftjax.registry import VARIANTS
 from shiftjax.releases.manifest import Release
 from train.markdown import grid
 from train.zoo.published import PUBLIC_URL, PUBLIC_ZOO, TITLES, find_published
@@ -134,6 +137,17 @@ def weights_table(
         )
     table = grid(heading, rows, WORDS)
     return f"{table}\n\nImages per second: {speeds.where}." if speeds else table
+
+
+def networks_table() -> str:
+    """Returns the table of docs/zoo.md, with one line per network of the registry."""
+    rows = []
+    for name in VARIANTS:
+        costs = summarize(name)
+        size = size_text(costs.image[:2])
+        macs = f"{costs.macs / 1e6:,.1f} M"
+        rows.append([f"`{name}`", f"{costs.params:,}", macs, size])
+    return grid(["network", "parameters", "multiply-adds", "image size"], rows)
 
 
 def page(releases: Mapping[str, Release]) -> str:

@@ -5,6 +5,8 @@ One table runs over every registered network, so a new one needs a row to pass.
 
 import functools
 import math
+import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +14,7 @@ import pytest
 
 from shiftjax import create_model, list_models, summarize
 from shiftjax.models import facenet, stylizer
+from shiftjax.registry import VARIANTS
 from tests.shiftjax.models.conftest import cifar_features
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -217,6 +220,17 @@ def test_every_network_costs_what_is_published(name):
     params, _, macs = COSTS[name]
     summary = summarize(name)
     assert (summary.params, summary.macs) == (params, macs)
+
+
+def test_the_page_of_networks_has_every_cost():
+    """`python -m train results` was called after the last network."""
+    page = (Path(__file__).parents[3] / "docs" / "zoo.md").read_text()
+    row = r"^\| `(\w+)` \| ([\d,]+) \| ([\d,.]+) M \| \d+ \|$"
+    found = {name: costs for name, *costs in re.findall(row, page, re.MULTILINE)}
+    assert list(found) == list(VARIANTS)
+    for name in NETWORKS:
+        params, _, macs = COSTS[name]
+        assert found[name] == [f"{params:,}", f"{macs / 1e6:,.1f}"], name
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -11,6 +11,7 @@ import safetensors
 from PIL import Image
 
 from shiftjax import InputError, create_model, summarize
+from shiftjax.registry import VARIANTS
 from shiftjax.releases import manifest
 from shiftjax.releases.manifest import Release, Run
 from train import commands
@@ -265,12 +266,16 @@ def test_the_command_writes_all(tmp_path, capsys, monkeypatch):
     assert "run it in a checkout" in capsys.readouterr().err
     docs = tmp_path / "docs"
     docs.mkdir()
-    pages = tmp_path / "README.md", docs / "weights.md"
+    pages = tmp_path / "README.md", docs / "weights.md", docs / "zoo.md"
     for path in pages:
         path.write_text("<!-- results: by x -->\n<!-- end of results -->\n")
+    some = {"shiftresnet20_e3": VARIANTS["shiftresnet20_e3"]}
+    monkeypatch.setattr("train.zoo.results.VARIANTS", some)
     assert run_command(["results"]) == 0
-    for path in pages:
+    for path in pages[:2]:
         assert "shiftresnet20_e3.cifar10" in path.read_text()
     assert "| 48 |" in pages[1].read_text()
+    rows = pages[2].read_text().splitlines()[4:-2]
+    assert rows == ["| `shiftresnet20_e3` | 95,642 | 16.4 M | 32 |"]
     assert (docs / "results.md").read_text() == page(RELEASES)
     assert (docs / "accuracy.png").stat().st_size > 10_000
