@@ -198,22 +198,22 @@ def test_two_processes_train_as_one_does(tmp_path, pair, tiny, run):
 
 
 def test_stopped_and_killed_runs_go_on_to_the_same_bits(tmp_path, pair, tiny):
-    config = tiny(tmp_path / "whole", epochs=48.0, save_epochs=4.0, eval_epochs=16.0)
+    config = tiny(tmp_path / "whole", epochs=24.0, save_epochs=4.0, eval_epochs=12.0)
     codes, said = wait(pair(config, config))
     assert codes == [0, 0], said
     config = dataclasses.replace(config, workdir=str(tmp_path / "broken"))
 
     processes = pair(config, config)
-    until_step(config.workdir, 12, processes)
+    until_step(config.workdir, 6, processes)
     processes[1].send_signal(signal.SIGTERM)
     codes, said = wait(processes)
     assert codes == [0, 0], said
     assert "resume with the same command" in said[0][0]
     stopped = restored(config.workdir).step
-    assert 12 <= stopped < 90
+    assert 6 <= stopped < 40
 
     processes = pair(config, config)
-    until_step(config.workdir, stopped + 12, processes)
+    until_step(config.workdir, stopped + 6, processes)
     processes[1].kill()
     codes, said = wait(processes, hosts.HEARTBEAT_SECONDS * 2)
     assert codes[0] == LOST, said
@@ -222,7 +222,7 @@ def test_stopped_and_killed_runs_go_on_to_the_same_bits(tmp_path, pair, tiny):
     codes, said = wait(pair(config, config))
     assert codes == [0, 0], said
     whole, broken = restored(tmp_path / "whole"), restored(config.workdir)
-    assert whole.step == broken.step == 120
+    assert whole.step == broken.step == 60
     jax.tree.map(np.testing.assert_array_equal, broken.state, whole.state)
 
 

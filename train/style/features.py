@@ -205,7 +205,7 @@ def squeezenet(path: str | os.PathLike[str]) -> FeatureNet:
     arrays = decode_codebooks(read_npz(path), where) if caffe else read_torch(path)
     params = convolutions(arrays, layers, where)
     net = FeatureNet(
-        apply_squeezenet, params, "fire3", ("conv1", "fire3", "fire5", "fire8")
+        apply_squeezenet, params, "fire2", ("conv1", "fire3", "fire5", "fire8")
     )
     if not caffe:
         return net

@@ -22,8 +22,9 @@ from train.style.features import VGG_WEIGHTS, FeatureNet, Features
 
 Grams = dict[str, jax.Array]
 
-# The weights of relative losses, content and style, and of the variation.
-RELATIVE_WEIGHTS = (1.0, 10.0, 0.0)
+# The weights of relative losses, content and style, and of the variation. They were
+# chosen by looking at photographs in the style of one painting, with SqueezeNet.
+RELATIVE_WEIGHTS = (1.0, 2.0, 0.2)
 
 
 @dataclasses.dataclass(frozen=True)
