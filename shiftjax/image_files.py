@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from shiftjax.errors import InputError
 from shiftjax.image_sizes import Size, extent
@@ -141,7 +141,8 @@ def opened(image: bytes | Path) -> Iterator[Image.Image]:
         raise
     except Exception as e:  # Pillow raises almost anything on a damaged file
         name = f"{len(image)} bytes" if isinstance(image, bytes) else str(image)
-        raise InputError(f"{name}: cannot be read as an image ({e})") from e
+        reason = "no known format" if isinstance(e, UnidentifiedImageError) else e
+        raise InputError(f"{name}: cannot be read as an image ({reason})") from e
 
 
 def fit(
