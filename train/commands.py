@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 from rich.console import Console
 
-from shiftjax.cli.arguments import Flag
+from shiftjax.cli.arguments import Flag, Folder, Folders, Weights
 from shiftjax.cli.commands import say
 from shiftjax.errors import InputError, needs_extra
 from train.config import Config, Hosts
@@ -59,16 +59,16 @@ class Evaluate:
 class EvaluateWeights:
     """Evaluate released weights on every example of a split."""
 
-    model: tyro.conf.Positional[str]
-    """Weights of `shiftjax list --pretrained`, or a .safetensors file."""
+    model: tyro.conf.Positional[Weights]
+    """Name from `shiftjax list --pretrained`, or a .safetensors file."""
     split: str = "test"
     """test, validation, train or train+validation."""
     source: str | None = None
     """digits, tfds:NAME, folder:PATH, npz:PATH, tar:PATH or hf:PATH; by default the
     data set of training."""
-    data_dir: str | None = None
+    data_dir: Folder = None
     """Folder of the TFDS data sets; by default the one that TFDS uses."""
-    directory: str | None = None
+    directory: Folder = None
     """Folder of the weights, or hf:owner/name."""
     devices: int | None = None
     """Number of devices to use; by default all, and the cores of a CPU as devices."""
@@ -125,7 +125,7 @@ class Compile:
 class Folds:
     """Show the accuracy of face networks that were trained for one fold each."""
 
-    workdir: tuple[str, ...]
+    workdir: Folders
     """Folders of the runs, one for each --faces.fold."""
 
     def run(self, console: Console) -> None:
@@ -146,11 +146,11 @@ class Folds:
 class Prepare:
     """Write a TFDS directory of CIFAR or ImageNet from the official files."""
 
-    name: tyro.conf.Positional[str]
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """cifar10, cifar100 or imagenet2012."""
-    source: tuple[str, ...] = ()
+    source: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH...")] = ()
     """Official archives, or the folder of the files; CIFAR is downloaded by default."""
-    data_dir: str | None = None
+    data_dir: Folder = None
     """Folder of the TFDS data sets; by default the one that TFDS uses."""
     verify: Flag = False
     """Compare the MD5 of ImageNet's archives too, which takes minutes."""
@@ -172,7 +172,7 @@ class Prepare:
 class ReleaseRuns:
     """Turn finished runs, which differ only in their seeds, into released weights."""
 
-    workdir: tuple[str, ...]
+    workdir: Folders
     """Folders of the runs; the weights of the lowest seed are released."""
     tag: str
     """Part of the name after the architecture, e.g. cifar10."""
@@ -234,7 +234,7 @@ class Zoo:
     """Folder of the runs, which may be in Google Cloud Storage: gs://bucket/zoo."""
     output: str = "checkpoints"
     """Folder of the releases."""
-    data_dir: str | None = None
+    data_dir: Folder = None
     """Folder of the TFDS data sets; by default the one that TFDS uses."""
 
     def run(self, console: Console) -> None:

@@ -21,6 +21,8 @@ Weights = Annotated[str, tyro.conf.arg(metavar="WEIGHTS")]
 Network = Annotated[str, tyro.conf.arg(metavar="NETWORK")]
 File = Annotated[str | None, tyro.conf.arg(metavar="FILE")]
 Folder = Annotated[str | None, tyro.conf.arg(metavar="FOLDER")]
+Folders = Annotated[tuple[str, ...], tyro.conf.arg(metavar="FOLDER...")]
+Numbers = Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="NUMBER...")]
 Output = Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="FILE")]
 Pixels = Annotated[int | None, tyro.conf.arg(metavar="PIXELS")]
 Options = Annotated[

@@ -20,6 +20,7 @@ from shiftjax.cli.arguments import (
     Folder,
     Images,
     Network,
+    Numbers,
     Options,
     Output,
     Pixels,
@@ -226,7 +227,7 @@ class Convert:
     """Architecture of the checkpoint, from `shiftjax list`."""
     output: Output
     """File to write, which ends in .safetensors."""
-    class_names: tuple[str, ...] = ()
+    class_names: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")] = ()
     """Names of the classes in order; by default 0, 1, 2, ..., and for 1000 classes
     those of ImageNet if torchvision is installed, which has them."""
     image_size: Pixels = None
@@ -235,10 +236,10 @@ class Convert:
     resize: Pixels = None
     """Short side of the images before their center is cropped; by default the image
     size, and 256 from Caffe and for resnet50."""
-    mean: tuple[float, ...] | None = None
+    mean: Numbers = None
     """Mean of each channel, subtracted from values in 0 .. 1; by default that of the
     authors' training."""
-    std: tuple[float, ...] | None = None
+    std: Numbers = None
     """Standard deviation of each channel, by which the difference is divided; by
     default that of the authors' training."""
 

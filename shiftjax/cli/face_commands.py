@@ -25,7 +25,7 @@ class VerifyFaces:
     """Image file of an aligned face, of any size and format."""
     second: Image
     """Image file of the other face."""
-    threshold: float | None = None
+    threshold: Annotated[float | None, tyro.conf.arg(metavar="NUMBER")] = None
     """Least cosine similarity of one person; by default that of the weights' card."""
     directory: Folder = None
     """Folder of the releases, or hf:owner/name; by default that of the package."""

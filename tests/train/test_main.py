@@ -62,6 +62,7 @@ def test_the_commands_explain_their_options(name, kind, capsys, monkeypatch):
     assert not stopped.value.code
     text = " ".join(re.sub("[│╭╮╰╯─]", " ", capsys.readouterr().out).split())
     assert kind.__doc__ in text
+    assert "--workdir [" not in text  # brackets are for what is optional
     for field in dataclasses.fields(kind):
         flag = field.name.replace("_", "-")
         assert flag in text or flag.upper() in text or field.name == "name"

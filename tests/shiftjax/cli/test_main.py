@@ -85,6 +85,8 @@ HELP = {
     ],
     ("predict",): ["shiftjax predict [-h] [PREDICT OPTIONS] IMAGE...", "(required)"],
     ("verify",): ["shiftjax verify [-h] [RELEASE...] [--all]"],
+    ("evaluate",): ["shiftjax evaluate [-h] [EVALUATE OPTIONS] WEIGHTS"],
+    ("convert",): ["--class-names NAME...", "--mean NUMBER...", "--std NUMBER..."],
 }
 
 
