@@ -4,7 +4,6 @@ import base64
 import dataclasses
 import io
 import re
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from PIL import Image
 from shiftjax.apps.stylize import Stylizer
 from shiftjax.errors import InputError, MissingFileError, UnknownNameError
 from shiftjax.releases import manifest
-from shiftjax.weights import open_pretrained
+from shiftjax.weights import Card, open_pretrained, save
 from train.assemble import set_up
 from train.config import Augment, Config, Data, Model, Optimizer, Schedule, Style
 from train.evaluation import evaluate, evaluate_weights
@@ -26,17 +25,15 @@ from train.tasks import load_split
 from train.zoo.results import page
 
 SIZE = 16
-# A network of 8 layers, which compiles quickly.
-FEATURES = (
-    Path(__file__)
-    .parents[2]
-    .joinpath("data", "0.1.0", "releases", "shiftresnet20.digits.safetensors")
-)
+FEATURES = "features.safetensors"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Twenty pictures, some of them in folders within, and a painting."""
+    """Twenty pictures, some of them in folders within, a painting, and features.
+
+    The features are those of a network of 8 layers, which compiles quickly.
+    """
     root = tmp_path_factory.mktemp("style")
     rng = np.random.default_rng(0)
     for i in range(20):
@@ -46,6 +43,11 @@ def folder(tmp_path_factory):
         Image.fromarray(pixels).save(inside / f"{i:02}.png")
     pixels = rng.integers(0, 256, (40, 30, 3), np.uint8)
     Image.fromarray(pixels).save(root / "painting.png")
+    options = {"depth": 8, "num_classes": 2}
+    card = Card("resnet20", options, ("a", "b"), SIZE, (0.5,) * 3, (0.5,) * 3, "none")
+    init = jax.jit(card.model().init)
+    images = jnp.zeros((1, SIZE, SIZE, 3))
+    save(root / FEATURES, init(jax.random.key(0), images), card)
     return root
 
 
@@ -57,7 +59,8 @@ def config(folder, tmp_path):
         epochs=3.0,
         batch_size=4,
         eval_batch_size=4,
-        model=Model("shift_stylizer", {"blocks": 1}),
+        # The implementation that compiles quickly.
+        model=Model("shift_stylizer", {"blocks": 1, "implementation": "reference"}),
         data=Data(
             source=f"folder:{folder / 'pictures'}",
             image_size=SIZE,
@@ -65,7 +68,13 @@ def config(folder, tmp_path):
         ),
         augment=Augment(crop_padding=0),
         style=Style(
-            str(folder / "painting.png"), 24, str(FEATURES), None, 2.0, 3.0, 0.5
+            str(folder / "painting.png"),
+            24,
+            str(folder / FEATURES),
+            None,
+            2.0,
+            3.0,
+            0.5,
         ),
         optimizer=Optimizer("adam", weight_decay=0.0),
         schedule=Schedule("constant", 1e-3),
@@ -175,7 +184,7 @@ def test_a_run_becomes_weights_that_paint_and_begin_another(config, run, tmp_pat
     pretrained = open_pretrained(entry.name, tmp_path / "weights")
     assert pretrained.card.dataset == entry.dataset == "folder:pictures"
     card = pretrained.card
-    assert (card.painting_source, card.feature_network) == (style.source, FEATURES.name)
+    assert (card.painting_source, card.feature_network) == (style.source, FEATURES)
     small = Image.open(io.BytesIO(base64.b64decode(card.painting)))
     assert (small.format, small.size) == ("JPEG", (30, 40))  # no larger than the file
     assert "--style.image painting.png" in entry.runs[0].command
