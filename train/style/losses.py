@@ -118,10 +118,14 @@ def make_loss(
     """
     given = content_weight, style_weight, variation_weight
     usual = RELATIVE_WEIGHTS if net.weights is None else (*net.weights, 0.0)
-    weights = [u if g is None else g for g, u in zip(given, usual, strict=True)]
+    content, style, varied = (
+        u if g is None else g for g, u in zip(given, usual, strict=True)
+    )
+    loss = Perceptual(net, content, style, varied)
     if net.weights is not None:
-        return Perceptual(net, *weights)
-    return Perceptual(net, *weights, *_scales(net, painting))
+        return loss
+    scale, scales = _scales(net, painting)
+    return dataclasses.replace(loss, content_scale=scale, style_scales=scales)
 
 
 def _scales(net: FeatureNet, painting: jax.Array) -> tuple[float, dict[str, float]]:
