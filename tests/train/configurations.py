@@ -60,6 +60,7 @@ OTHER = Config(
         "weights.npz",
         1.0,
         2.0,
+        0.5,
         "fire2",
         ("conv1", "fire4"),
         "Hokusai, The Great Wave, about 1831",
