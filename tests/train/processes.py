@@ -42,13 +42,13 @@ def wait(
     """Returns the exit codes, and the output and the errors of each process.
 
     The output is without the lines of Gloo, by which JAX connects CPUs. Its threads
-    write them piece by piece, so that one may begin in the middle.
+    write them piece by piece, so that one may begin or end within another.
     """
     try:
         texts = [process.communicate(timeout=seconds) for process in processes]
     finally:
         for process in processes:
             process.kill()
-    gloo = re.compile(r"(?m)^(\[Gloo\].*|.* is connected to \d+ peer ranks.*)\n")
+    gloo = re.compile(r"(?m)^(?:.*(?:\[Gloo\]|peer ranks).*|\d*)\n")
     said = [(gloo.sub("", out), err) for out, err in texts]
     return [process.returncode for process in processes], said
