@@ -127,8 +127,7 @@ class Predict:
             raise InputError(f"--top {self.top}: it must be at least 1")
         keep_freed_memory()
         classifier = Classifier(open_pretrained(self.model, self.directory))
-        skips, found = Skips(), False
-        shown = []
+        skips, found, shown = Skips(), False, []
         for prediction in classifier.predict(self.paths, count=self.top, on_skip=skips):
             found = True
             self._show(console, prediction)
