@@ -13,6 +13,7 @@ from PIL import Image
 
 from shiftjax import list_models
 from shiftjax.cli import main
+from shiftjax.cli.arguments import parse_command_line
 from train.__main__ import parse
 from train.data.sources import load_source
 
@@ -151,8 +152,18 @@ def needs_a_checkpoint(line: str) -> bool:
     return any(file in line for file in files)
 
 
+# One of these compiles for half a minute, and its own tests run it.
+QUICK = [line for line in commands("shiftjax ") if " analyze " not in line]
+
+
+@pytest.mark.parametrize("line", commands("shiftjax analyze"))
+def test_other_library_commands_parse(line):
+    command = parse_command_line(main.every_command(), "", shlex.split(line)[1:])
+    assert command.paths
+
+
 @pytest.mark.usefixtures("images")
-@pytest.mark.parametrize("line", commands("shiftjax "))
+@pytest.mark.parametrize("line", QUICK)
 def test_library_commands_run(line, capsys):
     code = main.main(shlex.split(line)[1:])
     captured = capsys.readouterr()

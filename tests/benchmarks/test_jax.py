@@ -1,5 +1,7 @@
 """Our cases compute what their names say."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,7 @@ from shiftjax.lowerings import LOWERINGS
 from train.assemble import Setup
 
 SHAPE = (2, 4, 5, 18)
+PASSES = [(False, "float32"), (True, "bfloat16")]
 TINY = {"stem": 8, "groups": [[3, 16, [2, 1]]], "num_classes": 3}
 
 
@@ -44,8 +47,7 @@ def test_a_shift_and_its_gradient(lowering):
     np.testing.assert_array_equal(gradient, moved(2 * x, -1))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(("backward", "dtype"), PASSES)
 @pytest.mark.parametrize("kind", ["copy", "depthwise", "dense"])
 def test_what_the_shift_is_compared_with(kind, backward, dtype):
     program = jax_operation(kind=kind, shape=SHAPE, dtype=dtype, backward=backward)
@@ -67,8 +69,7 @@ def test_the_block_is_that_of_the_library(rng):
     np.testing.assert_allclose(mine.apply(variables, x), theirs, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(("backward", "dtype"), PASSES)
 @pytest.mark.parametrize("middle", ["copy", "nothing", "depthwise", "dense", "cpu"])
 def test_blocks_run(middle, backward, dtype):
     options = Shape(2, 4, 16, 3).options | {"dtype": dtype, "backward": backward}
@@ -83,20 +84,26 @@ GPU = {
 }
 
 
+def results(own, strides):
+    """The output and the gradients of a block."""
+    options = Shape(2, 6, 8, 3, 3, strides).options
+    options |= {"dtype": "float32", "backward": True}
+    function, arguments = traced_block(**options, **own)
+    with jax.default_matmul_precision("highest"):
+        y, _, gradients = jax.jit(function)(*arguments())
+    return jax.tree.leaves([y, gradients])
+
+
+@functools.cache
+def reference(strides):
+    return results({"middle": "reference"}, strides)
+
+
 @pytest.mark.parametrize("strides", [1, 2])
 @pytest.mark.parametrize("name", GPU)
 def test_all_implementations_for_a_gpu_are_the_same(name, strides):
     """Output and gradients; normalisations lose up to 2,000 units of 6e-8."""
-    shape = Shape(2, 6, 8, 3, 3, strides)
-    options = shape.options | {"dtype": "float32", "backward": True}
-
-    def compute(own):
-        function, arguments = traced_block(**options, **own)
-        with jax.default_matmul_precision("highest"):
-            y, _, gradients = jax.jit(function)(*arguments())
-        return jax.tree.leaves([y, gradients])
-
-    expected, actual = compute({"middle": "reference"}), compute(GPU[name])
+    expected, actual = reference(strides), results(GPU[name], strides)
     largest = max(float(jnp.abs(leaf).max()) for leaf in expected)
     for a, b in zip(actual, expected, strict=True):
         scale = max(float(jnp.abs(b).max()), largest / 1000)
