@@ -191,7 +191,7 @@ def style_loss(
 
 
 def variation(images: jax.Array) -> jax.Array:
-    """Computes the mean squared difference of neighbouring pixels, down and across.
+    """Computes the mean squared difference of neighboring pixels, down and across.
 
     It is the total variation of Johnson et al. 2016, as a mean.
 

@@ -22,7 +22,7 @@ class Style:
     style_weight: float | None = option(None, low=0)
     """Weight of the style loss; by default chosen for the feature network."""
     variation_weight: float | None = option(None, low=0)
-    """Weight of the variation of neighbouring pixels; by default chosen likewise."""
+    """Weight of the variation of neighboring pixels; by default chosen likewise."""
     content_layer: str | None = None
     """Layer of the content loss; by default that of the feature network."""
     style_layers: tuple[str, ...] = ()
