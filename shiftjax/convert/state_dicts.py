@@ -207,5 +207,7 @@ def check_arrays(
             wrong.append(f"{key} is {value.dtype}, not floats")
         elif value.shape != shape:
             wrong.append(f"{key} is {list(value.shape)}, not {list(shape)}")
+        elif not np.isfinite(np.asarray(value, np.float32)).all():
+            wrong.append(f"{key} has values that are NaN or infinite")
     if wrong:
         raise InputError(f"{what} does not fit {name}: {listed(wrong)}")

@@ -13,6 +13,14 @@ from tests.shiftjax.convert import torch_writer
 pytestmark = pytest.mark.usefixtures("quick")
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_weights_that_are_not_finite_are_refused(weights, value):
+    weights["bn1.bias"] = np.array([0.0] * 15 + [value], np.float16)
+    message = "shiftresnet20_e1: bn1.bias has values that are NaN or infinite"
+    with pytest.raises(InputError, match=message):
+        convert.from_torch(weights, "shiftresnet20_e1")
+
+
 def test_all_that_does_not_fit_is_named(weights):
     del weights["conv1.weight"], weights["layer3.2.bn2.running_var"]
     weights["bn1.weight"] = np.zeros((17,), np.float32)
