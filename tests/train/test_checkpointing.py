@@ -3,6 +3,7 @@
 import json
 import re
 import threading
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,8 @@ from tests.train.checkpoint_states import (
     save_steps,
 )
 from train.checkpointing import Checkpoints
+
+OPEN_FILES = Path("/proc/self/fd")
 
 # --- what goes in comes out -----------------------------------------------------------
 
@@ -38,6 +41,22 @@ def test_state_comes_back_bit_for_bit(tmp_path):
     assert type(restored.state.params["head"]["bias"]) is np.ndarray
     drawn = [jax.random.normal(s.rng["one"], (4,)) for s in (restored.state, state)]
     np.testing.assert_array_equal(*drawn)
+
+
+@pytest.mark.skipif(not OPEN_FILES.exists(), reason="lists open files as Linux does")
+def test_saves_leave_no_thread_and_no_open_file(tmp_path):
+    """A run of thousands of saves would reach the limit of one or the other."""
+
+    def held() -> tuple[int, int]:
+        return threading.active_count(), len(list(OPEN_FILES.iterdir()))
+
+    with Checkpoints(tmp_path, keep_last=1) as checkpoints:
+        counts = []
+        for step in range(1, 7):
+            checkpoints.save(step, {"array": np.arange(step)}, {})
+            checkpoints.wait()
+            counts.append(held())
+    assert counts[5] <= counts[2]  # the first saves start what all of them use
 
 
 def test_template_may_be_a_state_and_a_state_numpy_and_numbers(tmp_path):

@@ -55,6 +55,7 @@ class StepStore:
         self._policy = _PreservationPolicy(keep)
         self._context = _orbax_context()
         self._writer: v1.training.Checkpointer | None = None
+        self._begun: v1.AsyncResponse[bool] | None = None  # a save
 
     def steps(self) -> list[int]:
         """Lists the steps, oldest first, damaged ones included."""
@@ -87,7 +88,7 @@ class StepStore:
                     preservation_policy=self._policy,
                     cleanup_tmp_directories=True,
                 )
-            self._writer.save_checkpointables_async(
+            self._begun = self._writer.save_checkpointables_async(
                 manifest["step"],
                 {"state": host, "manifest": manifest},
                 force=True,
@@ -101,7 +102,10 @@ class StepStore:
         Raises:
           InputError: if the file system refuses it.
         """
+        begun, self._begun = self._begun, None
         try:
+            if begun is not None:
+                begun.result()  # which alone ends the thread of this save
             if self._writer is not None:
                 self._writer.wait()
         except Exception as error:
