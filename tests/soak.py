@@ -57,7 +57,8 @@ STEPS_PER_KILL = 3 * SAVE_STEPS  # more than pass between two kills
 # 40 examples in batches of 16: an epoch is 2.5 steps.
 COMMAND = (
     "-m train digits --model.name shiftresnet20 --model.overrides depth 8 expansion 1 "
-    "--data.image-size 8 --data.validation-examples 1397 --batch-size 16 "
+    "--model.no-sync-batch-norm --data.image-size 8 --data.validation-examples 1397 "
+    "--batch-size 16 "
     f"--schedule.learning-rate 0.01 --log-steps 1 --save-epochs {SAVE_STEPS / EPOCH} "
     "--eval-epochs 20 --keep-last 2 --no-tensorboard "
     f"--hosts.count 2 --hosts.timeout {CONNECT_SECONDS}"
