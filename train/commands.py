@@ -123,10 +123,10 @@ class Compile:
 
 @dataclasses.dataclass(frozen=True)
 class Folds:
-    """Show the accuracy of face networks that were trained for one fold each."""
+    """Show the accuracy of face networks that were trained for other folds each."""
 
     workdir: Folders
-    """Folders of the runs, one for each --faces.fold."""
+    """Folders of the runs, each with other --faces.folds."""
 
     def run(self, console: Console) -> None:
         """Prints one line for each fold, and one for all."""

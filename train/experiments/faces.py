@@ -8,11 +8,11 @@ pairs.txt, the test at the end is the verification of the pairs, by LFW's protoc
     python -m train faces --data.source folder:lfw \
         --faces.pairs pairs.txt --faces.images lfw
 
-People in the pairs are left out of the training. `--faces.fold N` tests fold N alone,
-and leaves out its people alone. `--faces.loss softmax_center` is the paper's loss,
-softmax cross-entropy with center loss. The plain network with as many parameters is
-`--model.name facenet_resnet26_w11`. The options have not been tuned on faces, and no
-accuracy is known yet.
+People in the pairs are left out of the training. `--faces.folds 1 2 3` tests those
+folds alone, and leaves out their people alone. `--faces.loss softmax_center` is the
+paper's loss, softmax cross-entropy with center loss. The plain network with as many
+parameters is `--model.name facenet_resnet26_w11`. The options have not been tuned on
+faces, and no accuracy is known yet.
 """
 
 from train.config import Augment, Config, Data, Model, Schedule

@@ -1,4 +1,4 @@
-"""The result of runs that are each trained for one fold of the pairs."""
+"""The result of runs that are each trained for other folds of the pairs."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,12 +8,13 @@ import numpy as np
 from shiftjax.errors import InputError
 from train import config as config_file
 from train.config import Config
+from train.faces.pairs import fold_metric
 from train.logging.records import read_test
 
 
 @dataclasses.dataclass(frozen=True)
 class FoldResults:
-    """The accuracies of all folds, each of its own run.
+    """The accuracies of all folds, each of the run that was trained for it.
 
     Attributes:
       accuracies: accuracy of each fold, in the order of the folds.
@@ -38,47 +39,50 @@ class FoldResults:
 
 
 def read_folds(workdirs: Sequence[str]) -> FoldResults:
-    """Reads the results of finished runs, one for each fold.
+    """Reads the results of finished runs, which together have tested each fold once.
 
     Args:
       workdirs: the folders of the runs, in any order.
 
     Returns:
-      The accuracy of each fold at the threshold that its run chose on the others.
+      The accuracy of each fold, at the threshold of its run.
 
     Raises:
-      InputError: if a run is not finished, the runs differ in more than fold and seed,
+      InputError: if a run is not finished, the runs differ in more than folds and seed,
         or their folds are not 1, 2, 3, ..., each once.
     """
     configs = [config_file.load_config(workdir) for workdir in workdirs]
-    folds = [config.faces.fold for config in configs]
+    folds = [fold for config in configs for fold in config.faces.folds]
     if len(folds) < 2 or sorted(folds) != list(range(1, len(folds) + 1)):
         raise InputError(
             f"the runs test the folds {folds}: they must be 1, 2, 3, ..., each once"
         )
-    first = _without_fold(configs[0])
+    first = _without_folds(configs[0])
     for workdir, config in zip(workdirs, configs, strict=True):
-        if changed := config_file.differences(first, _without_fold(config)):
+        if changed := config_file.differences(first, _without_folds(config)):
             raise InputError(
-                f"{workdir} differs from {workdirs[0]} in more than the fold and the "
+                f"{workdir} differs from {workdirs[0]} in more than the folds and the "
                 f"seed: {changed[0]}"
             )
-    found = {n: _accuracy(w) for n, w in zip(folds, workdirs, strict=True)}
+    found: dict[int, float] = {}
+    for workdir, config in zip(workdirs, configs, strict=True):
+        test = _test(workdir)
+        found |= {fold: test[fold_metric(fold)] for fold in config.faces.folds}
     return FoldResults(tuple(found[fold] for fold in sorted(found)))
 
 
-def _without_fold(config: Config) -> Config:
-    """Returns a configuration with fold and seed at 0."""
-    faces = dataclasses.replace(config.faces, fold=0)
+def _without_folds(config: Config) -> Config:
+    """Returns a configuration without folds, and with seed 0."""
+    faces = dataclasses.replace(config.faces, folds=())
     return dataclasses.replace(config, faces=faces, seed=0)
 
 
-def _accuracy(workdir: str) -> float:
-    """Returns the accuracy of a run's test."""
+def _test(workdir: str) -> dict[str, float]:
+    """Returns the metrics of a run's test."""
     test = read_test(workdir)
     if test is None:
         raise InputError(
             f"{workdir} is not finished: continue it with `python -m train resume "
             f"--workdir {workdir}`"
         )
-    return test["accuracy"]
+    return test

@@ -24,5 +24,5 @@ class Faces:
     """File of pairs in LFW's format, for the test. Its people are not trained on."""
     images: str | None = option(None, path=PATH)
     """Folder of the images of the pairs, with one folder for each person."""
-    fold: int = option(0, low=0)
-    """Fold of the pairs, from 1, to test alone; only its people are not trained on."""
+    folds: tuple[int, ...] = option((), low=1)
+    """Folds of the pairs, from 1, to test; only their people are not trained on."""

@@ -16,6 +16,8 @@ SHARES: Mapping[str, str] = {
 # Entries of a record that are not metrics of the examples.
 _OTHERS = {"step", "epoch", "split", "learning_rate", "images_per_second", "input_wait"}
 _OTHERS |= {"examples", "pairs", "compile_seconds"}
+# Before the number of a fold, at the end of the name of its metric.
+FOLD = "_fold_"
 
 
 def title(name: str) -> str:
@@ -41,10 +43,11 @@ def text(name: str, value: float) -> str:
 
 
 def displayed(record: Mapping[str, float]) -> list[str]:
-    """Returns the names of the metrics of a record, the loss first.
+    """Returns the names of the metrics of a record, the loss first, without folds.
 
     Example:
       >>> displayed({"step": 3, "examples": 128, "top1": 0.5, "loss": 2.0})
       ['loss', 'top1']
     """
-    return sorted(record.keys() - _OTHERS, key=lambda name: (name != "loss", name))
+    names = [name for name in record.keys() - _OTHERS if FOLD not in name]
+    return sorted(names, key=lambda name: (name != "loss", name))

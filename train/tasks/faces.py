@@ -161,8 +161,8 @@ class FaceRecognition:
     ) -> Examples:
         """Loads a split; with pairs, these are the test, without people in training.
 
-        With `--faces.fold` the test is that fold of the pairs, and people of the others
-        are trained on.
+        With `--faces.folds` the test is those folds of the pairs, and people of the
+        others are trained on.
 
         Raises:
           MissingFileError: if the file or the images of the pairs do not exist.
@@ -171,8 +171,10 @@ class FaceRecognition:
         """
         options = config.faces
         if options.pairs is None and options.images is None:
-            if options.fold:
-                raise InputError(f"--faces.fold {options.fold} needs --faces.pairs")
+            if options.folds:
+                raise InputError(
+                    f"--faces.folds {_listed(options.folds)} needs --faces.pairs"
+                )
             return read()
         if options.pairs is None or options.images is None:
             missing = "images" if options.images is None else "pairs"
@@ -181,15 +183,18 @@ class FaceRecognition:
                 "and --faces.images, a folder"
             )
         pairs = read_pairs(options.pairs, options.images)
-        fold = _tested_fold(options, 1 + max(pair.fold for pair in pairs))
-        tested = people([p for p in pairs if fold is None or p.fold == fold])
+        _check_folds(options, 1 + max(pair.fold for pair in pairs))
+        chosen = [p for p in pairs if not options.folds or p.fold + 1 in options.folds]
+        tested = people(chosen)
         if split != "test":
             examples = read(without=tested, cut_test=False)
             _check_apart(examples, tested, config)
             return examples
         training = read(without=tested, decode="each_epoch")
         _check_apart(training, tested, config)
-        return load_images(pairs, config.data, training.class_names, fold)
+        if len(options.folds) == 1:  # the others choose the threshold
+            chosen = pairs
+        return load_images(chosen, config.data, training.class_names, options.folds)
 
     @staticmethod
     def class_names(examples: Examples) -> tuple[str, ...]:
@@ -203,8 +208,11 @@ class FaceRecognition:
         if "threshold" not in test:
             return {}
         faces = published(config).faces
-        pairs, fold = faces.pairs, faces.fold
-        source = f"{pairs} without fold {fold}" if fold else f"all pairs of {pairs}"
+        pairs, folds = faces.pairs, _listed(faces.folds)
+        source = {
+            0: f"all pairs of {pairs}",
+            1: f"{pairs} without fold {folds}",
+        }.get(len(faces.folds), f"the folds {folds} of {pairs}")
         return {"threshold": test["threshold"], "threshold_source": source}
 
     def data(self, images: Resident | None) -> Resident | None:
@@ -290,14 +298,21 @@ def _check_options(config: Config) -> None:
         )
 
 
-def _tested_fold(options: Faces, folds: int) -> int | None:
-    """Returns the number, from 0, of the fold to test; None for all."""
-    if options.fold > folds:
+def _listed(folds: tuple[int, ...]) -> str:
+    """Formats folds as they are given in the command."""
+    return " ".join(map(str, folds))
+
+
+def _check_folds(options: Faces, count: int) -> None:
+    """Raises InputError for a fold that does not exist, or is named twice."""
+    folds = options.folds
+    if any(fold > count for fold in folds):
         raise InputError(
-            f"--faces.fold {options.fold}: {options.pairs} has the folds 1 to {folds}, "
-            "and 0 stands for all"
+            f"--faces.folds {_listed(folds)}: {options.pairs} has the folds 1 to "
+            f"{count}"
         )
-    return options.fold - 1 if options.fold else None
+    if len(set(folds)) < len(folds):
+        raise InputError(f"--faces.folds {_listed(folds)}: each fold may be given once")
 
 
 def _check_apart(examples: Examples, tested: frozenset[str], config: Config) -> None:

@@ -1,4 +1,4 @@
-"""The result of one run for each fold by hand, and runs that do not fit together."""
+"""The result of runs for other folds by hand, and runs that do not fit together."""
 
 import dataclasses
 import json
@@ -13,16 +13,17 @@ from train.faces.folds import read_folds
 
 @pytest.fixture
 def runs(tmp_path):
-    """Three runs of folds 3, 1 and 2, with accuracies of 0.9, 0.8 and 0.85."""
+    """Two runs of the folds 3 and 1, and of 2, with accuracies of 0.9, 0.8, 0.85."""
     folders = []
-    for seed, (fold, accuracy) in enumerate({3: 0.9, 1: 0.8, 2: 0.85}.items()):
+    for seed, found in enumerate(({3: 0.9, 1: 0.8}, {2: 0.85})):
         folder = tmp_path / f"run{seed}"
         folder.mkdir()
-        faces = Faces(pairs="pairs.txt", images="lfw", fold=fold)
+        faces = Faces(pairs="pairs.txt", images="lfw", folds=tuple(found))
         save_config(Config(task="faces", seed=seed, faces=faces), folder)
         lines = [
-            {"step": 4, "split": "train", "accuracy": 0.1},
-            {"step": 4, "split": "test", "accuracy": accuracy},
+            {"step": 4, "split": "train", "accuracy_fold_1": 0.1},
+            {"step": 4, "split": "test", "accuracy": 0.2}
+            | {f"accuracy_fold_{fold}": x for fold, x in found.items()},
         ]
         text = "".join(f"{json.dumps(line)}\n" for line in lines)
         (folder / "metrics.jsonl").write_text(text)
@@ -46,20 +47,20 @@ def test_mean_and_deviation_over_the_folds_by_hand(runs, capsys):
 
 
 def test_each_fold_is_needed_once(runs):
-    with pytest.raises(InputError, match=r"the folds \[3, 2\]: they must be 1, 2, 3"):
-        read_folds([runs[0], runs[2]])
-    with pytest.raises(InputError, match=r"the folds \[1, 1\]"):
+    with pytest.raises(InputError, match=r"the folds \[3, 1\]: they must be 1, 2, 3"):
+        read_folds(runs[:1])
+    with pytest.raises(InputError, match=r"the folds \[2, 2\]"):
         read_folds([runs[1], runs[1]])
 
 
 def test_other_options_and_unfinished_runs_are_named(runs, tmp_path):
-    faces = Faces(pairs="pairs.txt", images="lfw", fold=2)
-    other = Config(task="faces", seed=2, faces=faces)
-    save_config(dataclasses.replace(other, epochs=7.0), runs[2])
-    message = "run2 differs from .*run0 in more than the fold and the seed: --epochs"
+    faces = Faces(pairs="pairs.txt", images="lfw", folds=(2,))
+    other = Config(task="faces", seed=1, faces=faces)
+    save_config(dataclasses.replace(other, epochs=7.0), runs[1])
+    message = "run1 differs from .*run0 in more than the folds and the seed: --epochs"
     with pytest.raises(InputError, match=message):
         read_folds(runs)
-    save_config(other, runs[2])
-    (tmp_path / "run2" / "metrics.jsonl").write_text('{"step": 4, "split": "train"}\n')
-    with pytest.raises(InputError, match="run2 is not finished: continue it with"):
+    save_config(other, runs[1])
+    (tmp_path / "run1" / "metrics.jsonl").write_text('{"step": 4, "split": "train"}\n')
+    with pytest.raises(InputError, match="run1 is not finished: continue it with"):
         read_folds(runs)

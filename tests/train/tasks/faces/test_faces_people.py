@@ -35,7 +35,7 @@ def test_one_fold_is_tested_and_its_people_are_not_trained_on(
     mixed, rng, fold, trained
 ):
     """The threshold is chosen on the other fold."""
-    faces = dataclasses.replace(mixed.faces, fold=fold)
+    faces = dataclasses.replace(mixed.faces, folds=(fold,))
     config = dataclasses.replace(mixed, faces=faces)
     splits = [load_split(config, s) for s in ("train", "validation", "test")]
     assert {x.class_names for x in splits} == {trained}
@@ -48,6 +48,8 @@ def test_one_fold_is_tested_and_its_people_are_not_trained_on(
     wanted = verify_pairs(cosines, [True, True, False, False] * 2, [1] * 4 + [2] * 4)
     found = examples.verify(embeddings)
     assert found["accuracy"] == wanted.fold_accuracies[fold - 1]
+    assert found[f"accuracy_fold_{fold}"] == found["accuracy"]
+    assert f"accuracy_fold_{3 - fold}" not in found
     assert found["threshold"] == pytest.approx(wanted.fold_thresholds[fold - 1])
     assert found["pairs"] == 4
     inside = cosines[4 * fold - 4 : 4 * fold]
@@ -56,6 +58,32 @@ def test_one_fold_is_tested_and_its_people_are_not_trained_on(
     assert "accuracy_standard_error" not in found
     fields = FaceRecognition.card_fields(published(config), found)
     assert fields["threshold_source"] == f"pairs.txt without fold {fold}"
+
+
+def test_several_folds_are_a_test_of_their_own(mixed, folder, rng, tmp_path):
+    """Of fold 1, whose people are trained on, the test has nothing."""
+    both = tmp_path / "both"
+    (both / "T3").symlink_to(folder / "test" / "T3")
+    text = (folder / "pairs.txt").read_text().splitlines()
+    first = ["3 2", "P0 1 2", "P1 3 4", "P0 1 P1 1", "P1 2 P0 3"]
+    (tmp_path / "pairs.txt").write_text("\n".join([*first, *text[1:]]))
+    faces = dataclasses.replace(
+        mixed.faces,
+        pairs=str(tmp_path / "pairs.txt"),
+        images=str(both),
+        folds=(3, 2),
+    )
+    config = dataclasses.replace(mixed, faces=faces)
+    examples = load_split(config, "test")
+    assert load_split(config, "train").class_names == NAMES == examples.class_names
+    embeddings = rng.normal(size=(13, FEATURES))
+    found = examples.verify(embeddings)
+    wanted = load_split(mixed, "test").verify(embeddings)
+    folds = {f"accuracy_fold_{n}": found.pop(f"accuracy_fold_{n}") for n in (2, 3)}
+    assert list(folds.values()) == [wanted.pop(f"accuracy_fold_{n}") for n in (1, 2)]
+    assert found == wanted
+    fields = FaceRecognition.card_fields(published(config), found)
+    assert fields["threshold_source"] == "the folds 3 2 of pairs.txt"
 
 
 @pytest.mark.parametrize(
@@ -81,8 +109,8 @@ def test_one_fold_is_tested_and_its_people_are_not_trained_on(
         ),
         ({"faces": Faces(pairs="pairs.txt")}, "--faces.images is missing"),
         ({"faces": Faces(images="images")}, "--faces.pairs is missing"),
-        ({"faces": Faces(fold=2)}, "--faces.fold 2 needs --faces.pairs"),
-        ({"faces": Faces(fold=-1)}, "--faces.fold -1: it must be at least 0"),
+        ({"faces": Faces(folds=(2, 1))}, "--faces.folds 2 1 needs --faces.pairs"),
+        ({"faces": Faces(folds=(1, 0))}, r"--faces.folds \(1, 0\): it must be"),
     ],
 )
 def test_an_option_that_does_not_fit_is_named(config, changes, message):
@@ -91,8 +119,16 @@ def test_an_option_that_does_not_fit_is_named(config, changes, message):
 
 
 def test_a_missing_fold_is_named(paired):
-    faces = dataclasses.replace(paired.faces, fold=3)
-    with pytest.raises(InputError, match=r"fold 3: .*pairs\.txt has the folds 1 to 2,"):
+    faces = dataclasses.replace(paired.faces, folds=(1, 3))
+    with pytest.raises(
+        InputError, match=r"folds 1 3: .*pairs\.txt has the folds 1 to 2"
+    ):
+        set_up(dataclasses.replace(paired, faces=faces))
+
+
+def test_a_fold_that_is_named_twice_is_refused(paired):
+    faces = dataclasses.replace(paired.faces, folds=(2, 2))
+    with pytest.raises(InputError, match="folds 2 2: each fold may be given once"):
         set_up(dataclasses.replace(paired, faces=faces))
 
 
