@@ -6,6 +6,8 @@ start has to resume at the newest checkpoint, and each process that loses the ot
 has to end in time. At the end the metrics must have each step once, and they and the
 checkpoints must have the same bits as those of a run that was never killed. The exit
 code is 1 if one of these does not hold.
+
+With `--folder`, the same command continues a soak that was stopped itself.
 """
 
 import dataclasses
@@ -164,6 +166,22 @@ class Run:
             time.sleep(POLL_SECONDS)
         return False
 
+    def write_record(self) -> None:
+        """Writes the kills and the faults, for a later `read_record`."""
+        kills = [dataclasses.asdict(kill) for kill in self.kills]
+        path = self._record()
+        new = path.with_suffix(".new")
+        new.write_text(json.dumps({"kills": kills, "faults": self.faults}))
+        new.replace(path)
+
+    def read_record(self) -> None:
+        """Reads what `write_record` has written, if anything."""
+        if self._record().exists():
+            record = json.loads(self._record().read_text())
+            self.kills = [Kill(**fields) for fields in record["kills"]]
+            self.faults = record["faults"]
+            self._pending = [kill for kill in self.kills if not kill.resumed]
+
     def look(self) -> None:
         """Checks that no checkpoint is lost, and where the run was resumed."""
         steps = [int(name) for name in self._checkpoints() if name.isdigit()]
@@ -261,6 +279,9 @@ class Run:
         folder = self.workdir / CHECKPOINTS
         return os.listdir(folder) if folder.exists() else []
 
+    def _record(self) -> Path:
+        return self.workdir.with_name(f"{self.workdir.name}-kills.json")
+
     def _output(self, index: int) -> Path:
         return self.workdir.with_name(f"{self.workdir.name}-{index}.txt")
 
@@ -307,10 +328,12 @@ def soak(folder: Path, kills: int, seed: int, minutes: float) -> int:
     whole.until(whole.has_begun)
     start_seconds = time.monotonic() - started
     whole.end(MOST_SECONDS, {})
-    for kill in plan(kills, seed):
+    killed.read_record()
+    for kill in plan(kills, seed)[len(killed.kills) :]:
         if whole.faults or killed.faults or time.monotonic() > began + 60 * minutes:
             break
         killed.strike(kill, start_seconds)
+        killed.write_record()
         print(
             f"{kill.moment}, {kill.victims}: step {killed.step()} of {steps}, "
             f"{(time.monotonic() - began) / 60:.1f} minutes",
@@ -340,7 +363,8 @@ def main(
       kills: Number of kills, for which the run is long enough.
       seed: Seed of the order of the kills, and of their moments.
       minutes: Time after which nothing is killed any more.
-      folder: New folder of the runs; a temporary one if it is not given.
+      folder: Folder of the runs, which is continued if it exists; a temporary one if
+        it is not given.
     """
     with tempfile.TemporaryDirectory() as temporary:
         folder = folder or Path(temporary)

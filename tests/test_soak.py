@@ -121,6 +121,22 @@ def test_a_start_at_an_older_checkpoint_is_found(made, step, wrong):
     ] == "| starting | both | 1 | 1 |  | 0 | " + ("0 |" if wrong else "1 |")
 
 
+def test_a_soak_that_is_stopped_knows_its_kills(made):
+    first, second = made(""), made("")
+    second.read_record()
+    assert (second.kills, second.faults) == ([], [])
+    first.kills = [Kill("training", "both", 0.5, 1.5, True, 2, True)]
+    first.kills.append(Kill("saving", "first", 0.25))
+    first.faults = ["a fault"]
+    first.write_record()
+    second.read_record()
+    assert (second.kills, second.faults) == (first.kills, first.faults)
+    (second.workdir / "starts.jsonl").write_text('{"step": 0}\n')
+    second.look()  # the start after the second kill
+    assert second.faults == ["a fault"]
+    assert second.kills[1].resumed
+
+
 def test_a_process_that_does_not_end_is_found_and_killed(made):
     run = made("import time; time.sleep(600)")
     run.start()
