@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from shiftjax.apps.face_pairs import Pair
 from shiftjax.apps.face_verification import cosine_similarities, flip_averaged
 from shiftjax.apps.predict import network_outputs, read_batches, read_image
 from shiftjax.errors import InputError
@@ -102,6 +103,27 @@ class Embedder:
           InputError: if a file is not an image.
         """
         return self.embed(np.stack([read_image(file, self.card) for file in files]))
+
+    def compare(self, pairs: Sequence[Pair]) -> np.ndarray:
+        """Computes the similarity of each pair of images; each file is read once.
+
+        Args:
+          pairs: result of `shiftjax.apps.face_pairs.read_pairs`.
+
+        Returns:
+          float64 `[pairs]`, cosines.
+
+        Raises:
+          InputError: if a file is not an image.
+        """
+        files = sorted({file for pair in pairs for file in (pair.first, pair.second)})
+        places = {file: i for i, file in enumerate(files)}
+        some = [self.embed(images) for _, images in read_batches(files, self.card)]
+        vectors = np.concatenate(some)
+        return cosine_similarities(
+            vectors[[places[pair.first] for pair in pairs]],
+            vectors[[places[pair.second] for pair in pairs]],
+        )
 
     def embed_files(
         self, files: Iterable[Path], on_skip: Callable[[str], None]

@@ -16,6 +16,7 @@ separated by tabs or, in a line without tabs, by spaces. Image 4 of a person is 
 import dataclasses
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from shiftjax import image_files
@@ -88,6 +89,28 @@ def read_pairs(
             f"fold {fold + 1}"
         )
     return pairs
+
+
+def choose_folds(pairs: Sequence[Pair], folds: Sequence[int]) -> list[Pair]:
+    """Chooses the pairs of some folds.
+
+    Args:
+      pairs: the pairs of all folds.
+      folds: numbers of folds, from 1; none for all of them.
+
+    Returns:
+      The pairs of these folds, in their order.
+
+    Raises:
+      InputError: if a fold does not exist, or is given twice.
+    """
+    count = 1 + max(pair.fold for pair in pairs)
+    if set(folds) - set(range(1, count + 1)) or len(set(folds)) < len(folds):
+        raise InputError(
+            f"folds {' '.join(map(str, folds))}: the pairs have the folds 1 to "
+            f"{count}, and each may be given once"
+        )
+    return [pair for pair in pairs if not folds or pair.fold + 1 in folds]
 
 
 def _read_lines(file: Path) -> list[tuple[int, str]]:

@@ -6,24 +6,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from shiftjax.apps.analysis import BlockAnalysis, Move
-from shiftjax.errors import InputError, needs_extra
+from shiftjax.apps.figures import figure_class, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 COLUMNS = 6
-
-
-def figure_class() -> "type[Figure]":
-    """Returns the class of a figure.
-
-    Raises:
-      InputError: if matplotlib is not installed.
-    """
-    with needs_extra("--plot", "train"):
-        from matplotlib.figure import Figure
-    return Figure
 
 
 def draw_heatmaps(
@@ -50,10 +38,7 @@ def draw_heatmaps(
     for axes, (title, values) in zip(panels, maps, strict=False):
         _map(axes, title, values)
     figure.suptitle("share of each displacement (dy down, dx to the right), %")
-    try:
-        figure.savefig(path, dpi=150)
-    except (OSError, ValueError) as error:
-        raise InputError(f"--plot {path}: {error}") from error
+    save_figure(figure, path)
 
 
 def _map(axes: "Axes", title: str, values: Mapping[Move, float]) -> None:

@@ -174,14 +174,15 @@ class Analyze:
         """Prints a table of the blocks, and more; returns 1 if an image was skipped."""
         from shiftjax.allocator import keep_freed_memory
         from shiftjax.apps.analysis import agreement, analyze
-        from shiftjax.apps.heatmaps import draw_heatmaps, figure_class
+        from shiftjax.apps.figures import figure_class
+        from shiftjax.apps.heatmaps import draw_heatmaps
         from shiftjax.apps.predict import Classifier
         from shiftjax.weights import open_pretrained
 
         if not self.paths:
             raise InputError("no image is given: use shiftjax analyze MODEL IMAGE...")
         if self.plot:
-            figure_class()  # raises before minutes of computation
+            figure_class()  # raises before long computations
         keep_freed_memory()
         pretrained = open_pretrained(self.model, self.directory)
         skips = Skips()

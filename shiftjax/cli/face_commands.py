@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
+from rich.table import Table
 
 from shiftjax.cli.arguments import File, Folder, Image, Output, Weights
 from shiftjax.cli.commands import Skips, say
@@ -61,6 +62,73 @@ class VerifyFaces:
                 "with --faces.pairs has: give one by --threshold"
             )
         return card.threshold, f"chosen on {card.threshold_source}"
+
+
+@dataclasses.dataclass(frozen=True)
+class VerifyPairs:
+    """Verify the pairs of face images in a file, by the protocol of LFW."""
+
+    models: Annotated[
+        tyro.conf.Positional[tuple[str, ...]],
+        tyro.conf.arg(metavar="WEIGHTS...", help_behavior_hint="(required)"),
+    ]
+    """Names from `shiftjax list '*face*' --pretrained`, or .safetensors files."""
+    pairs: Annotated[str, tyro.conf.arg(metavar="FILE")]
+    """File of pairs in the format of LFW's pairs.txt."""
+    images: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
+    """Folder of their images, with one folder for each person."""
+    folds: Annotated[tuple[int, ...], tyro.conf.arg(metavar="NUMBER...")] = ()
+    """Folds to verify, from 1, two or more; by default all."""
+    plot: File = None
+    """File for a figure of the ROC curves."""
+    directory: Folder = None
+    """Folder of the releases, or hf:owner/name; by default that of the package."""
+
+    def run(self, console: Console) -> None:
+        """Prints a table with one row for each network."""
+        from shiftjax.allocator import keep_freed_memory
+        from shiftjax.apps.embed import Embedder
+        from shiftjax.apps.face_pairs import choose_folds, read_pairs
+        from shiftjax.apps.face_verification import FALSE_ACCEPT_RATES, verify_pairs
+        from shiftjax.apps.figures import figure_class
+        from shiftjax.apps.roc import draw_roc
+        from shiftjax.weights import open_pretrained
+
+        if not self.models:
+            raise InputError("no weights are given: use shiftjax verify-pairs WEIGHTS")
+        if self.plot:
+            figure_class()  # raises before the images are read
+        pairs = choose_folds(read_pairs(self.pairs, self.images), self.folds)
+        keep_freed_memory()
+        embedders = {
+            name: Embedder(open_pretrained(name, self.directory))
+            for name in self.models
+        }
+        found = {
+            name: verify_pairs(
+                embedder.compare(pairs),
+                [p.same for p in pairs],
+                [p.fold for p in pairs],
+            )
+            for name, embedder in embedders.items()
+        }
+        table = Table()
+        rates = [f"TAR at FAR {far:g}" for far in FALSE_ACCEPT_RATES]
+        for heading in ("network", "accuracy", "ROC area", "equal error", *rates):
+            table.add_column(heading)
+        for name, result in found.items():
+            shares = result.auc, result.eer, *result.tar_at_far.values()
+            reached = f"{100 * result.accuracy:.2f} +- {100 * result.accuracy_std:.2f}%"
+            table.add_row(name, reached, *(f"{100 * x:.2f}%" for x in shares))
+        console.print(table)
+        say(
+            console,
+            f"{len(pairs):,} pairs in {len({p.fold for p in pairs})} folds. Accuracy: "
+            "mean and standard deviation over the folds, each at the threshold chosen "
+            "on the others.",
+        )
+        if self.plot:
+            draw_roc(found, self.plot)
 
 
 @dataclasses.dataclass(frozen=True)

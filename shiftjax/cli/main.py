@@ -34,6 +34,7 @@ OWN = {
     "hub": commands.Hub,
     "stylize": style_commands.Stylize,
     "verify-faces": face_commands.VerifyFaces,
+    "verify-pairs": face_commands.VerifyPairs,
     "embed": face_commands.Embed,
 }
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from shiftjax.apps.face_pairs import read_pairs
+from shiftjax.apps.face_pairs import choose_folds, read_pairs
 from shiftjax.errors import InputError
 from shiftjax.models import facenet
 from shiftjax.models.facenet import FaceNet, l2_normalize
@@ -183,8 +183,7 @@ class FaceRecognition:
                 "and --faces.images, a folder"
             )
         pairs = read_pairs(options.pairs, options.images)
-        _check_folds(options, 1 + max(pair.fold for pair in pairs))
-        chosen = [p for p in pairs if not options.folds or p.fold + 1 in options.folds]
+        chosen = choose_folds(pairs, options.folds)
         tested = people(chosen)
         if split != "test":
             examples = read(without=tested, cut_test=False)
@@ -301,18 +300,6 @@ def _check_options(config: Config) -> None:
 def _listed(folds: tuple[int, ...]) -> str:
     """Formats folds as they are given in the command."""
     return " ".join(map(str, folds))
-
-
-def _check_folds(options: Faces, count: int) -> None:
-    """Raises InputError for a fold that does not exist, or is named twice."""
-    folds = options.folds
-    if any(fold > count for fold in folds):
-        raise InputError(
-            f"--faces.folds {_listed(folds)}: {options.pairs} has the folds 1 to "
-            f"{count}"
-        )
-    if len(set(folds)) < len(folds):
-        raise InputError(f"--faces.folds {_listed(folds)}: each fold may be given once")
 
 
 def _check_apart(examples: Examples, tested: frozenset[str], config: Config) -> None:

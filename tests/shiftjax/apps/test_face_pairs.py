@@ -1,11 +1,12 @@
 """Pairs in LFW's format: what is read, and the one line that says what is wrong."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from shiftjax import InputError, MissingFileError
-from shiftjax.apps.face_pairs import Pair, read_pairs
+from shiftjax.apps.face_pairs import Pair, choose_folds, read_pairs
 
 FILES = [
     "Ann_Lee/Ann_Lee_0001.jpg",
@@ -171,3 +172,15 @@ def test_what_is_no_file_of_pairs_is_named(tmp_path, folder):
     (tmp_path / "pairs.txt").write_bytes(b"\xff\xfe1\x000\x00")
     with pytest.raises(InputError, match="is not a text file in UTF-8"):
         read_pairs(tmp_path / "pairs.txt", folder)
+
+
+def test_some_folds_are_chosen():
+    first, *others = [Pair(fold, Path("a"), Path("b"), True) for fold in (0, 1, 1, 2)]
+    assert choose_folds([first, *others], [3, 2]) == others
+    assert choose_folds([first, *others], []) == [first, *others]
+    for folds in ([0], [4], [1, 1]):
+        given = " ".join(map(str, folds))
+        with pytest.raises(
+            InputError, match=f"folds {given}: the pairs have .* 1 to 3"
+        ):
+            choose_folds([first, *others], folds)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from shiftjax.apps.embed import Embedder
+from shiftjax.apps.face_verification import verify_pairs
 from shiftjax.cli.main import main
 from shiftjax.weights import Card, open_pretrained, save
 
@@ -125,6 +126,42 @@ def test_the_nearest_faces_are_printed_and_drawn(place, tmp_path, capsys):
         assert drawn.size == (3 * 200 + 8, 192 + 2 * 20 + 3 * 8)
 
 
+@pytest.fixture(scope="module")
+def pairs(place):
+    """Two folds of one pair of each kind, and the option with the images' folder."""
+    root, _ = place
+    for name in ("Ada/Ada_0001", "Ada/Ada_0002", "Cy/Cy_0001"):
+        copy = root / "pairs" / f"{name}.png"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes((root / "people" / f"{name}.png").read_bytes())
+    second = (root / "people" / "Bo.png").read_bytes()
+    (root / "pairs" / "Cy" / "Cy_0002.png").write_bytes(second)
+    file = root / "pairs.txt"
+    file.write_text("2 1\nAda 1 2\nAda 1 Cy 1\nCy 1 2\nAda 2 Cy 2\n")
+    return ["--pairs", str(file), "--images", str(root / "pairs")]
+
+
+def test_pairs_are_verified(place, pairs, tmp_path, capsys):
+    """The second network is the first one, with another threshold on its card."""
+    plot = tmp_path / "roc.png"
+    names = words(place, "plain.safetensors", "zero.safetensors")
+    assert main(["verify-pairs", *names, *pairs, "--plot", str(plot)]) == 0
+    _, vectors = place
+    one, two, bo, cy = vectors.astype(float)
+    wanted = verify_pairs(
+        [one @ two, one @ cy, cy @ bo, two @ bo], [True, False] * 2, [0, 0, 1, 1]
+    )
+    printed = capsys.readouterr().out
+    reached = f"{100 * wanted.accuracy:.2f} +- {100 * wanted.accuracy_std:.2f}%"
+    assert printed.count(reached) == 2
+    assert printed.count(f" {100 * wanted.auc:.2f}%") >= 2
+    assert printed.count(f" {100 * wanted.eer:.2f}%") >= 2
+    assert "4 pairs in 2 folds." in printed
+    with Image.open(plot) as drawn:
+        assert drawn.size == (900, 675)
+        assert len(drawn.convert("L").getcolors()) > 50
+
+
 def test_a_damaged_image_is_named_and_the_others_embedded(place, tmp_path, capsys):
     people = tmp_path / "some"
     people.mkdir()
@@ -151,6 +188,7 @@ def test_a_damaged_image_is_named_and_the_others_embedded(place, tmp_path, capsy
 
 NET, ONE = "plain.safetensors", "people/Bo.png"
 OUT = ("-o", "no_such.npz")
+PAIRS = ("--pairs", "no.txt", "--images", "no")
 MISTAKES = {
     "no threshold": (
         ["verify-faces", NET, ONE, ONE],
@@ -180,6 +218,8 @@ MISTAKES = {
         ["embed", NET, "people", *OUT, "--plot", "a.jpg"],
         "--plot a.jpg: it needs --nearest",
     ),
+    "no networks": (["verify-pairs", *PAIRS], "WEIGHTS"),
+    "no pairs": (["verify-pairs", NET, *PAIRS], "there is no folder of images no"),
     "top": (["embed", NET, "people", *OUT, "--top", "0"], "--top 0: it must be"),
 }
 

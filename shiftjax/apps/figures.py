@@ -1,0 +1,35 @@
+"""Figures of the commands: matplotlib if it is installed, and errors in one line."""
+
+from typing import TYPE_CHECKING
+
+from shiftjax.errors import InputError, needs_extra
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def figure_class() -> "type[Figure]":
+    """Returns the class of a figure.
+
+    Raises:
+      InputError: if matplotlib is not installed.
+    """
+    with needs_extra("--plot", "train"):
+        from matplotlib.figure import Figure
+    return Figure
+
+
+def save_figure(figure: "Figure", path: str) -> None:
+    """Writes a figure to the file that `--plot` names.
+
+    Args:
+      figure: the figure.
+      path: the file; its ending decides the format.
+
+    Raises:
+      InputError: if the file cannot be written.
+    """
+    try:
+        figure.savefig(path, dpi=150)
+    except (OSError, ValueError) as error:
+        raise InputError(f"--plot {path}: {error}") from error
