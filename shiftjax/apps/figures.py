@@ -1,5 +1,6 @@
 """Figures of the commands: matplotlib if it is installed, and errors in one line."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from shiftjax.errors import InputError, needs_extra
@@ -19,17 +20,17 @@ def figure_class() -> "type[Figure]":
     return Figure
 
 
-def save_figure(figure: "Figure", path: str) -> None:
-    """Writes a figure to the file that `--plot` names.
+def save_plot(save: Callable[[str], object], path: str) -> None:
+    """Writes the file that `--plot` names.
 
     Args:
-      figure: the figure.
+      save: writes the file, for example a method of a figure or of an image.
       path: the file; its ending decides the format.
 
     Raises:
       InputError: if the file cannot be written.
     """
     try:
-        figure.savefig(path, dpi=150)
+        save(path)
     except (OSError, ValueError) as error:
         raise InputError(f"--plot {path}: {error}") from error

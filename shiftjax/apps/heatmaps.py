@@ -1,12 +1,13 @@
 """Heat maps of an analysis: the share of each displacement, for each block."""
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from shiftjax.apps.analysis import BlockAnalysis, Move
-from shiftjax.apps.figures import figure_class, save_figure
+from shiftjax.apps.figures import figure_class, save_plot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -38,7 +39,7 @@ def draw_heatmaps(
     for axes, (title, values) in zip(panels, maps, strict=False):
         _map(axes, title, values)
     figure.suptitle("share of each displacement (dy down, dx to the right), %")
-    save_figure(figure, path)
+    save_plot(functools.partial(figure.savefig, dpi=150), path)
 
 
 def _map(axes: "Axes", title: str, values: Mapping[Move, float]) -> None:

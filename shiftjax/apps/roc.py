@@ -1,9 +1,10 @@
 """ROC curves of face networks: true accept rate against false accept rate."""
 
+import functools
 from collections.abc import Mapping
 
 from shiftjax.apps.face_verification import Verification
-from shiftjax.apps.figures import figure_class, save_figure
+from shiftjax.apps.figures import figure_class, save_plot
 
 LEAST_RATE = 1e-3  # on the logarithmic axis
 
@@ -35,4 +36,4 @@ def draw_roc(found: Mapping[str, Verification], path: str) -> None:
     axes.set_ylabel("pairs of one person that are accepted, %")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
-    save_figure(figure, path)
+    save_plot(functools.partial(figure.savefig, dpi=150), path)

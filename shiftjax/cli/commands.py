@@ -137,11 +137,9 @@ class Predict:
             raise InputError(NONE_READABLE)
         if self.plot:
             from shiftjax.apps.contact_sheet import draw_contact_sheet
+            from shiftjax.apps.figures import save_plot
 
-            try:
-                draw_contact_sheet(shown).save(self.plot)
-            except (OSError, ValueError) as error:
-                raise InputError(f"--plot {self.plot}: {error}") from error
+            save_plot(draw_contact_sheet(shown).save, self.plot)
         return skips.code
 
     def _show(self, console: Console, prediction: "Prediction") -> None:

@@ -203,6 +203,7 @@ class Embed:
     ) -> None:
         """Prints the faces that are nearest to an image, and draws them on request."""
         from shiftjax.apps.contact_sheet import draw_contact_sheet
+        from shiftjax.apps.figures import save_plot
         from shiftjax.apps.predict import Prediction
 
         for file, similarity in faces:
@@ -211,10 +212,7 @@ class Embed:
             return
         shown = [Prediction(str(query), ())]
         shown += [Prediction(str(file), (("cosine", x),)) for file, x in faces]
-        try:
-            draw_contact_sheet(shown).save(self.plot)
-        except (OSError, ValueError) as error:
-            raise InputError(f"--plot {self.plot}: {error}") from error
+        save_plot(draw_contact_sheet(shown).save, self.plot)
 
 
 def _image(path: str) -> Path:
