@@ -33,10 +33,16 @@ def pytest_report_header(config: pytest.Config) -> str:
     return f"random numbers: --seed={config.getoption('seed')}; devices: {devices}"
 
 
+@pytest.fixture(scope="session")
+def seed(request: pytest.FixtureRequest) -> int:
+    """The seed of all random numbers."""
+    return request.config.getoption("seed")
+
+
 @pytest.fixture
-def rng(request: pytest.FixtureRequest) -> np.random.Generator:
-    """A random generator of the test's own, from `--seed`."""
-    return np.random.default_rng(request.config.getoption("seed"))
+def rng(seed: int) -> np.random.Generator:
+    """A random generator of the test's own."""
+    return np.random.default_rng(seed)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -6,9 +6,11 @@ channels to the next product, and the share of predictions that change without i
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -56,11 +58,13 @@ def analyze(pretrained: Pretrained, images: np.ndarray) -> list[BlockAnalysis]:
     """
     model = pretrained.model.clone(implementation="reference")
     kernel_size, dilation = _window(pretrained)
-    _, captured = model.apply(
-        pretrained.variables,
-        normalize_images(images, pretrained.card),
+    capture = functools.partial(
+        model.apply,
         capture_intermediates=lambda module, _: isinstance(module, Shift),
         mutable=["intermediates"],
+    )
+    _, captured = jax.jit(capture)(
+        pretrained.variables, normalize_images(images, pretrained.card)
     )
     found = []
     for name, inner in sorted(captured["intermediates"].items()):
@@ -173,13 +177,15 @@ def agreement(pretrained: Pretrained, images: np.ndarray) -> dict[Move, float]:
     Raises:
       InputError: if the network has no shift blocks, or the images do not fit it.
     """
-    before = Classifier(pretrained).logits(images).argmax(-1)
+    classifier = Classifier(pretrained)  # which compiles the network once
+    before = classifier.logits(images).argmax(-1)
     kernel_size, dilation = _window(pretrained)
     channels = kernel_size**2  # each displacement once
     shares = {}
     for move in map(tuple, displacements(channels, kernel_size, dilation=dilation)):
         move = (int(move[0]), int(move[1]))
-        after = Classifier(silenced(pretrained, move)).logits(images).argmax(-1)
+        classifier.variables = silenced(pretrained, move).variables
+        after = classifier.logits(images).argmax(-1)
         shares[move] = float((before == after).mean())
     return shares
 

@@ -279,9 +279,8 @@ def reference():
     return Reference
 
 
-@pytest.fixture
-def randomize(rng):
-    """Returns a function that makes random variables for a module and its input.
+def random_variables(rng, module, *inputs):
+    """Makes random variables for a module and its input.
 
     Unlike fresh ones they hide nothing: no scale is 1, no bias or mean 0. Params keep
     the size of activations near 1.
@@ -298,11 +297,14 @@ def randomize(rng):
         dtype = np.float64 if jax.config.jax_enable_x64 else shape.dtype
         return value.astype(dtype)
 
-    def make(module, *inputs):
-        shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
-        return jax.tree_util.tree_map_with_path(leaf, shapes)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+    return jax.tree_util.tree_map_with_path(leaf, shapes)
 
-    return make
+
+@pytest.fixture
+def randomize(rng):
+    """Returns `random_variables` with the generator of the test."""
+    return functools.partial(random_variables, rng)
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """The contributions of displacements, on networks in which they are known."""
 
 import copy
+import logging
 import sys
 
 import jax
@@ -15,6 +16,7 @@ from shiftjax.apps.analysis import agreement, analyze, intensity, silenced
 from shiftjax.apps.predict import Classifier
 from shiftjax.cli.main import main
 from shiftjax.weights import Card, Pretrained, save
+from tests.shiftjax.conftest import random_variables
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -29,10 +31,10 @@ CARD = Card(
 )
 
 
-@pytest.fixture
-def pretrained(randomize):
-    model = CARD.model()
-    variables = randomize(model, np.zeros((1, 8, 8, 3), np.float32))
+@pytest.fixture(scope="module")
+def pretrained(seed):
+    rng, model = np.random.default_rng(seed), CARD.model()
+    variables = random_variables(rng, model, np.zeros((1, 8, 8, 3), np.float32))
     return Pretrained(model, variables, CARD)
 
 
@@ -94,6 +96,13 @@ def test_predictions_stay_where_nothing_is_read(pretrained, images, reference):
     kept = agreement(alone, images)
     assert set(kept) == {(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)}
     assert {share for move, share in kept.items() if move != (0, 1)} == {1.0}
+
+
+def test_one_program_silences_every_displacement(pretrained, images, caplog):
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        agreement(pretrained, images)
+    compiled = [text for text in caplog.messages if "Compiling jit(apply)" in text]
+    assert len(compiled) == 1
 
 
 def test_correlations_by_hand():
