@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import logging
+import shutil
 
 import flax.traverse_util
 import jax
@@ -18,6 +19,7 @@ from shiftjax.apps.verify import compare_logits, sample_logits, verify
 from shiftjax.releases import manifest
 from shiftjax.releases.manifest import Release, Run
 from shiftjax.weights import Card, digest, load_pretrained, open_pretrained, save
+from tests.shiftjax.conftest import random_variables
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -33,25 +35,39 @@ CARD = Card(
 )
 
 
-@pytest.fixture
-def variables(randomize):
+@pytest.fixture(scope="module")
+def made(seed):
     """Variables of a small network, BatchNorm's statistics too at random."""
-    return randomize(CARD.model(), np.zeros((1, 8, 8, 3), np.float32))
+    images = np.zeros((1, 8, 8, 3), np.float32)
+    return random_variables(np.random.default_rng(seed), CARD.model(), images)
 
 
 @pytest.fixture
-def released(tmp_path, variables):
+def variables(made):
+    """A copy of them, which a test may change."""
+    return jax.tree.map(np.copy, made)
+
+
+@pytest.fixture(scope="module")
+def folder(made, tmp_path_factory):
     """A folder with one release."""
-    path = tmp_path / f"{NAME}.safetensors"
-    size, sha256 = digest(save(path, variables, CARD))
+    folder = tmp_path_factory.mktemp("released")
+    path = folder / f"{NAME}.safetensors"
+    size, sha256 = digest(save(path, made, CARD))
     costs = shiftjax.summarize(CARD.model(), 8)
     logits = sample_logits(open_pretrained(str(path)))
     runs = (Run(0, {"top1": 0.75}), Run(1, {"top1": 0.85}))
     entry = Release(
         NAME, path.name, size, sha256, costs.params, costs.macs, "t", "", runs, logits
     )
-    manifest.write_manifest(tmp_path, {NAME: entry})
-    return tmp_path
+    manifest.write_manifest(folder, {NAME: entry})
+    return folder
+
+
+@pytest.fixture
+def released(folder, tmp_path):
+    """A copy of the folder, which a test may change."""
+    return shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
 
 
 def whole(card):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from shiftjax.apps.verify import sample_logits
 from shiftjax.cli.main import main
 from shiftjax.releases import manifest
 from shiftjax.weights import Card, Pretrained, digest, open_pretrained, save
+from tests.shiftjax.conftest import random_variables
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -29,18 +31,17 @@ CARD = Card(
 )
 
 
-@pytest.fixture
-def pretrained(randomize):
-    model = CARD.model()
-    variables = randomize(model, np.zeros((1, 8, 8, 3), np.float32))
+@pytest.fixture(scope="module")
+def pretrained(seed):
+    rng, model = np.random.default_rng(seed), CARD.model()
+    variables = random_variables(rng, model, np.zeros((1, 8, 8, 3), np.float32))
     return Pretrained(model, variables, CARD)
 
 
-@pytest.fixture
-def folder(tmp_path, pretrained):
+@pytest.fixture(scope="module")
+def released(pretrained, tmp_path_factory):
     """A folder of releases."""
-    out = tmp_path / "weights"
-    out.mkdir()
+    out = tmp_path_factory.mktemp("released")
     path = out / f"{NAME}.safetensors"
     size, sha256 = digest(save(path, pretrained.variables, CARD))
     logits = sample_logits(open_pretrained(str(path)))
@@ -50,6 +51,12 @@ def folder(tmp_path, pretrained):
     )
     manifest.write_manifest(out, {NAME: entry})
     return out
+
+
+@pytest.fixture
+def folder(released, tmp_path):
+    """A copy of the folder, which a test may change."""
+    return shutil.copytree(released, tmp_path / "weights")
 
 
 @pytest.fixture
