@@ -1,7 +1,9 @@
 """Pictures in another style: files, folders, animations; the command; a release."""
 
 import dataclasses
+import shutil
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image, ImageSequence
@@ -23,6 +25,7 @@ from shiftjax.apps.verify import sample_logits, verify
 from shiftjax.cli.main import main
 from shiftjax.releases import manifest
 from shiftjax.weights import Card, Pretrained, digest, load_pretrained, save
+from tests.shiftjax.conftest import random_variables
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -37,30 +40,42 @@ CARD = Card(
 )
 
 
-@pytest.fixture
-def variables(randomize):
-    return randomize(CARD.model(), np.zeros((1, 8, 8, 3), np.float32))
+@pytest.fixture(scope="module")
+def made(seed):
+    images = np.zeros((1, 8, 8, 3), np.float32)
+    return random_variables(np.random.default_rng(seed), CARD.model(), images)
 
 
 @pytest.fixture
-def stylizer(variables):
-    return Stylizer(Pretrained(CARD.model(), variables, CARD))
+def variables(made):
+    """A copy of the variables, which a test may change."""
+    return jax.tree.map(np.copy, made)
 
 
-@pytest.fixture
-def folder(tmp_path, variables):
+@pytest.fixture(scope="module")
+def stylizer(made):
+    return Stylizer(Pretrained(CARD.model(), made, CARD))
+
+
+@pytest.fixture(scope="module")
+def released(made, tmp_path_factory):
     """A folder with one release."""
-    out = tmp_path / "weights"
-    out.mkdir()
+    out = tmp_path_factory.mktemp("released")
     path = out / f"{NAME}.safetensors"
-    size, sha256 = digest(save(path, variables, CARD))
+    size, sha256 = digest(save(path, made, CARD))
     costs = shiftjax.summarize(CARD.model(), CARD.image_size)
-    logits = sample_logits(Pretrained(CARD.model(), variables, CARD))
+    logits = sample_logits(Pretrained(CARD.model(), made, CARD))
     release = manifest.Release(
         NAME, path.name, size, sha256, costs.params, costs.macs, "d", "", (), logits
     )
     manifest.write_manifest(out, {NAME: release})
     return out
+
+
+@pytest.fixture
+def folder(released, tmp_path):
+    """A copy of the folder, which a test may change."""
+    return shutil.copytree(released, tmp_path / "weights")
 
 
 @pytest.fixture
