@@ -23,8 +23,8 @@ class Model:
 
     name: str = "shiftresnet20_e3"
     """A name of `shiftjax list`, or a family name with its option in `overrides`."""
-    overrides: dict[str, int | float] = dataclasses.field(default_factory=dict)
-    """Attributes of the network to set, e.g. expansion 4 or block_reduction 2.8."""
+    overrides: dict[str, int | float | str] = dataclasses.field(default_factory=dict)
+    """Attributes of the network to set, e.g. expansion 4 or implementation gpu."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of the computation; parameters are always float32."""
     remat: bool = False

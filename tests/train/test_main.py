@@ -135,6 +135,12 @@ def test_a_mistake_in_the_network_is_said_in_one_line(capsys, tmp_path):
     assert "depth=9: it must be 6 n + 2" in line
 
 
+def test_an_override_may_be_a_word():
+    words = "digits --model.overrides depth 8 momentum 0.5 implementation reference"
+    overrides = {"depth": 8, "momentum": 0.5, "implementation": "reference"}
+    assert parse(words.split()).model.overrides == overrides
+
+
 def test_a_missing_data_set_is_named_with_what_to_run(capsys, tmp_path):
     place = ["--workdir", tmp_path / "run", "--data.data-dir", tmp_path]
     line = mistake(capsys, "cifar10", *place)
