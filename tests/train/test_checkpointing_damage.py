@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,9 +62,19 @@ DAMAGE = {
 }
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A folder of three checkpoints, which must stay as it is."""
+    folder = tmp_path_factory.mktemp("saved")
+    save_steps(folder, [1, 2, 3])
+    return folder
+
+
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_damage_falls_back_and_the_step_can_be_saved_again(tmp_path, caplog, kind):
-    save_steps(tmp_path, [1, 2, 3])
+def test_damage_falls_back_and_the_step_can_be_saved_again(
+    saved, tmp_path, caplog, kind
+):
+    shutil.copytree(saved, tmp_path, dirs_exist_ok=True)
     damage_step(tmp_path, 3, kind)
     with Checkpoints(tmp_path) as checkpoints:
         restored = checkpoints.restore(TEMPLATE)

@@ -170,7 +170,8 @@ def test_the_first_step_that_goes_wrong_is_named(devices):
     They are lost although its loss, of the params before, is finite: so a checkpoint
     of this step must not be kept.
     """
-    trainer = make_trainer(rate=lambda step: jnp.where(step == 1, jnp.inf, 0.01))
+    rate = lambda step: jnp.where(step == 1, jnp.inf, 0.01)  # noqa: E731
+    trainer = make_trainer(augment=PLAIN, rate=rate)
     _, sums = train(trainer, 1, devices)
     assert sums["bad_step"] == NEVER
     for steps in (2, 4):

@@ -115,7 +115,7 @@ def test_the_first_step_that_goes_wrong_is_named(devices):
     def rate(step: jax.Array) -> jax.Array:
         return jnp.where(step == 1, jnp.inf, 0.01)
 
-    trainer = make_trainer(rate=rate, accumulate=2)
+    trainer = make_trainer(augment=PLAIN, rate=rate, accumulate=2)
     assert train(trainer, 1, devices)[1]["bad_step"] == NEVER
     assert train(trainer, 4, devices)[1]["bad_step"] == 2
 
