@@ -1,6 +1,7 @@
 """The task of face networks: its losses, its runs and its releases."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,10 @@ from train.logging.records import read_metrics
 from train.release import load_run, release
 from train.tasks import load_split
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 LOSSES = ["arcface", "softmax_center"]
+LENGTH = 2  # steps to which a dispatch is padded, so that all have one program
 
 
 def with_loss(config: Config, loss: str) -> Config:
@@ -34,20 +38,24 @@ def with_loss(config: Config, loss: str) -> Config:
     )
 
 
-def steps(config: Config, devices: int, count: int = 2):
+def unmoved(config: Config) -> Config:
+    """Returns the configuration without augmentation."""
+    return dataclasses.replace(config, augment=Augment(crop_padding=0, flip=False))
+
+
+def steps(config: Config, devices: int, count: int = LENGTH):
     """Runs a few steps, and returns the state and the sums."""
     setup = set_up(dataclasses.replace(config, devices=devices))
     data, fed = setup.on_devices(setup.train_set)
     index = np.stack([setup.order.indices(step) for step in range(count)])
-    batch = setup.replicas.split(items(index, fed, count))
+    batch = setup.replicas.split(items(index, fed, LENGTH))
     state = setup.replicas.replicate(setup.initial_state())
     return jax.device_get(setup.train_steps(state, data, batch, np.int32(count)))
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_step_on_two_devices_is_that_on_one(config, loss):
-    config = with_loss(config, loss)
+    config = unmoved(with_loss(config, loss))
     (one, sums), (two, other) = steps(config, 1), steps(config, 2)
     assert_close(one, two, 1e-3)  # of updates, which BatchNorm's rounding moves
     assert_close(sums, other, 1e-4)
@@ -59,13 +67,10 @@ def test_a_step_on_two_devices_is_that_on_one(config, loss):
         assert np.abs(centers["centers"]).max() > 0.1
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_loss_of_a_step_is_that_of_numpy(config, loss):
     """And the centers after it are those of equation 4 of Wen et al."""
-    config = dataclasses.replace(
-        with_loss(config, loss), augment=Augment(crop_padding=0, flip=False)
-    )
+    config = unmoved(with_loss(config, loss))
     setup = set_up(config)
     state = setup.initial_state()
     params = {**state.params}
@@ -77,7 +82,8 @@ def test_the_loss_of_a_step_is_that_of_numpy(config, loss):
     labels = setup.train_set.labels[chosen]
     variables = {"params": params, "batch_stats": state.batch_stats}
     net = shiftjax.create_model("tiny_facenet")
-    embeddings, _ = net.apply(variables, images, train=True, mutable=["batch_stats"])
+    apply = functools.partial(net.apply, train=True, mutable=["batch_stats"])
+    embeddings, _ = jax.jit(apply)(variables, images)
     embeddings = np.asarray(embeddings, np.float64)
     wanted, rows = {}, np.arange(len(labels))
     if loss == "arcface":
@@ -192,7 +198,8 @@ def test_a_run_becomes_weights_without_its_classifier(config, run, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, pretrained.variables["params"], params)
     assert pretrained.card.class_names == ()
     assert pretrained.card.threshold is None
-    embedding = pretrained.model.apply(pretrained.variables, jnp.ones((1, 16, 16, 3)))
+    embed = jax.jit(pretrained.model.apply)
+    embedding = embed(pretrained.variables, jnp.ones((1, 16, 16, 3)))
     assert np.linalg.norm(embedding) == pytest.approx(1, rel=1e-5)
     assert verify(entry.name, tmp_path / "weights")
 
@@ -206,7 +213,6 @@ def test_a_run_becomes_weights_without_its_classifier(config, run, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, state.ema["params"], state.params)
 
 
-@pytest.mark.usefixtures("quick")
 def test_validation_counts_each_image_once(config):
     """With the margin in its loss, and without it in its accuracy."""
     setup = set_up(config)
