@@ -151,10 +151,10 @@ def test_a_stride_keeps_every_strideth_row_and_column(size, stride, rng):
     variables = {"params": {"offsets": offsets}}
     kept = bilinear(x, offsets)[::stride, ::stride]
     # float32 sums of four products
-    got = ActiveShift(strides=stride).apply(variables, x)
+    got = jax.jit(ActiveShift(strides=stride).apply)(variables, x)
     np.testing.assert_allclose(got, kept, rtol=1e-5, atol=1e-5)
     whole = displace(x, np.round(offsets).astype(int), stride=stride)
-    got = SparseShift(strides=stride).apply(variables, x)
+    got = jax.jit(SparseShift(strides=stride).apply)(variables, x)
     np.testing.assert_array_equal(got, whole)
 
 
@@ -169,7 +169,8 @@ def test_the_gradients_of_a_stride_are_those_of_the_pixels_it_keeps(kind, rng):
         step = 2 // strides
         return (y[:, ::step, ::step] * g).sum()
 
-    ours, wanted = (jax.grad(loss, (0, 1))(x, offsets, strides) for strides in (2, 1))
+    gradient = jax.jit(jax.grad(loss, (0, 1)), static_argnums=2)
+    ours, wanted = (gradient(x, offsets, strides) for strides in (2, 1))
     for got, expected in zip(ours, wanted, strict=True):
         np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
@@ -197,6 +198,13 @@ def test_whole_displacements_are_a_shift_bit_for_bit(rng):
     np.testing.assert_array_equal(got, displace(low, table))
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def with_gradients(apply, x, offsets, g):
+    """Returns the output, and the gradients of its product with g."""
+    y, pull = jax.vjp(apply, x, offsets)
+    return y, pull(g)
+
+
 def loss_of(x: jax.Array, offsets: jax.Array, g: np.ndarray) -> jax.Array:
     return (interpolate(x, offsets) * g).sum()
 
@@ -208,7 +216,7 @@ def test_gradients_are_those_of_finite_differences(rng):
     g = rng.normal(size=x.shape)
     for argument in (0, 1):
         values = [x, offsets]
-        gradient = jax.grad(loss_of, argument)(*values, g)
+        gradient = np.asarray(jax.jit(jax.grad(loss_of, argument))(*values, g))
         for index in np.ndindex(values[argument].shape):
             ends = []
             for sign in (1, -1):
@@ -230,10 +238,11 @@ def test_low_precision_is_rounded_once_at_the_end(dtype, offsets_dtype, rng):
     assert got.dtype == dtype
     np.testing.assert_array_equal(got, interpolate(wide, real).astype(dtype))
 
+    slope = jax.jit(jax.grad(loss_of, 1))
     g = np.ones(x.shape, np.float32)
-    gradient = jax.grad(loss_of, 1)(x, offsets, g)
+    gradient = slope(x, offsets, g)
     assert gradient.dtype == offsets_dtype
-    wanted = np.asarray(jax.grad(loss_of, 1)(wide, real, g))
+    wanted = np.asarray(slope(wide, real, g))
     rtol = 1e-5 if offsets_dtype == jnp.float32 else 2**-7
     np.testing.assert_allclose(
         gradient.astype(jnp.float32), wanted, rtol, rtol * np.abs(wanted).max()
@@ -296,11 +305,10 @@ def test_a_sparse_shift_moves_by_whole_pixels_and_learns_real_ones(rng):
     def apply(x, offsets):
         return SparseShift().apply({"params": {"offsets": offsets}}, x)
 
-    y, pull = jax.vjp(apply, jnp.asarray(x), jnp.asarray(offsets))
+    y, (dx, doffsets) = with_gradients(apply, x, offsets, g)
     np.testing.assert_array_equal(y, displace(x, table))
-    dx, doffsets = pull(jnp.asarray(g))
     np.testing.assert_allclose(dx, displace(g, -table), rtol=1e-6)
-    real = jax.grad(loss_of, 1)(jnp.asarray(x), jnp.asarray(offsets), g)
+    real = jax.jit(jax.grad(loss_of, 1))(x, offsets, g)
     np.testing.assert_allclose(doffsets, real, rtol=1e-5, atol=1e-5)
 
 
@@ -313,8 +321,7 @@ def test_the_gradient_of_a_sparse_shift_by_hand():
     def apply(x, offsets):
         return SparseShift().apply({"params": {"offsets": offsets}}, x)
 
-    y, pull = jax.vjp(apply, x, offsets)
-    dx, doffsets = pull(g)
+    y, (dx, doffsets) = with_gradients(apply, x, offsets, g)
     assert y[0, :, 0].tolist() == [2, 4, 8, 0]
     assert dx[0, :, 0].tolist() == [0, 1, 10, 100]
     # Differences to the right: 1, 2, 4, -8.
@@ -337,7 +344,7 @@ def test_far_away_is_outside_in_any_precision():
     x = jnp.ones((1, 257, 2))
     offsets = jnp.array([[0, 1000], [0, -1000]], jnp.bfloat16)
     for module in (ActiveShift(), SparseShift()):
-        assert not module.apply({"params": {"offsets": offsets}}, x).any()
+        assert not jax.jit(module.apply)({"params": {"offsets": offsets}}, x).any()
 
 
 def test_the_penalty_counts_displacements_alone():
@@ -356,11 +363,11 @@ def test_the_penalty_counts_displacements_alone():
 def test_an_infinite_pixel_stays_itself_at_a_whole_displacement():
     """0 * inf is nan, but the pixel beside it has no share in the result."""
     x = jnp.array([1.0, jnp.inf, 3.0, -jnp.inf])[None, :, None]
+    slope = jax.jit(jax.jacobian(lambda offsets: interpolate(x, offsets)))
     for dx in (-1.0, 0.0, 1.0, 2.0):
         y = interpolate(x, [(0.0, dx)])
         np.testing.assert_array_equal(y, displace(x, [(0, int(dx))]))
-        slope = jax.jacobian(lambda o: interpolate(x, o))(jnp.array([(0.0, dx)]))
-        assert not jnp.isnan(slope).any()
+        assert not jnp.isnan(slope(jnp.array([(0.0, dx)]))).any()
     upright = x.swapaxes(0, 1)
     np.testing.assert_array_equal(
         interpolate(upright, [(1.0, 0.0)]), displace(upright, [(1, 0)])
