@@ -24,6 +24,8 @@ from train.release import release
 from train.tasks import load_split
 from train.zoo.results import page
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 SIZE = 16
 FEATURES = "features.safetensors"
 
@@ -84,7 +86,6 @@ def config(folder, tmp_path):
     )
 
 
-@pytest.mark.usefixtures("quick")
 def test_every_picture_is_compared_once_with_itself_and_the_painting(config):
     setup = set_up(config)
     task = setup.trainer.task
@@ -108,11 +109,12 @@ def test_every_picture_is_compared_once_with_itself_and_the_painting(config):
     wanted = features(jnp.asarray(painting, jnp.float32))
     layers = ("stem", "stage1", "stage2", "stage3")
     assert set(wanted) == set(layers)
+    paint = jax.jit(task.model.apply)
     scale = (np.asarray(wanted["stage2"], np.float64) ** 2).mean()
     parts = []
     for image in examples.images:
         shown = jnp.asarray(image[None] / 255.0, jnp.float32)
-        painted = task.model.apply(state.variables, (shown - 0.5) / 0.5) * 0.5 + 0.5
+        painted = paint(state.variables, (shown - 0.5) / 0.5) * 0.5 + 0.5
         before, after = features(shown), features(painted)
         content = ((after["stage2"] - before["stage2"]) ** 2).mean() / scale
         style = np.mean(
@@ -194,9 +196,10 @@ def test_a_run_becomes_weights_that_paint_and_begin_another(config, run, tmp_pat
     jax.tree.map(np.testing.assert_array_equal, pretrained.variables["params"], params)
     picture = load_split(config, "test").images[0]
     images = (picture[None] / np.float32(255) - 0.5) / 0.5
-    painted = pretrained.model.apply({"params": params}, images)[0] * 0.5 + 0.5
+    painted = jax.jit(pretrained.model.apply)({"params": params}, images)
+    painted = np.asarray(painted[0]) * 0.5 + 0.5
     np.testing.assert_allclose(
-        np.asarray(painted).clip(0, 1) * 255,
+        painted.clip(0, 1) * 255,
         Stylizer(pretrained)(picture),
         atol=0.51,  # which is rounded to whole numbers
     )
@@ -213,11 +216,15 @@ def test_a_run_becomes_weights_that_paint_and_begin_another(config, run, tmp_pat
 def _losses(task, variables, images):
     """The weighted losses of content and style, each a mean over the images."""
     shown = jnp.asarray(images / 255.0, jnp.float32)
-    painted = task.model.apply(variables, (shown - 0.5) / 0.5) * 0.5 + 0.5
-    loss_of = task.loss_of
     painting = jnp.asarray(task.painting[None] / 255.0, jnp.float32)
-    grams = loss_of.grams(loss_of.net.params, painting)
-    parts = loss_of(loss_of.net.params, grams, painted, shown)[1]
+    loss_of = task.loss_of
+
+    @jax.jit
+    def losses(variables, params):
+        painted = task.model.apply(variables, (shown - 0.5) / 0.5) * 0.5 + 0.5
+        return loss_of(params, loss_of.grams(params, painting), painted, shown)[1]
+
+    parts = losses(variables, loss_of.net.params)
     return [float(parts[name]) for name in ("content", "style")]
 
 
@@ -231,7 +238,8 @@ def test_the_options_choose_layers(config):
     task = set_up(dataclasses.replace(config, style=style)).trainer.task
     net = task.loss_of.net
     assert (net.content_layer, net.style_layers) == ("stage1", ("stem", "stage1"))
-    found = net(net.params, jnp.asarray(task.painting[None] / 255.0, jnp.float32))
+    painting = jnp.asarray(task.painting[None] / 255.0, jnp.float32)
+    found = jax.jit(net.__call__)(net.params, painting)
     content = (np.asarray(found["stage1"], np.float64) ** 2).mean()
     assert task.loss_of.content_scale == pytest.approx(content, rel=6e-3)
 
