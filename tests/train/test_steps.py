@@ -1,6 +1,7 @@
 """The steps of training: loss, average, grouping and placement, against NumPy."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -40,9 +41,10 @@ def logits_in_training(state: TrainState, images: np.ndarray) -> np.ndarray:
     """Computes the logits of the network, for images normalized by NumPy."""
     images = ((images / 255 - MEAN) / STD).astype(np.float32)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    logits, _ = Net(axis_name=None).apply(
-        variables, images, train=True, mutable=["batch_stats"]
+    apply = functools.partial(
+        Net(axis_name=None).apply, train=True, mutable=["batch_stats"]
     )
+    logits, _ = jax.jit(apply)(variables, images)
     return np.asarray(logits, np.float64)
 
 
