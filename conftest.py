@@ -36,7 +36,7 @@ def pytest_report_header(config: pytest.Config) -> str:
 @pytest.fixture(scope="session")
 def seed(request: pytest.FixtureRequest) -> int:
     """The seed of all random numbers."""
-    return request.config.getoption("seed")
+    return request.config.option.seed
 
 
 @pytest.fixture
