@@ -15,6 +15,7 @@ import numpy as np
 
 import shiftjax
 from tests.train.conftest import tiny_config
+from train.config import Model
 from train.loop import train
 from train.release import LOCK, release
 from train.stopping import StopRequest
@@ -23,8 +24,9 @@ HERE = Path(__file__).parent
 STOPPED = 10  # of 20 steps
 TAG = "digits"
 
-# The run that many tests train, so that a session compiles its programs once.
-CONFIG = tiny_config("run", keep_last=1, keep_best=0)
+# A run that many tests train, but with the implementation that users get.
+MODEL = Model("shiftresnet20", {"depth": 8, "expansion": 1})
+CONFIG = tiny_config("run", keep_last=1, keep_best=0, model=MODEL)
 
 
 def images() -> np.ndarray:

@@ -19,15 +19,12 @@ from jax.experimental.compilation_cache import compilation_cache
 from rich.console import Console
 
 from tests.train.processes import TIMEOUT, free_port
+from tests.train.runs import EPOCH, NETWORK, STEPS
 from train import loop
 from train.assemble import set_up
 from train.config import Augment, Config, Data, Hosts, Model, Schedule, flatten
 
 ROOT = Path(__file__).parents[2]
-
-# 40 examples in batches of 16: an epoch is two and a half steps.
-EPOCH = 2.5
-STEPS = 20
 
 # The tests compile much and compute little. Subprocesses share what is compiled.
 COMPILATION = {
@@ -77,7 +74,7 @@ def tiny_config(workdir: object, **changes) -> Config:
         workdir=str(workdir),
         epochs=STEPS / EPOCH,
         batch_size=16,
-        model=Model("shiftresnet20", {"depth": 8, "expansion": 1}),
+        model=Model("shiftresnet20", NETWORK),
         data=Data(image_size=8, validation_examples=1397),
         augment=Augment(crop_padding=1, flip=True),
         schedule=Schedule(learning_rate=0.05, warmup_epochs=1),

@@ -11,6 +11,7 @@ import pytest
 from shiftjax.errors import InputError
 from tests.train.runs import (
     EPOCH,
+    NETWORK,
     copy_of,
     lines,
     raw,
@@ -99,8 +100,8 @@ def test_all_that_was_recorded_of_the_test_split_is_reported_again(
         ({"seed": 1, "batch_size": 8}, ["--seed was 0, is 1", "--batch-size was 16"]),
         ({"augment": Augment(1, False)}, ["--augment.flip was True, is False"]),
         (
-            {"model": Model("shiftresnet20", {"depth": 8, "expansion": 2})},
-            ["--model.overrides was {'depth': 8, 'expansion': 1}"],
+            {"model": Model("shiftresnet20", NETWORK | {"expansion": 2})},
+            ["--model.overrides was {'depth': 8, 'expansion': 1,"],
         ),
     ],
     ids=["seed", "augment", "model"],
@@ -163,7 +164,7 @@ def test_another_length_is_refused_where_it_would_change_the_run(
 def test_a_mistake_in_the_network_can_be_mended_in_the_same_workdir(
     tiny, run, tmp_path, stop_at
 ):
-    model = Model("shiftresnet20", {"depth": 9, "expansion": 1})
+    model = Model("shiftresnet20", NETWORK | {"depth": 9})
     with pytest.raises(InputError, match="depth=9"):
         run(tiny(tmp_path / "run", model=model))
     stop_at(1)

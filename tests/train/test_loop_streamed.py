@@ -16,6 +16,8 @@ from train.assemble import set_up
 from train.config import Augment, Schedule
 from train.evaluation import evaluate_run
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 FAKE = "fake:40x3"
 CROPS = Augment(crop_padding=0, random_resized_crop=True, crop_scale=(0.3, 1.0))
 
@@ -48,7 +50,8 @@ def config(tiny, tmp_path):
 
 
 def test_random_images_are_trained_by_the_command_line(run, tmp_path):
-    words = "digits --model.overrides depth 8 expansion 1 --data.image-size 8"
+    words = "digits --model.overrides depth 8 expansion 1 implementation reference"
+    words += " --data.image-size 8"
     words += f" --data.source {FAKE} --augment.random-resized-crop --epochs 2"
     words += " --augment.crop-scale 0.5 1 --data.threads 2 --data.validation-examples 4"
     words += f" --batch-size 12 --log-to --workdir {tmp_path / 'run'}"

@@ -19,6 +19,7 @@ from shiftjax.cli.main import main as shiftjax_main
 from shiftjax.errors import MissingFileError
 from shiftjax.releases import manifest
 from shiftjax.weights import Card, save
+from tests.train.runs import NETWORK
 from train import config as config_file
 from train import experiments
 from train.__main__ import parse
@@ -268,7 +269,7 @@ def test_the_average_begins_with_released_weights_too(fine_tune, finished, asser
 
 
 def test_weights_of_another_network_are_refused(fine_tune, tiny):
-    deeper = Model("shiftresnet20", {"depth": 14, "expansion": 1})
+    deeper = Model("shiftresnet20", NETWORK | {"depth": 14})
     with pytest.raises(InputError, match=r"--init .* is of another network"):
         fine_tune(model=deeper)
 
