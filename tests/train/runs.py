@@ -8,12 +8,14 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 from train import config as config_file
 from train.assemble import set_up
 from train.checkpointing import Checkpoints
 from train.config import Config
 from train.logging.records import read_metrics
+from train.loop import Outcome
 from train.state import TrainState
 
 # 40 examples in batches of 16: an epoch is two and a half steps.
@@ -38,6 +40,18 @@ def checkpoint(workdir: str, step: int | None = None) -> TrainState:
         restored = checkpoints.restore(jax.eval_shape(setup.initial_state), step)
     assert restored is not None
     return restored.state
+
+
+def assert_trained_alike(workdir: str, outcome: Outcome) -> None:
+    """Compares a run with the outcome of another one, to rounding."""
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6),
+        checkpoint(workdir).variables,
+        jax.device_get(outcome.state).variables,
+    )
+    (test,) = lines(workdir, "test")
+    for name, value in outcome.test.items():
+        assert test[name] == pytest.approx(value, rel=1e-4), name
 
 
 def saved_steps(workdir: str) -> list[int]:

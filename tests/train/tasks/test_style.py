@@ -15,6 +15,8 @@ from shiftjax.apps.stylize import Stylizer
 from shiftjax.errors import InputError, MissingFileError, UnknownNameError
 from shiftjax.releases import manifest
 from shiftjax.weights import Card, open_pretrained, save
+from tests.train.processes import wait
+from tests.train.runs import assert_trained_alike
 from train.assemble import set_up
 from train.config import Augment, Config, Data, Model, Optimizer, Schedule, Style
 from train.evaluation import evaluate, evaluate_weights
@@ -173,6 +175,24 @@ def test_it_learns_draws_a_sample_and_resumes_to_the_same_bits(config, run):
         jax.device_get(resumed.state),
         jax.device_get(outcome.state),
     )
+
+
+def test_two_processes_train_as_one_does(config, pair, run, tmp_path):
+    """By SGD: Adam takes the signs of gradients, which are rounding where they are 0.
+
+    These are the biases before a normalization.
+    """
+    config = dataclasses.replace(
+        config,
+        epochs=1.0,
+        optimizer=Optimizer("sgd", weight_decay=0.0, clip_norm=1.0),
+        schedule=Schedule("constant", 1e-3),
+    )
+    codes, said = wait(pair(config, config))
+    assert codes == [0, 0], said
+    alone, _ = run(dataclasses.replace(config, workdir=str(tmp_path / "one")))
+    assert (alone.steps, alone.test["examples"]) == (3, 4)
+    assert_trained_alike(config.workdir, alone)
 
 
 def test_a_run_becomes_weights_that_paint_and_begin_another(config, run, tmp_path):

@@ -1,25 +1,21 @@
 """A tiny network, and configurations of its runs."""
 
 import dataclasses
-import functools
 
 import numpy as np
 import pytest
 
 from shiftjax import registry
-from shiftjax.models.facenet import FaceResNet
-from tests.train.tasks.faces.people import FEATURES, NAMES, PEOPLE, SIZE, TESTED, draw
+from tests.train.tasks.faces import tiny
+from tests.train.tasks.faces.people import NAMES, PEOPLE, SIZE, TESTED, draw
 from train.config import Augment, Config, Data, Faces, Model, Optimizer, Schedule
 
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny_network():
     """A face network of two blocks, by the name "tiny_facenet"."""
-    build = functools.partial(
-        FaceResNet, blocks=(1, 1), width=8, embedding_size=FEATURES
-    )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(registry.VARIANTS, "tiny_facenet", build)
+        patch.setitem(registry.VARIANTS, tiny.NAME, tiny.BUILD)
         yield
 
 

@@ -13,12 +13,14 @@ import shiftjax
 from shiftjax.apps.face_verification import flip_averaged, verify_pairs
 from shiftjax.apps.verify import verify
 from shiftjax.weights import open_pretrained
+from tests.train.processes import wait
+from tests.train.runs import assert_trained_alike
 from tests.train.small_trainer import assert_close, log_softmax
 from tests.train.tasks.faces.people import FEATURES, IMAGES, NAMES, PEOPLE
 from train import optimizer
 from train.assemble import set_up
 from train.commands import _reached
-from train.config import Augment, Config
+from train.config import Augment, Config, Schedule
 from train.data.stream import items
 from train.evaluation import evaluate, evaluate_run
 from train.logging.console import describe_metrics
@@ -183,6 +185,20 @@ def test_the_test_of_a_run_is_the_protocol_on_the_pairs(paired, run, tmp_path):
         "all pairs of pairs.txt",
     )
     assert _reached(entry) == f"test accuracy {100 * wanted.accuracy:.2f}%"
+
+
+def test_two_processes_train_as_one_does(paired, pair, run, tmp_path):
+    """And verify each pair once."""
+    config = dataclasses.replace(
+        with_loss(paired, "softmax_center"),
+        epochs=0.5,
+        schedule=Schedule("constant", 0.001),
+    )
+    codes, said = wait(pair(config, config, program="tests.train.tasks.faces.tiny"))
+    assert codes == [0, 0], said
+    alone, _ = run(dataclasses.replace(config, workdir=str(tmp_path / "one")))
+    assert (alone.steps, alone.test["pairs"]) == (2, 8)
+    assert_trained_alike(config.workdir, alone)
 
 
 def test_a_run_becomes_weights_without_its_classifier(config, run, tmp_path):
