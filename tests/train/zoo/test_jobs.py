@@ -27,6 +27,7 @@ from train.zoo.entries import Entry
 from train.zoo.jobs import WorkerOptions, ZooWorker, look, on_share, show
 
 MODEL, SEEDS = "shiftresnet20_e1", (0, 1)
+NETWORK = {"depth": 8, "implementation": "reference"}  # which compiles quickly
 PATIENCE = 120  # seconds for what takes ten on a quiet machine
 
 # A worker of the tests' tiny entry, in a process of its own.
@@ -75,7 +76,7 @@ def make_entry(tiny):
         epochs: float = 8.0
 
         def config(self, seed, root):
-            overrides = {"depth": 8, **self.overrides}
+            overrides = {**NETWORK, **self.overrides}
             model = dataclasses.replace(
                 tiny("w").model, name=self.model, overrides=overrides
             )

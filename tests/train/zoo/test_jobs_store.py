@@ -51,7 +51,9 @@ def entry(tiny):
         def config(self, seed, root):
             config = tiny(self.workdir(seed, root), seed=seed, epochs=2.4)
             model = dataclasses.replace(
-                config.model, name=self.model, overrides={"depth": 8}
+                config.model,
+                name=self.model,
+                overrides={"depth": 8, "implementation": "reference"},
             )
             return dataclasses.replace(config, model=model)
 
