@@ -15,7 +15,10 @@ separated by tabs or, in a line without tabs, by spaces. Image 4 of a person is 
 
 import dataclasses
 import difflib
+import itertools
 import os
+import random
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -113,6 +116,84 @@ def choose_folds(pairs: Sequence[Pair], folds: Sequence[int]) -> list[Pair]:
     return [pair for pair in pairs if not folds or pair.fold + 1 in folds]
 
 
+def draw_pairs(
+    folder: str | os.PathLike, folds: int = 10, count: int = 300, seed: int = 0
+) -> list[Pair]:
+    """Draws pairs of the images of a folder, without one twice.
+
+    The people are shared out to the folds at random, so that no two folds have one in
+    common. The pairs of a fold are drawn from all pairs of its images, with equal
+    probabilities: first those of one person, then those of two people.
+
+    Args:
+      folder: folder of the images, with one folder for each person.
+      folds: number of folds.
+      count: number of pairs of each kind in a fold.
+      seed: seed of the random numbers.
+
+    Returns:
+      The pairs, in the order of a file.
+
+    Raises:
+      MissingFileError: if the folder does not exist.
+      InputError: if a number is not positive, or a fold has too few pairs.
+    """
+    for name, number in (("folds", folds), ("count", count)):
+        if number < 1:
+            raise InputError(f"{name} {number}: it must be at least 1")
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise MissingFileError(f"there is no folder of images {folder}")
+    images = _Images(folder)
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    people = [own for name in names if (own := images.numbered(name))]
+    rng, pairs = random.Random(seed), []
+    rng.shuffle(people)
+    for fold in range(folds):
+        chosen = people[fold::folds]
+        files = [(i, file) for i, own in enumerate(chosen) for file in own]
+        both = list(itertools.combinations(files, 2))
+        for same in (True, False):
+            kind = [(a, b) for (i, a), (j, b) in both if (i == j) == same]
+            if len(kind) < count:
+                shown = "one person" if same else "two people"
+                raise InputError(
+                    f"{folder}: fold {fold + 1} of {folds} has {len(chosen)} people "
+                    f"and {len(kind)} pairs of {shown}; count {count}: use a "
+                    "smaller one, or fewer folds"
+                )
+            pairs += [Pair(fold, a, b, same) for a, b in rng.sample(kind, count)]
+    return pairs
+
+
+def write_pairs(file: str | os.PathLike, pairs: Sequence[Pair]) -> None:
+    """Writes a file of pairs, as `read_pairs` reads it.
+
+    Args:
+      file: the file.
+      pairs: pairs in the order of a file, equally many of each kind in all folds.
+
+    Raises:
+      InputError: if the file cannot be written.
+    """
+    folds = 1 + max(pair.fold for pair in pairs)
+    lines = [f"{folds}\t{len(pairs) // (2 * folds)}"]
+    for pair in pairs:
+        name, one = _person_and_number(pair.first)
+        other, two = _person_and_number(pair.second)
+        fields = [name, one, two] if pair.same else [name, one, other, two]
+        lines.append("\t".join(map(str, fields)))
+    try:
+        Path(file).write_text("\n".join([*lines, ""]))
+    except OSError as error:
+        raise InputError(f"{file}: {error}") from error
+
+
+def _person_and_number(file: Path) -> tuple[str, int]:
+    """Returns the person and the number of an image."""
+    return file.parent.name, int(file.stem.rpartition("_")[2])
+
+
 def _read_lines(file: Path) -> list[tuple[int, str]]:
     """Reads the lines that are not blank, with their numbers from 1."""
     if not file.is_file():
@@ -200,6 +281,12 @@ class _Images:
             nearest = f"{near[0]}/" if near else None
         hint = f"; the nearest is {nearest}" if nearest else "; the folder is empty"
         raise MissingFileError(wanted + hint)
+
+    def numbered(self, name: str) -> list[Path]:
+        """Returns the files of a person that a file of pairs can name."""
+        stem = re.compile(re.escape(name) + r"_(?!0000)\d{4,}")
+        files = self._list(name)
+        return [files[found] for found in sorted(files) if stem.fullmatch(found)]
 
     def _list(self, name: str) -> dict[str, Path]:
         """Lists the image files of a person by their names without extension."""

@@ -132,6 +132,30 @@ class VerifyPairs:
 
 
 @dataclasses.dataclass(frozen=True)
+class DrawPairs:
+    """Draw pairs of face images, and write them to a file for verify-pairs."""
+
+    folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")]
+    """Folder with one folder for each person: Ada/Ada_0001.jpg, Ada/Ada_0002.jpg."""
+    output: Output
+    """File to write, in the format of LFW's pairs.txt."""
+    folds: int = 10
+    """Number of folds, which have no person in common."""
+    count: int = 300
+    """Number of pairs of each kind in a fold."""
+    seed: int = 0
+    """Seed of the random numbers."""
+
+    def run(self, console: Console) -> None:
+        """Prints the number of pairs."""
+        from shiftjax.apps.face_pairs import draw_pairs, write_pairs
+
+        pairs = draw_pairs(self.folder, self.folds, self.count, self.seed)
+        write_pairs(self.output, pairs)
+        say(console, f"{self.output}: {len(pairs):,} pairs in {self.folds} fold(s)")
+
+
+@dataclasses.dataclass(frozen=True)
 class Embed:
     """Embed the faces of a folder, and find those that are nearest to an image."""
 

@@ -35,6 +35,7 @@ OWN = {
     "stylize": style_commands.Stylize,
     "verify-faces": face_commands.VerifyFaces,
     "verify-pairs": face_commands.VerifyPairs,
+    "draw-pairs": face_commands.DrawPairs,
     "embed": face_commands.Embed,
 }
 

@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from shiftjax import InputError, MissingFileError
-from shiftjax.apps.face_pairs import Pair, choose_folds, read_pairs
+from shiftjax.apps.face_pairs import (
+    Pair,
+    choose_folds,
+    draw_pairs,
+    read_pairs,
+    write_pairs,
+)
 
 FILES = [
     "Ann_Lee/Ann_Lee_0001.jpg",
@@ -184,3 +190,48 @@ def test_some_folds_are_chosen():
             InputError, match=f"folds {given}: the pairs have .* 1 to 3"
         ):
             choose_folds([first, *others], folds)
+
+
+def test_pairs_are_drawn_from_disjoint_people(tmp_path):
+    """Five people with 4, 3, 3, 2 and 1 images, and files that no pair can name."""
+    counts = {"Ann_Lee": 4, "Bo": 3, "Cy": 3, "Di": 2, "Ed": 1}
+    for name, count in counts.items():
+        (tmp_path / "faces" / name).mkdir(parents=True)
+        for number in range(1, count + 1):
+            (tmp_path / "faces" / name / f"{name}_{number:04}.png").touch()
+    for other in ("Bo/portrait.png", "Bo/Bo_0000.png", "Bo/Bo_0009.txt", "list.png"):
+        (tmp_path / "faces" / other).touch()
+    pairs = draw_pairs(tmp_path / "faces", folds=2, count=2, seed=1)
+    assert [(p.fold, p.same) for p in pairs] == [
+        (fold, same) for fold in (0, 1) for same in (True, True, False, False)
+    ]
+    people = [
+        {
+            file.parent.name
+            for p in pairs
+            if p.fold == fold
+            for file in (p.first, p.second)
+        }
+        for fold in (0, 1)
+    ]
+    assert not people[0] & people[1]
+    assert all((p.first.parent == p.second.parent) == p.same for p in pairs)
+    assert len({frozenset((p.first, p.second)) for p in pairs}) == len(pairs)
+    assert pairs == draw_pairs(tmp_path / "faces", folds=2, count=2, seed=1)
+    assert pairs != draw_pairs(tmp_path / "faces", folds=2, count=2, seed=2)
+    write_pairs(tmp_path / "pairs.txt", pairs)
+    assert read_pairs(tmp_path / "pairs.txt", tmp_path / "faces") == pairs
+
+
+def test_all_pairs_can_be_drawn(folder):
+    """Ann Lee has images 1, 2 and 12, Bo 1 and 2, and Cy 1 and 4."""
+    found = draw_pairs(folder, folds=1, count=5)
+    assert {p.first.parent.name for p in found if p.same} == {"Ann_Lee", "Bo", "Cy"}
+    assert len({(p.first, p.second) for p in found if p.same}) == 5
+    message = "fold 1 of 1 has 3 people and 5 pairs of one person; count 6: use a sm"
+    with pytest.raises(InputError, match=message):
+        draw_pairs(folder, folds=1, count=6)
+    with pytest.raises(InputError, match="folds 0: it must be at least 1"):
+        draw_pairs(folder, folds=0)
+    with pytest.raises(MissingFileError, match="no folder of images"):
+        draw_pairs(folder / "nobody")

@@ -162,6 +162,18 @@ def test_pairs_are_verified(place, pairs, tmp_path, capsys):
         assert len(drawn.convert("L").getcolors()) > 50
 
 
+def test_pairs_are_drawn(place, pairs, tmp_path, capsys):
+    """The pairs of one person are those of Ada and of Cy."""
+    file, folder = tmp_path / "drawn.txt", pairs[-1]
+    given = ["draw-pairs", folder, "-o", str(file), "--folds", "1", "--count", "2"]
+    assert main(given) == 0
+    assert capsys.readouterr().out == f"{file}: 4 pairs in 1 fold(s)\n"
+    header, *lines = file.read_text().splitlines()
+    assert header == "1\t2"
+    assert sorted(lines[:2]) == ["Ada\t1\t2", "Cy\t1\t2"]
+    assert all(line.count("\t") == 3 for line in lines[2:])
+
+
 def test_a_damaged_image_is_named_and_the_others_embedded(place, tmp_path, capsys):
     people = tmp_path / "some"
     people.mkdir()
@@ -218,6 +230,7 @@ MISTAKES = {
         ["embed", NET, "people", *OUT, "--plot", "a.jpg"],
         "--plot a.jpg: it needs --nearest",
     ),
+    "no people": (["draw-pairs", "no/people", *OUT], "there is no folder of images"),
     "no networks": (["verify-pairs", *PAIRS], "WEIGHTS"),
     "no pairs": (["verify-pairs", NET, *PAIRS], "there is no folder of images no"),
     "top": (["embed", NET, "people", *OUT, "--top", "0"], "--top 0: it must be"),
