@@ -356,12 +356,13 @@ def from_dict(values: Mapping[str, Any]) -> Config:
     Raises:
       InputError: for names that are not options.
     """
+    values = _renamed(values)
     groups = {
         name: _build(GROUPS[name], value, f"{name}.")
         for name, value in values.items()
         if name in GROUPS
     }
-    return _build(Config, {**_renamed(values), **groups})
+    return _build(Config, {**values, **groups})
 
 
 def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -370,6 +371,10 @@ def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
     if "tensorboard" in renamed:
         events = renamed.pop("tensorboard")
         renamed.setdefault("log_to", ("tensorboard",) if events else ())
+    faces = dict(renamed.get("faces", {}))
+    if "fold" in faces:
+        fold = faces.pop("fold")
+        renamed["faces"] = {"folds": (fold,) if fold else ()} | faces
     return renamed
 
 

@@ -17,6 +17,7 @@ from tests.data.make import STOPPED, images
 from tests.train.runs import TIMES, lines
 from tests.train.small_trainer import assert_close
 from train import config as config_file
+from train.config import Config, Faces
 from train.evaluation import evaluate_run, evaluate_weights
 from train.release import load_run
 
@@ -80,6 +81,19 @@ def test_a_run_is_resumed_to_its_end_and_shown(kept, run):
     shown, _ = run(config)
     assert (shown.finished, shown.test) == (True, outcome.test)
     assert lines(workdir) == found
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"tensorboard": True}, Config(log_to=("tensorboard",))),
+        ({"tensorboard": False}, Config(log_to=())),
+        ({"faces": {"fold": 0, "scale": 30.0}}, Config(faces=Faces(scale=30.0))),
+        ({"faces": {"fold": 3}}, Config(faces=Faces(folds=(3,)))),
+    ],
+)
+def test_options_that_had_another_name_are_read(old, new):
+    assert config_file.from_dict(old) == new
 
 
 def test_a_release_is_verified_loaded_and_evaluated(kept):
