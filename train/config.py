@@ -367,11 +367,11 @@ def from_dict(values: Mapping[str, Any]) -> Config:
 
 def _renamed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Converts options that had another name in earlier versions."""
-    renamed = dict(values)
+    renamed = {**values}
     if "tensorboard" in renamed:
         events = renamed.pop("tensorboard")
         renamed.setdefault("log_to", ("tensorboard",) if events else ())
-    faces = dict(renamed.get("faces", {}))
+    faces = {**renamed.get("faces", {})}
     if "fold" in faces:
         fold = faces.pop("fold")
         renamed["faces"] = {"folds": (fold,) if fold else ()} | faces

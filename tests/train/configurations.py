@@ -65,7 +65,9 @@ OTHER = Config(
         ("conv1", "fire4"),
         "Hokusai, The Great Wave, about 1831",
     ),
-    faces=Faces("softmax_center", 0.3, 30.0, 0.01, 0.2, "pairs.txt", "aligned", (3,)),
+    faces=Faces(
+        "softmax_center", 0.3, 30.0, 0.01, 0.2, "pairs.txt", "aligned", (3,), 2
+    ),
     optimizer=Optimizer(
         "adam",
         0.8,

@@ -62,6 +62,7 @@ def open_folder(
     *,
     labelled: bool = True,
     without: frozenset[str] = frozenset(),
+    min_images: int = 1,
 ) -> splits.OfficialSplits:
     """Opens a folder of images.
 
@@ -71,6 +72,8 @@ def open_folder(
       labelled: True if folders are classes; if False, the images have one class and
         no splits.
       without: names of classes to leave out, which are logged.
+      min_images: least number of training images of a class; classes with fewer are
+        left out too.
 
     Returns:
       The splits.
@@ -85,7 +88,10 @@ def open_folder(
         raise MissingFileError(f"folder:{path}: there is no such folder")
     roots, classes = {"train": root}, ["."]
     if labelled:
-        roots, classes = _labelled(root, without)
+        roots = _split_folders(root)
+        if min_images > 1:
+            without |= _small(roots["train"], min_images)
+        classes = _classes(roots, without)
     listed = functools.cache(lambda split: _files(roots[split], classes))
 
     def read(split: str) -> Encoded | ImageSet:
@@ -95,8 +101,8 @@ def open_folder(
     return splits.assign(f"folder:{path}", list(roots), read)
 
 
-def _labelled(root: Path, without: frozenset[str]) -> tuple[dict[str, Path], list[str]]:
-    """Returns the splits' folders, and the names of the classes in them."""
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Returns the folders of the splits, by their names."""
     inside = _folders(root)
     named = [name for name in inside if name.lower() in splits.SPLIT_NAMES]
     # A single one beside other folders, with images in it, is a class of this name.
@@ -110,8 +116,16 @@ def _labelled(root: Path, without: frozenset[str]) -> tuple[dict[str, Path], lis
             f"{root} has {named[0]}/ and no train/: put the training images into "
             f"{root / 'train'}/CLASS/"
         )
-    roots = roots or {"train": root}
-    return roots, _classes(roots, without)
+    return roots or {"train": root}
+
+
+def _small(root: Path, least: int) -> frozenset[str]:
+    """Returns the names of the classes with fewer images."""
+    return frozenset(
+        name
+        for name in _folders(root)
+        if len(image_files.find_images(root / name)) < least
+    )
 
 
 def _folders(path: Path) -> list[str]:

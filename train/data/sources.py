@@ -40,6 +40,8 @@ class Request(Decoding):
       labelled: for `folder:`, True if its folders are classes; if False, all images in
         it, at any depth, have one class.
       without: for `folder:`, names of classes to leave out.
+      min_images: for `folder:`, least number of training images of a class that is not
+        left out.
     """
 
     name: str = ""
@@ -47,6 +49,7 @@ class Request(Decoding):
     use_cache: bool = True
     labelled: bool = True
     without: frozenset[str] = frozenset()
+    min_images: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +86,11 @@ SOURCES: dict[str, Source] = {
     ),
     "folder": Source(
         lambda given: folder.open_folder(
-            given.name, given, labelled=given.labelled, without=given.without
+            given.name,
+            given,
+            labelled=given.labelled,
+            without=given.without,
+            min_images=given.min_images,
         ),
         ("folder:PATH",),
     ),

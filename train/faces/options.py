@@ -26,3 +26,5 @@ class Faces:
     """Folder of the images of the pairs, with one folder for each person."""
     folds: tuple[int, ...] = option((), low=1)
     """Folds of the pairs, from 1, to test; only their people are not trained on."""
+    min_images: int = option(1, low=1)
+    """Least number of images of a person who is trained on."""

@@ -170,6 +170,13 @@ class FaceRecognition:
             source cannot leave out the people in the pairs.
         """
         options = config.faces
+        if options.min_images > 1:
+            if not config.data.source.startswith("folder:"):
+                raise InputError(
+                    f"--faces.min-images {options.min_images}: only a folder can leave "
+                    f"people out, and not {config.data.source}"
+                )
+            read = functools.partial(read, min_images=options.min_images)
         if options.pairs is None and options.images is None:
             if options.folds:
                 raise InputError(

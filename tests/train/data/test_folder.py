@@ -58,6 +58,21 @@ def test_classes_that_are_left_out(tmp_path, caplog):
         read(tmp_path, "train", without=without | {"bat"})
 
 
+def test_small_classes_are_left_out(tmp_path, caplog):
+    """By their training images, and together with those that are named."""
+    for name, count in {"ape": 1, "bat": 2, "cat": 3, "dog": 2, "eel": 1}.items():
+        fill(tmp_path / "train", [name], count=count)
+        fill(tmp_path / "test", [name], count=1, start=20)
+    options = {"min_images": 2, "without": frozenset({"dog"})}
+    train, test = (
+        read(tmp_path, s, validation_examples=0, **options) for s in ("train", "test")
+    )
+    assert train.class_names == test.class_names == ("bat", "cat")
+    assert train.labels.tolist() == [0, 0, 1, 1, 1]
+    line = f"{tmp_path}/train: 3 of 5 classes are left out: ape, dog, eel"
+    assert caplog.messages.count(line) == 1
+
+
 def test_no_test_split_is_cut_if_the_test_is_elsewhere(tmp_path):
     fill(tmp_path, ["cat", "dog"], count=10)
     parts = [

@@ -86,6 +86,23 @@ def test_several_folds_are_a_test_of_their_own(mixed, folder, rng, tmp_path):
     assert fields["threshold_source"] == "the folds 3 2 of pairs.txt"
 
 
+@pytest.mark.parametrize("pairs", [True, False])
+def test_people_with_few_images_are_not_trained_on(mixed, tmp_path, pairs):
+    """Of P0, one image of eight is in the folder."""
+    person = tmp_path / "both" / "P0"
+    one = person.resolve() / "P0_0003.png"
+    person.unlink()
+    person.mkdir()
+    (person / one.name).symlink_to(one)
+    faces = dataclasses.replace(mixed.faces, min_images=2)
+    if not pairs:
+        faces = Faces(min_images=2)
+    config = dataclasses.replace(mixed, faces=faces)
+    names = NAMES[1:] if pairs else (*NAMES[1:], "T0", "T1", "T2")
+    splits = [load_split(config, s) for s in ("train", "validation", "test")]
+    assert {x.class_names for x in splits} == {names}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -110,6 +127,10 @@ def test_several_folds_are_a_test_of_their_own(mixed, folder, rng, tmp_path):
         ({"faces": Faces(pairs="pairs.txt")}, "--faces.images is missing"),
         ({"faces": Faces(images="images")}, "--faces.pairs is missing"),
         ({"faces": Faces(folds=(2, 1))}, "--faces.folds 2 1 needs --faces.pairs"),
+        (
+            {"faces": Faces(min_images=2), "data": Data(image_size=SIZE)},
+            "--faces.min-images 2: only a folder can leave people out, and not digits",
+        ),
         ({"faces": Faces(folds=(1, 0))}, r"--faces.folds \(1, 0\): it must be"),
     ],
 )
