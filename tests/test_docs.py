@@ -148,8 +148,8 @@ def images(tmp_path, monkeypatch):
 
 def needs_a_checkpoint(line: str) -> bool:
     """Returns True if a command needs a file that readers do not have."""
-    files = (".t7", ".pth", ".caffemodel", "weights.safetensors", "--directory weights")
-    return any(file in line for file in files)
+    files = [".t7", ".pth", ".caffemodel", "weights.safetensors", "--directory weights"]
+    return any(file in line for file in [*files, "draw-pairs faces"])
 
 
 # One of these compiles for half a minute, and its own tests run it.

@@ -174,7 +174,7 @@ class FaceRecognition:
             if not config.data.source.startswith("folder:"):
                 raise InputError(
                     f"--faces.min-images {options.min_images}: only a folder can leave "
-                    f"people out, and not {config.data.source}"
+                    f"people out, and not {config.data.source}; 1 leaves out nobody"
                 )
             read = functools.partial(read, min_images=options.min_images)
         if options.pairs is None and options.images is None:
