@@ -291,7 +291,7 @@ def save(path: str | os.PathLike, variables: Mapping[str, Any], card: Card) -> b
     for name in ADDED:  # so that versions without this field read the file
         if fields[name] in (None, ""):
             del fields[name]
-    text = json.dumps(fields, sort_keys=True)
+    text = json.dumps(fields, sort_keys=True, default=dataclasses.asdict)  # of stages
     data = safetensors.numpy.save(arrays, {CARD: text})
     partial = path.with_name(f"{path.name}.partial")
     partial.write_bytes(data)

@@ -5,13 +5,16 @@ import fnmatch
 import json
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import shiftjax
 from shiftjax import InputError, UnknownNameError, create_model, list_models
 from shiftjax.models.resnet import DepthwiseResNet, ResNet, ShiftResNet
 from shiftjax.registry import defining_options
+from shiftjax.weights import Card, open_pretrained, save
 
 NAMES = [
     *(f"depthwise_resnet{depth}" for depth in (20, 56, 110)),
@@ -135,6 +138,25 @@ def test_every_network_is_made_again_from_its_options(name):
     text = json.dumps(defining_options(model), default=dataclasses.asdict)
     again = type(model)(**json.loads(text))
     assert json.dumps(defining_options(again), default=dict) == text
+
+
+SAVED = ["shiftnet_c", "shift_facenet", "facenet_resnet26_w11", "as_resnet_w32"]
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_a_network_is_loaded_from_its_file(name, tmp_path):
+    """Options may be other values than numbers and words, such as stages."""
+    model = create_model(name)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+    variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    names = tuple(map(str, range(model.num_classes)))
+    card = Card(name, {}, names, 64, (0.5,) * 3, (0.5,) * 3)
+    save(tmp_path / "a.safetensors", variables, card)
+    loaded = open_pretrained(str(tmp_path / "a.safetensors"))
+    assert (
+        shiftjax.summarize(loaded.model, 64).macs == shiftjax.summarize(name, 64).macs
+    )
+    assert type(loaded.model) is type(model)
 
 
 WRONG_TYPES = {
