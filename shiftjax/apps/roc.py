@@ -30,6 +30,7 @@ def draw_roc(found: Mapping[str, Verification], path: str) -> None:
             label=f"{name}: area {100 * result.auc:.1f}%",
         )
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlim(100 * LEAST_RATE, 100)
     axes.set_ylim(0, 100)
     axes.set_xlabel("pairs of two people that are accepted, %")
