@@ -386,16 +386,6 @@ def test_logits_may_differ_by_rounding_alone():
             compare_logits({"rings": wrong}, old, "x")
 
 
-def test_means_and_spreads_are_those_of_the_runs():
-    """By hand: 0.75, 0.85 have mean 0.8 and deviation sqrt(2 * 0.05^2 / 1)."""
-    runs = (Run(0, {"top1": 0.75}), Run(1, {"top1": 0.85}))
-    entry = Release("a.b", "f", 1, "", 1, 1, "d", "", runs)
-    assert entry.mean() == pytest.approx(0.8)
-    assert entry.spread() == pytest.approx(0.0707107, rel=1e-5)
-    assert dataclasses.replace(entry, runs=runs[:1]).spread() is None
-    assert entry.architecture == "a"
-
-
 def test_hashes_are_sha256():
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert digest(b"abc") == (3, expected)

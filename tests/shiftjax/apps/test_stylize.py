@@ -11,7 +11,6 @@ from PIL import Image, ImageSequence
 import shiftjax
 from shiftjax import InputError, MissingFileError, UnknownNameError
 from shiftjax.apps import frames, stylize
-from shiftjax.apps.contact_sheet import beside
 from shiftjax.apps.predict import Classifier
 from shiftjax.apps.stylize import (
     Stylizer,
@@ -171,19 +170,6 @@ def test_pages_are_no_animation(stylizer, tmp_path):
     for name in ("a.tiff", "a.mpo"):
         painted = stylizer.paint(tmp_path / name, tmp_path / "b.jpg")
         assert (len(painted.frames), painted.durations) == (1, ())
-
-
-def test_pictures_side_by_side():
-    """The pictures are as they are; there is something written below each."""
-    red, blue = np.zeros((2, 48, 64, 3), np.uint8)
-    red[..., 0] = blue[..., 2] = 255
-    sheet = beside([red, blue], ["a photo", "its style"])
-    assert sheet.shape == (48 + 20, 2 * 64 + 8, 3)
-    np.testing.assert_array_equal(sheet[:48, :64], red)
-    np.testing.assert_array_equal(sheet[:48, 72:], blue)
-    assert (sheet[:, 64:72] == 255).all()
-    for left in (0, 72):
-        assert (sheet[48:, left : left + 64] < 128).any()
 
 
 # Where results go.
