@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from shiftjax.errors import InputError, unknown_name
 from shiftjax.fast.cpu import Planes
 from shiftjax.fast.dispatch import REFERENCE, BlockOptions
+from shiftjax.fast.pixels import average_pool
 from shiftjax.module import Activations, Unit
 from shiftjax.shift import positive, shift
 
@@ -241,12 +242,7 @@ class CSC(Unit):
         y = self.pointwise(branch, "project")(y[..., ::strides, ::strides, :])
         if same:
             return y + x.astype(y.dtype)
-        pooled = nn.avg_pool(
-            x,
-            (3, 3),
-            (strides, strides),
-            [(1, 1), (1, 1)],  # pyright: ignore[reportArgumentType]
-        ).astype(y.dtype)
+        pooled = average_pool(x, strides).astype(y.dtype)
         if self.shortcut == "concat":
             return jnp.concatenate([y, pooled], -1)
         return y + jnp.pad(pooled, [(0, 0)] * 3 + [(0, missing)])

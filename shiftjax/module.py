@@ -9,6 +9,7 @@ from flax.typing import Dtype, Initializer
 
 from shiftjax.fast.cpu.layout import Activations, Planes
 from shiftjax.fast.dispatch import REFERENCE, BlockOptions, Choice, choose, function
+from shiftjax.fast.pixels import product_of_pixels
 
 SHARED = (
     "axis_name",
@@ -80,6 +81,7 @@ class Unit(nn.Module, kw_only=True):
             dtype=self.dtype,
             param_dtype=self.param_dtype,
             kernel_init=self.kernel_init,
+            dot_general=product_of_pixels,
             name=name,
         )
 
