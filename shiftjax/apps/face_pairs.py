@@ -13,17 +13,21 @@ separated by tabs or, in a line without tabs, by spaces. Image 4 of a person is 
 `Abel_Pacheco/Abel_Pacheco_0004.jpg`, with any of the extensions of images.
 """
 
+import bisect
 import dataclasses
 import difflib
 import itertools
 import os
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shiftjax import image_files
 from shiftjax.errors import InputError, MissingFileError
+
+# The number of all pairs of a kind, and a function from its number to a pair.
+Numbered = tuple[int, Callable[[int], tuple[Path, Path]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,19 +155,38 @@ def draw_pairs(
     rng.shuffle(people)
     for fold in range(folds):
         chosen = people[fold::folds]
-        files = [(i, file) for i, own in enumerate(chosen) for file in own]
-        both = list(itertools.combinations(files, 2))
         for same in (True, False):
-            kind = [(a, b) for (i, a), (j, b) in both if (i == j) == same]
-            if len(kind) < count:
+            found, sample = (_of_one if same else _of_two)(chosen)
+            if found < count:
                 shown = "one person" if same else "two people"
                 raise InputError(
                     f"{folder}: fold {fold + 1} of {folds} has {len(chosen)} people "
-                    f"and {len(kind)} pairs of {shown}; count {count}: use a "
-                    "smaller one, or fewer folds"
+                    f"and {found} pairs of {shown}; count {count}: use a smaller one, "
+                    "or fewer folds"
                 )
-            pairs += [Pair(fold, a, b, same) for a, b in rng.sample(kind, count)]
+            numbers = rng.sample(range(found), count)
+            pairs += [Pair(fold, *sample(number), same) for number in numbers]
     return pairs
+
+
+def _of_one(people: Sequence[Sequence[Path]]) -> Numbered:
+    """Numbers all pairs of images of one person, from 0."""
+    pairs = [pair for own in people for pair in itertools.combinations(own, 2)]
+    return len(pairs), pairs.__getitem__
+
+
+def _of_two(people: Sequence[Sequence[Path]]) -> Numbered:
+    """Numbers all pairs of images of two people, without a list of them."""
+    files = [file for own in people for file in own]
+    ends = itertools.accumulate(len(own) for own in people)  # of each person's images
+    after = [end for own, end in zip(people, ends, strict=True) for _ in own]
+    starts = [0, *itertools.accumulate(len(files) - end for end in after)]
+
+    def pair(number: int) -> tuple[Path, Path]:
+        first = bisect.bisect_right(starts, number) - 1
+        return files[first], files[after[first] + number - starts[first]]
+
+    return starts[-1], pair
 
 
 def write_pairs(file: str | os.PathLike, pairs: Sequence[Pair]) -> None:

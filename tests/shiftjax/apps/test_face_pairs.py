@@ -1,11 +1,14 @@
 """Pairs in LFW's format: what is read, and the one line that says what is wrong."""
 
+import itertools
 import re
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from shiftjax import InputError, MissingFileError
+from shiftjax.apps import face_pairs
 from shiftjax.apps.face_pairs import (
     Pair,
     choose_folds,
@@ -221,6 +224,41 @@ def test_pairs_are_drawn_from_disjoint_people(tmp_path):
     assert pairs != draw_pairs(tmp_path / "faces", folds=2, count=2, seed=2)
     write_pairs(tmp_path / "pairs.txt", pairs)
     assert read_pairs(tmp_path / "pairs.txt", tmp_path / "faces") == pairs
+
+
+def test_all_pairs_of_two_people_can_be_drawn(tmp_path):
+    for name, count in {"Ann": 6, "Bo": 1, "Cy": 1}.items():
+        (tmp_path / name).mkdir()
+        for number in range(1, count + 1):
+            (tmp_path / name / f"{name}_{number:04}.png").touch()
+    files = sorted(tmp_path.glob("*/*.png"))
+    expected = {
+        frozenset((a, b))
+        for a, b in itertools.combinations(files, 2)
+        if a.parent != b.parent
+    }
+    pairs = draw_pairs(tmp_path, folds=1, count=13)
+    assert {frozenset((p.first, p.second)) for p in pairs if not p.same} == expected
+    assert len(expected) == 13
+
+
+def test_pairs_of_many_images_need_little_memory(tmp_path, monkeypatch):
+    """100 people with 50 images have 12 million pairs, a gigabyte as a list."""
+    monkeypatch.setattr(
+        face_pairs._Images,
+        "numbered",
+        lambda images, name: [images.folder / name / f"{i}.png" for i in range(50)],
+    )
+    for number in range(100):
+        (tmp_path / str(number)).mkdir()
+    tracemalloc.start()
+    pairs = draw_pairs(tmp_path, folds=1, count=1000)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    two = {(p.first, p.second) for p in pairs if not p.same}
+    assert len(two) == 1000
+    assert all(a.parent != b.parent for a, b in two)
+    assert peak < 50e6
 
 
 def test_all_pairs_can_be_drawn(folder):
