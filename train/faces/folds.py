@@ -66,8 +66,7 @@ def read_folds(workdirs: Sequence[str]) -> FoldResults:
             )
     found: dict[int, float] = {}
     for workdir, config in zip(workdirs, configs, strict=True):
-        test = _test(workdir)
-        found |= {fold: test[fold_metric(fold)] for fold in config.faces.folds}
+        found |= _accuracies(workdir, config.faces.folds)
     return FoldResults(tuple(found[fold] for fold in sorted(found)))
 
 
@@ -77,12 +76,19 @@ def _without_folds(config: Config) -> Config:
     return dataclasses.replace(config, faces=faces, seed=0)
 
 
-def _test(workdir: str) -> dict[str, float]:
-    """Returns the metrics of a run's test."""
+def _accuracies(workdir: str, folds: Sequence[int]) -> dict[int, float]:
+    """Returns the accuracy of each fold that a run tests."""
     test = read_test(workdir)
     if test is None:
         raise InputError(
             f"{workdir} is not finished: continue it with `python -m train resume "
             f"--workdir {workdir}`"
         )
-    return test
+    if len(folds) == 1:
+        return {folds[0]: test["accuracy"]}
+    if missing := [fold for fold in folds if fold_metric(fold) not in test]:
+        raise InputError(
+            f"{workdir}: its log has no {fold_metric(missing[0])}: an earlier version "
+            "wrote the mean of all folds alone"
+        )
+    return {fold: test[fold_metric(fold)] for fold in folds}

@@ -22,7 +22,7 @@ def runs(tmp_path):
         save_config(Config(task="faces", seed=seed, faces=faces), folder)
         lines = [
             {"step": 4, "split": "train", "accuracy_fold_1": 0.1},
-            {"step": 4, "split": "test", "accuracy": 0.2}
+            {"step": 4, "split": "test", "accuracy": 0.85}
             | {f"accuracy_fold_{fold}": x for fold, x in found.items()},
         ]
         text = "".join(f"{json.dumps(line)}\n" for line in lines)
@@ -63,4 +63,14 @@ def test_other_options_and_unfinished_runs_are_named(runs, tmp_path):
     save_config(other, runs[1])
     (tmp_path / "run1" / "metrics.jsonl").write_text('{"step": 4, "split": "train"}\n')
     with pytest.raises(InputError, match="run1 is not finished: continue it with"):
+        read_folds(runs)
+
+
+def test_runs_whose_log_has_no_accuracy_of_each_fold(runs, tmp_path):
+    """The accuracy of a single fold is that of the run, as earlier versions logged."""
+    line = json.dumps({"step": 4, "split": "test", "accuracy": 0.7})
+    (tmp_path / "run1" / "metrics.jsonl").write_text(f"{line}\n")
+    assert read_folds(runs).accuracies == (0.8, 0.7, 0.9)
+    (tmp_path / "run0" / "metrics.jsonl").write_text(f"{line}\n")
+    with pytest.raises(InputError, match="run0: its log has no accuracy_fold_3: an ea"):
         read_folds(runs)
