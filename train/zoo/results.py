@@ -70,18 +70,25 @@ def depth(architecture: str) -> int:
     return int(found[0]) if found else 0
 
 
-def top1(release: Release) -> str:
-    """Returns the mean and the spread of the test top-1 in percent.
+def accuracy(release: Release) -> str:
+    """Returns the mean and the spread of the test accuracy in percent.
+
+    It is the top-1 of a classifier, the accuracy of verification of a face network, and
+    empty for other networks.
 
     Example:
       >>> from shiftjax.releases.manifest import Run
       >>> runs = (Run(0, {"top1": 0.9}), Run(1, {"top1": 0.91}))
-      >>> top1(Release("a.b", "f", 1, "", 1, 1, "d", "", runs))
+      >>> accuracy(Release("a.b", "f", 1, "", 1, 1, "d", "", runs))
       '90.50 ± 0.71'
     """
-    spread = release.spread()
+    known = (name for name in ("top1", "accuracy") if name in release.runs[0].test)
+    metric = next(known, None)
+    if metric is None:
+        return ""
+    spread = release.spread(metric)
     after = "" if spread is None else f" ± {100 * spread:.2f}"
-    return f"{100 * release.mean():.2f}{after}"
+    return f"{100 * release.mean(metric):.2f}{after}"
 
 
 def short_table(releases: Mapping[str, Release]) -> str:
@@ -96,7 +103,7 @@ def short_table(releases: Mapping[str, Release]) -> str:
                 f"`{release.name}`",
                 f"{release.params:,}",
                 f"{release.macs / 1e6:.1f} M",
-                top1(release),
+                accuracy(release),
                 str(len(release.runs)),
                 release.recipe,
                 f"{published.paper:.2f}" if published else "",
@@ -117,7 +124,7 @@ def weights_table(
       image_sizes: height and width of the images, by the name of the release.
       speeds: images per second, if they were measured.
     """
-    heading = ["weights", "parameters", "multiply-adds", "test top-1"]
+    heading = ["weights", "parameters", "multiply-adds", "test accuracy"]
     heading += ["image size", "file, MB", "images/s"]
     classifiers = _sorted(releases)
     others = [release for release in releases.values() if release not in classifiers]
@@ -129,7 +136,7 @@ def weights_table(
                 f"`{release.name}`",
                 f"{release.params:,}",
                 f"{release.macs / 1e6:.1f} M",
-                top1(release) if release in classifiers else "",
+                accuracy(release),
                 image_sizes[release.name],
                 f"{release.size / 1e6:.2f}",
                 f"{speed:,.0f}" if speed else "",
@@ -180,7 +187,7 @@ def _accuracies(releases: Sequence[Release]) -> str:
                 f"`{release.name}`",
                 f"{release.params:,}",
                 f"{release.macs / 1e6:.2f} M",
-                f"{top1(release)} ({len(release.runs)})",
+                f"{accuracy(release)} ({len(release.runs)})",
                 release.recipe,
                 f"{release.runs[0].epochs:g}",
                 f"{published.paper:.2f}" if published else "",
