@@ -70,7 +70,7 @@ def from_caffe(
     Raises:
       MissingFileError: if the file does not exist.
       InputError: if it cannot be read, or a blob is missing, unknown, of another shape
-        or not of floats. The message lists all such blobs.
+        or not of floats. The message lists the first such blobs.
       UnknownNameError: if there is no such network.
     """
     if not isinstance(create_model(name, **overrides), ActiveResNet):
