@@ -6,9 +6,9 @@
     model = shiftjax.create_model("shiftresnet20_e3", num_classes=10)
     print(shiftjax.summarize("shiftresnet20_e3").macs)
 
-The Flax modules are in `shiftjax.layers`, the networks in `shiftjax.models`, shifts of
-other kinds, fixed and learned, in `shiftjax.family`; weights come from PyTorch, and go
-there, by `shiftjax.convert`.
+The Flax modules are in `shiftjax.layers`, the networks in `shiftjax.models`, and shifts
+of other kinds, fixed and learned, in `shiftjax.family`. `shiftjax.convert` converts
+weights from PyTorch and Caffe, and to PyTorch.
 """
 
 from shiftjax import convert, family
