@@ -62,9 +62,9 @@ class Run:
 
     Attributes:
       seed: seed of the initial params, the order of examples and the augmentation.
-      test: means over the test set, which is read once: "loss", "top1" and, for more
-        than ten classes, "top5".
-      validation: the same means over the validation split, if one was held out.
+      test: metrics of the test set, which is read once. Of a classifier these are
+        "loss", "top1" and, for more than ten classes, "top5".
+      validation: the metrics of the validation split, if one was held out.
       epochs: number of passes over the training set.
       hours: duration of the run, in hours.
       hardware: hardware of the run.
