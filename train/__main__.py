@@ -113,13 +113,15 @@ def _parse(kind: Any, name: str, rest: list[str], **options: Any) -> Any:
 
 
 def _overview() -> str:
+    named = sorted(experiments.names(), key=lambda name: name != "digits")
+    summaries = {name: experiments.describe(name).splitlines()[0] for name in named}
+    described = {name: str(kind.__doc__) for name, kind in COMMANDS.items()}
+    width = max(map(len, [*summaries, *described]))
     lines = [f"usage: {commands.PROGRAM} [experiment or command] [--options]", ""]
     lines += ["experiments (without a name, the first one runs):"]
-    for name in sorted(experiments.names(), key=lambda name: name != "digits"):
-        summary = experiments.describe(name).splitlines()[0]
-        lines.append(f"  {name:<10} {summary}")
+    lines += [f"  {name:<{width}} {text}" for name, text in summaries.items()]
     lines += ["", "commands:"]
-    lines += [f"  {name:<10} {kind.__doc__}" for name, kind in COMMANDS.items()]
+    lines += [f"  {name:<{width}} {text}" for name, text in described.items()]
     return "\n".join([*lines, "", f"{commands.PROGRAM} NAME --help shows its options."])
 
 
