@@ -184,6 +184,7 @@ class StyleNet(Unit):
     shifted: bool = False
     blocks: int = 5
 
+    kind: ClassVar[str] = StyleConv.kind  # its layers choose for themselves
     image_size: ClassVar[int] = 256
     channels: ClassVar[int] = 3
     outputs: ClassVar[str] = "images"  # what the network returns, for messages

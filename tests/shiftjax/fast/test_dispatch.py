@@ -55,18 +55,21 @@ DEFAULTS = {
         "depthwise_resnet20": ("cpu", "cpu"),
         "shiftresnet20_e3": ("cpu", "cpu"),
         "shiftnet_a": ("reference", "reference"),
+        "stylizer": ("cpu", "cpu"),
     },
     "tpu": {
         "resnet20": ("reference", "reference"),
         "depthwise_resnet20": ("reference", "reference"),
         "shiftresnet20_e3": ("tpu", "tpu"),
         "shiftnet_a": ("reference", "reference"),
+        "stylizer": ("reference", "reference"),
     },
     "gpu": {
         "resnet20": ("reference", "reference"),
         "depthwise_resnet20": ("reference", "reference"),
         "shiftresnet20_e3": ("reference", "reference"),
         "shiftnet_a": ("reference", "reference"),
+        "stylizer": ("reference", "reference"),
     },
 }
 
