@@ -44,7 +44,9 @@ def _derivative(
     product = functools.partial(
         product_of_pixels, dimension_numbers=dimension_numbers, precision=precision
     )
-    y, terms = product(x, kernel), []
+    # Not `product`: policies of `jax.checkpoint` know a product by its primitive.
+    y = lax.dot_general(x, kernel, dimension_numbers, precision=precision)
+    terms = []
     if not isinstance(dx, SymbolicZero):
         terms.append(product(dx, kernel))
     if not isinstance(d_kernel, SymbolicZero):

@@ -59,6 +59,17 @@ def test_a_frozen_kernel_or_input_costs_no_product(arguments, products):
     assert gradient.lower(*shapes).as_text().count("dot_general") == products
 
 
+@pytest.mark.parametrize(
+    ("policy", "products"), [("dots_saveable", 3), ("nothing_saveable", 4)]
+)
+def test_policies_of_rematerialization_save_products(policy, products):
+    shapes = [jax.ShapeDtypeStruct(n, jnp.float32) for n in ((2, 3, 5, 7), (7, 4))]
+    saved = getattr(jax.checkpoint_policies, policy)
+    loss = jax.checkpoint(lambda *a: jnp.sin(jnp.sin(product(*a))).sum(), policy=saved)
+    gradient = jax.jit(jax.value_and_grad(loss, (0, 1)))
+    assert gradient.lower(*shapes).as_text().count("dot_general") == products
+
+
 @pytest.mark.parametrize("split", [(0,), (1,), (2,), (0, 1), (1, 2)])
 def test_pixels_on_explicit_axes(rng, devices, split):
     names = ("rows", "columns")
