@@ -25,6 +25,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from shiftjax import json_fields
 from shiftjax.adaptation import with_channels, with_new_head
 from shiftjax.errors import InputError, MissingFileError, listed
+from shiftjax.files import write_atomically
 from shiftjax.image_sizes import Size, check_shape, extent
 from shiftjax.registry import create_model, defining_options
 from shiftjax.releases import manifest
@@ -273,8 +274,8 @@ def save(path: str | os.PathLike, variables: Mapping[str, Any], card: Card) -> b
       The bytes of the file.
 
     Raises:
-      InputError: if the file has another ending, or the variables do not fit the
-        network.
+      InputError: if the file has another ending or cannot be written, or the variables
+        do not fit the network.
     """
     path = Path(path)
     if path.suffix != SUFFIX:
@@ -293,9 +294,7 @@ def save(path: str | os.PathLike, variables: Mapping[str, Any], card: Card) -> b
             del fields[name]
     text = json.dumps(fields, sort_keys=True, default=dataclasses.asdict)  # of stages
     data = safetensors.numpy.save(arrays, {CARD: text})
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+    write_atomically(path, data)
     return data
 
 

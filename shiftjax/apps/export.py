@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from shiftjax.errors import InputError, MissingFileError
+from shiftjax.files import write_atomically
 from shiftjax.lowerings import by_depthwise
 from shiftjax.shift import displace_p
 from shiftjax.weights import Pretrained
@@ -180,7 +181,8 @@ def export(pretrained: Pretrained, path: str | Path, *, uint8: bool = False) -> 
       The size of the file in bytes.
 
     Raises:
-      InputError: if the file has another ending, or a package is missing.
+      InputError: if the file has another ending or cannot be written, or a package is
+        missing.
       MissingFileError: if the folder does not exist.
     """
     path = Path(path)
@@ -190,9 +192,7 @@ def export(pretrained: Pretrained, path: str | Path, *, uint8: bool = False) -> 
     if not path.parent.is_dir():
         raise MissingFileError(f"{path}: there is no folder {path.parent}")
     data = writers[path.suffix](pretrained, uint8=uint8)
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+    write_atomically(path, data)
     return len(data)
 
 

@@ -334,6 +334,8 @@ def test_a_file_of_another_format(tmp_path, content):
 
 def test_saving_refuses_what_is_not_the_networks(tmp_path, variables):
     path = tmp_path / "x.safetensors"
+    with pytest.raises(InputError, match="cannot be written"):
+        save(tmp_path / "no" / "x.safetensors", variables, CARD)
     del variables["params"]["head"]["bias"]
     with pytest.raises(InputError, match="params/head/bias is missing"):
         save(path, variables, CARD)
