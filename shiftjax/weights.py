@@ -274,8 +274,8 @@ def save(path: str | os.PathLike, variables: Mapping[str, Any], card: Card) -> b
       The bytes of the file.
 
     Raises:
-      InputError: if the file has another ending or cannot be written, or the variables
-        do not fit the network.
+      InputError: if the file has another ending or cannot be written, the variables do
+        not fit the network, or a field of the card is invalid.
     """
     path = Path(path)
     if path.suffix != SUFFIX:
@@ -293,6 +293,7 @@ def save(path: str | os.PathLike, variables: Mapping[str, Any], card: Card) -> b
         if fields[name] in (None, ""):
             del fields[name]
     text = json.dumps(fields, sort_keys=True, default=dataclasses.asdict)  # of stages
+    _card(json.loads(text))  # raises for a card that no file may have
     data = safetensors.numpy.save(arrays, {CARD: text})
     write_atomically(path, data)
     return data

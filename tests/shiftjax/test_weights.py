@@ -334,6 +334,8 @@ def test_a_file_of_another_format(tmp_path, content):
 
 def test_saving_refuses_what_is_not_the_networks(tmp_path, variables):
     path = tmp_path / "x.safetensors"
+    with pytest.raises(InputError, match="mean has 3 channels and std 1"):
+        save(path, variables, dataclasses.replace(CARD, std=(0.2,)))
     with pytest.raises(InputError, match="cannot be written"):
         save(tmp_path / "no" / "x.safetensors", variables, CARD)
     del variables["params"]["head"]["bias"]
