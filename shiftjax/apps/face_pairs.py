@@ -307,7 +307,8 @@ class _Images:
 
     def numbered(self, name: str) -> list[Path]:
         """Returns the files of a person that a file of pairs can name."""
-        stem = re.compile(re.escape(name) + r"_(?!0000)\d{4,}")
+        number = "(?!0000)[0-9]{4}|[1-9][0-9]{4,8}"  # 5 is 0005, and never 00005
+        stem = re.compile(f"{re.escape(name)}_(?:{number})")
         files = self._list(name)
         return [files[found] for found in sorted(files) if stem.fullmatch(found)]
 

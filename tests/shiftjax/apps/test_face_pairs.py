@@ -226,6 +226,22 @@ def test_pairs_are_drawn_from_disjoint_people(tmp_path):
     assert read_pairs(tmp_path / "pairs.txt", tmp_path / "faces") == pairs
 
 
+def test_images_whose_number_no_line_can_name_are_not_drawn(tmp_path):
+    """Image 42 is Di_0042.png: Di_00042.png would be another one, or none."""
+    (tmp_path / "Di").mkdir()
+    (tmp_path / "Ed").mkdir()
+    names = ("Di_00042", "Di_01042", "Di_20260102030405", "Di_1042", "Di_123456789")
+    for name in (*names, "Ed_0001"):
+        (tmp_path / name[:2] / f"{name}.png").touch()
+    pairs = draw_pairs(tmp_path, folds=1, count=1)
+    found = {file.stem for pair in pairs for file in (pair.first, pair.second)}
+    assert found <= {"Di_1042", "Di_123456789", "Ed_0001"}
+    write_pairs(tmp_path / "pairs.txt", pairs)
+    assert read_pairs(tmp_path / "pairs.txt", tmp_path, min_folds=1) == pairs
+    with pytest.raises(InputError, match="has 2 people and 1 pairs of one person"):
+        draw_pairs(tmp_path, folds=1, count=2)
+
+
 def test_all_pairs_of_two_people_can_be_drawn(tmp_path):
     for name, count in {"Ann": 6, "Bo": 1, "Cy": 1}.items():
         (tmp_path / name).mkdir()
