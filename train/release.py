@@ -191,7 +191,7 @@ def _weights(
     card = dataclasses.replace(pretrained.card, **facts)
     path = out / f"{name}{SUFFIX}"
     size, sha256 = digest(save(path, pretrained.variables, card))
-    costs = summarize(card.model(), card.image_size)
+    costs = summarize(card.model(), card.image_size, channels=len(card.mean))
     return manifest.Release(
         name,
         path.name,

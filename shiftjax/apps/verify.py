@@ -79,7 +79,8 @@ def verify(name: str, directory: str | os.PathLike | None = None) -> tuple[str, 
             f"{name} is a file without a manifest, so there is nothing to compare it "
             "with: give the name of a release"
         )
-    costs = summarize(pretrained.model, pretrained.card.image_size)
+    card = pretrained.card
+    costs = summarize(pretrained.model, card.image_size, channels=len(card.mean))
     counted = {"parameters": costs.params, "multiply-adds": costs.macs}
     stated = {"parameters": release.params, "multiply-adds": release.macs}
     if counted != stated:

@@ -18,7 +18,8 @@ from shiftjax.apps.verify import verify
 from shiftjax.cli.main import main as shiftjax_main
 from shiftjax.errors import MissingFileError
 from shiftjax.releases import manifest
-from shiftjax.weights import Card, save
+from shiftjax.weights import Card, Pretrained, save
+from tests.shiftjax.conftest import random_variables
 from tests.train.runs import NETWORK
 from train import config as config_file
 from train import experiments
@@ -27,7 +28,7 @@ from train.assemble import begin_with, set_up
 from train.config import Model, Optimizer, Schedule
 from train.data.sources import load_source
 from train.evaluation import evaluate_run, evaluate_weights
-from train.release import load_run, release
+from train.release import _weights, load_run, release
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -88,23 +89,36 @@ def test_a_release_evaluates_to_its_number(released, finished, devices):
     assert result["loss"] == pytest.approx(run["loss"], rel=1e-5)
 
 
-def test_weights_for_gray_images_are_evaluated(tmp_path):
+@pytest.fixture
+def gray():
+    """The card of a network for gray images."""
+    options = {"depth": 8, "num_classes": 10}
+    names = tuple("0123456789")
+    return Card("resnet20", options, names, 8, (0.25,), (0.5,), "digits")
+
+
+def test_weights_for_gray_images_are_released(tmp_path, gray, rng, monkeypatch):
+    """The stem's 3x3 kernel has one channel in the counts, too."""
+    model = gray.model()
+    variables = random_variables(rng, model, np.zeros((1, 8, 8, 1), np.float32))
+    run = Pretrained(model, variables, gray)
+    monkeypatch.setattr("train.release.load_run", lambda folder: run)
+    entry = _weights(None, "resnet20.gray", tmp_path, {})
+    assert entry.params == sum(x.size for x in jax.tree.leaves(variables["params"]))
+    rgb = shiftjax.summarize(model, 8)
+    assert rgb.macs - entry.macs == 8 * 8 * 9 * 2 * 16
+    manifest.write_manifest(tmp_path, {entry.name: entry})
+    assert verify(entry.name, tmp_path) == ("rings", "temple")
+
+
+def test_weights_for_gray_images_are_evaluated(tmp_path, gray):
     """Zeros for weights: the loss is ln 10, and the first class is that of a tenth."""
-    card = Card(
-        "resnet20",
-        {"depth": 8, "num_classes": 10},
-        tuple("0123456789"),
-        8,
-        (0.25,),
-        (0.5,),
-        "digits",
-    )
     shapes = jax.eval_shape(
-        card.model().init, jax.random.key(0), jnp.zeros((1, 8, 8, 1))
+        gray.model().init, jax.random.key(0), jnp.zeros((1, 8, 8, 1))
     )
     variables = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
     path = str(tmp_path / "gray.safetensors")
-    save(path, variables, card)
+    save(path, variables, gray)
     result = evaluate_weights(path, devices=1)
     assert result["loss"] == pytest.approx(np.log(10), rel=1e-5)
     zeros = (load_source("digits", "test", image_size=8).labels == 0).mean()
