@@ -217,11 +217,13 @@ class CSC(Unit):
           `[batch, ceil(height / strides), ceil(width / strides), features]`.
 
         Raises:
-          InputError: if there are fewer features than input channels.
+          InputError: if there are fewer features than input channels, or an option is
+            not a positive integer.
           UnknownNameError: if there is no such shortcut.
         """
         self.choose(x, train)  # raises for an unknown name
-        same = x.shape[-1] == self.features and positive("strides", self.strides) == 1
+        strides = positive("strides", self.strides)
+        same = x.shape[-1] == self.features and strides == 1
         missing = self.features - x.shape[-1]
         if self.shortcut not in SHORTCUTS:
             raise unknown_name("shortcut", self.shortcut, SHORTCUTS)
@@ -231,7 +233,7 @@ class CSC(Unit):
                 f"features={self.features}: a {type(self).__name__} that changes the "
                 f"shape needs more features than its {x.shape[-1]} input channels"
             )
-        kernel_size, strides, dilation = self.kernel_size, self.strides, self.dilation
+        kernel_size, dilation = self.kernel_size, self.dilation
         y = x
         if self.shift_first:
             y = Shift(kernel_size, 1, dilation, name="first_shift")(y)

@@ -319,6 +319,8 @@ INVALID = {
     ),
     "so with SC2": (SC2(4), "features=4: a SC2"),
     "an even convolution": (ConvNorm(4, kernel_size=2), "kernel_size=2"),
+    "CSC of stride 0": (CSC(12, strides=0), "strides=0"),
+    "CSC of two strides": (CSC(12, strides=(2, 2)), r"strides=\(2, 2\)"),
     "convolution of stride 0": (ConvNorm(4, 3, 0), "strides=0"),
     "product of stride 0": (ConvNorm(4, 1, 0), "strides=0"),
     "convolution without features": (ConvNorm(0), "features=0"),
