@@ -235,7 +235,7 @@ def _window(pretrained: Pretrained) -> tuple[int, int]:
       InputError: if the network has no shift blocks.
     """
     model = pretrained.model
-    if not hasattr(model, "expansion"):
+    if not getattr(model, "expansion", 0):  # 0 in a ResNet-50, whose blocks have none
         raise InputError(
             f"{pretrained.card.architecture} has no shift blocks to analyze"
         )

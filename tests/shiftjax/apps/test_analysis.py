@@ -124,11 +124,15 @@ def test_intensities_by_hand():
         intensity("pointwise", 1, 1, 1)
 
 
-def test_networks_without_shifts_are_refused(images):
-    card = Card("resnet20", {"num_classes": 3}, ("a", "b", "c"), 8, (0.5,), (0.5,))
+@pytest.mark.parametrize(
+    ("name", "options"), [("resnet20", {}), ("resnet50", {"blocks": (1,)})]
+)
+def test_networks_without_shifts_are_refused(images, name, options):
+    options = options | {"num_classes": 3}
+    card = Card(name, options, ("a", "b", "c"), 8, (0.5,), (0.5,))
     model = card.model()
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
-    with pytest.raises(InputError, match="resnet20 has no shift blocks"):
+    with pytest.raises(InputError, match=f"{name} has no shift blocks"):
         analyze(Pretrained(model, variables, card), images)
 
 
