@@ -55,8 +55,9 @@ class ListModels:
             if fnmatch.fnmatch(family, self.pattern) and not self.pretrained
         ]
         if not names and not families:
+            option = " --pretrained" if self.pretrained else ""
             raise InputError(
-                f"no model matches {self.pattern!r}: `shiftjax list` prints all names"
+                f"no name matches {self.pattern!r}: `shiftjax list{option}` prints all"
             )
         for name in sorted(names, key=natural_order):
             say(console, name)

@@ -103,7 +103,11 @@ def test_help_names_every_option(capsys, command):
 MISTAKES = {
     "unknown model": (["summary", "resnet2O"], "did you mean 'resnet20'"),
     "family without its option": (["summary", "shiftresnet20"], "needs expansion"),
-    "nothing matches": (["list", "vgg*"], "'vgg*'"),
+    "nothing matches": (["list", "vgg*"], "'vgg*': `shiftjax list` prints"),
+    "no weights match": (
+        ["list", "resnet50*", "--pretrained"],
+        "'resnet50*': `shiftjax list --pretrained` prints",
+    ),
     "image size": (["summary", "resnet20", "--image-size", "-3"], "image_size=-3"),
     "image size 0": (["summary", "resnet20", "--image-size", "0"], "image_size=0"),
     "channels": (["summary", "resnet20", "--channels", "0"], "channels=0"),
