@@ -145,7 +145,7 @@ class Pretrained:
 
 
 def load_pretrained(
-    name: str,
+    name: str | os.PathLike,
     *,
     num_classes: int | None = None,
     channels: int | None = None,
@@ -213,7 +213,7 @@ def load_pretrained(
 
 
 def open_pretrained(
-    name: str, directory: str | os.PathLike | None = None
+    name: str | os.PathLike, directory: str | os.PathLike | None = None
 ) -> Pretrained:
     """Loads a network with its weights and their metadata.
 
@@ -229,11 +229,11 @@ def open_pretrained(
       MissingFileError: if the file does not exist.
       InputError: if the file is damaged or belongs to another network.
     """
-    is_folder = Path(name).expanduser().is_dir()
-    if is_folder and name not in manifest.release_names(directory):
+    name = os.fspath(name)
+    path = Path(name).expanduser()
+    if path.is_dir() and name not in manifest.release_names(directory):
         return _load_run(name)
     if name.endswith(SUFFIX):
-        path = Path(name).expanduser()
         if not path.is_file():
             raise MissingFileError(f"there is no file {path}")
         return _parse(path.read_bytes(), str(path))

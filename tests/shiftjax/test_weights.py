@@ -142,8 +142,8 @@ def test_any_program_can_read_a_file(released, variables):
 
 
 def test_a_file_loads_without_a_manifest(released, variables, assert_trees_close):
-    path = str(file_of(released))
-    pretrained = open_pretrained(path)
+    path = file_of(released)
+    pretrained = open_pretrained(str(path))
     assert pretrained.card == whole(CARD)
     assert pretrained.release is None
     assert_trees_close(load_pretrained(path)[1], variables, 0)
