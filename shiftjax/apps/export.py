@@ -160,13 +160,26 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
         if equation.primitive is displace_p:
             options = (params[name] for name in ("table", "stride", "size"))
             outs = [by_depthwise(given[0], *options)]
-        elif inner is not None:
-            outs = _evaluate(inner.jaxpr, inner.consts, given)
+        elif equation.primitive.name == "scan":  # which is not one call, but a loop
+            params = params | {"jaxpr": _rewritten(inner)}
+            outs = equation.primitive.bind(*given, **params)
+        elif inner is not None:  # that of `jax.checkpoint` is without constants
+            consts = getattr(inner, "consts", ())
+            outs = _evaluate(getattr(inner, "jaxpr", inner), consts, given)
         else:
             outs = equation.primitive.bind(*given, **params)
             outs = outs if equation.primitive.multiple_results else [outs]
         values.update(zip(equation.outvars, outs, strict=True))
     return [read(x) for x in jaxpr.outvars]
+
+
+def _rewritten(closed: Any) -> Any:
+    """Returns the program of a loop without the primitive of this package."""
+
+    def body(*args: jax.Array) -> list[Any]:
+        return _evaluate(closed.jaxpr, closed.consts, args)
+
+    return jax.make_jaxpr(body)(*closed.in_avals)
 
 
 def export(pretrained: Pretrained, path: str | Path, *, uint8: bool = False) -> int:

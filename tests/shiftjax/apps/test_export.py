@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from shiftjax import InputError, MissingFileError
+from shiftjax import InputError, MissingFileError, shift
 from shiftjax.apps import export
 from shiftjax.apps.predict import normalize_images
 from shiftjax.cli.main import main
@@ -62,6 +62,28 @@ def test_in_common_primitives(pretrained, rng):
     np.testing.assert_allclose(actual, wanted, rtol=1e-5, atol=1e-5)
     assert "displace" in str(jax.make_jaxpr(function)(x))
     assert "displace" not in str(jax.make_jaxpr(rewritten)(x))
+
+
+def test_in_common_primitives_of_loops_and_rematerialization(rng):
+    """A loop runs as often as before, not once."""
+    x = rng.normal(size=(1, 5, 4, 9)).astype(np.float32)
+    factors = np.float32([1, 2, 3])
+
+    def step(x, factor):
+        return factor * shift(x) + 1, None
+
+    wanted = x
+    for factor in factors:
+        wanted = step(wanted, factor)[0]
+    functions = (
+        lambda x: jax.lax.scan(step, x, factors)[0],
+        lambda x: jax.lax.fori_loop(1, 4, lambda i, x: step(x, i)[0], x),
+        jax.checkpoint(lambda x: jax.lax.scan(jax.checkpoint(step), x, factors)[0]),
+    )
+    for function in functions:
+        rewritten = export.in_common_primitives(function)
+        np.testing.assert_allclose(rewritten(x), wanted, rtol=1e-6)
+        assert "displace" not in str(jax.make_jaxpr(rewritten)(x))
 
 
 @pytest.mark.parametrize("raw", [False, True])
