@@ -85,7 +85,7 @@ class Embedder:
           float32 `[images, features]`, of length 1.
 
         Raises:
-          InputError: if the shape or the number of channels does not fit the network.
+          InputError: if dtype, shape or number of channels do not fit the network.
         """
         card, size = self.card, self.size
         averaged = flip_averaged(

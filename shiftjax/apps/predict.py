@@ -67,7 +67,7 @@ class Classifier:
           float32 `[images, classes]`.
 
         Raises:
-          InputError: if the shape or the number of channels does not fit the network.
+          InputError: if dtype, shape or number of channels do not fit the network.
         """
         apply = functools.partial(self._apply, self.variables)
         return network_outputs(apply, images, self.card, len(self.card.class_names))
@@ -196,12 +196,13 @@ def network_outputs(
       float32 `[images, outputs]`.
 
     Raises:
-      InputError: if the shape or the number of channels does not fit the network.
+      InputError: if dtype, shape or number of channels do not fit the network.
     """
-    if images.ndim != 4 or images.shape[-1] != len(card.mean):
+    fits = images.ndim == 4 and images.shape[-1] == len(card.mean)
+    if not fits or images.dtype != np.uint8:
         raise InputError(
-            f"the images have shape {list(images.shape)}; the network takes "
-            f"[images, height, width, {len(card.mean)}]"
+            f"the images are {images.dtype} {list(images.shape)}; they must be uint8 "
+            f"[images, height, width, {len(card.mean)}], not normalized"
         )
     count = max(1, min(BATCH_SIZE, len(images)))
     outs = [np.zeros((0, size), np.float32)]

@@ -95,5 +95,5 @@ def test_only_a_face_network_embeds():
 
 
 def test_images_of_another_shape_are_named(pretrained):
-    with pytest.raises(InputError, match=r"shape \[1, 16, 16, 1\]"):
+    with pytest.raises(InputError, match=r"uint8 \[1, 16, 16, 1\]"):
         Embedder(pretrained).embed(np.zeros((1, SIZE, SIZE, 1), np.uint8))

@@ -93,10 +93,13 @@ def test_batches_change_nothing(pretrained, rng, monkeypatch, count):
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(2, 8, 8, 1), (8, 8, 3)])
-def test_pictures_of_another_shape(pretrained, shape):
-    with pytest.raises(InputError, match=r"takes \[images, height, width, 3\]"):
-        Classifier(pretrained).logits(np.zeros(shape, np.uint8))
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((2, 8, 8, 1), np.uint8), ((8, 8, 3), np.uint8), ((2, 8, 8, 3), np.float32)],
+)
+def test_pictures_of_another_shape_or_dtype(pretrained, shape, dtype):
+    with pytest.raises(InputError, match=r"be uint8 \[images, height, width, 3\]"):
+        Classifier(pretrained).logits(np.zeros(shape, dtype))
 
 
 def test_probabilities_by_hand():
