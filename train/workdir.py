@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from shiftjax.errors import InputError
 from train import config as config_file
@@ -30,30 +30,32 @@ def open_workdir(config: Config) -> contextlib.AbstractContextManager[Any]:
       config: the run's configuration, which is written to the folder.
 
     Returns:
-      A context in which the folder is locked. Its value is the lock, or None if the
-      folder cannot be written and holds the finished run, which can still be read.
+      A context in which the folder is locked. Its value is None if the folder cannot be
+      written and holds the finished run, which can still be read.
 
     Raises:
       InputError: if it holds another run, is in use or cannot be written.
     """
     workdir = files.folder(config.workdir)
-    try:
-        if (workdir / config_file.FILE).exists():
-            _check_same(config_file.load_config(workdir), config)
-        workdir.mkdir(parents=True, exist_ok=True)
-        config_file.save_config(config, workdir)
-        if files.in_store(workdir):
-            return contextlib.closing(store_lock.StoreLock(workdir / LOCK))
-    except InputError:
-        raise
-    except Exception as error:
-        if not (isinstance(error, OSError) or files.in_store(workdir)):
+    with contextlib.ExitStack() as stack:
+        try:
+            _check(workdir, config)
+            workdir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_lock(workdir))
+            _check(workdir, config)  # another process may have written it since
+            config_file.save_config(config, workdir)
+            return stack.pop_all()
+        except InputError:
             raise
-        if _is_finished(workdir, config):
-            return contextlib.nullcontext()
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"--workdir {workdir} cannot be written: {reason}") from error
-    return _lock(workdir)
+        except Exception as error:
+            if not (isinstance(error, OSError) or files.in_store(workdir)):
+                raise
+            if _is_finished(workdir, config):
+                return contextlib.nullcontext()
+            reason = str(error).partition("\n")[0]
+            raise InputError(
+                f"--workdir {workdir} cannot be written: {reason}"
+            ) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +93,16 @@ def holder(workdir: files.Folder | Path) -> Holder | None:
     return None
 
 
-def _check_same(old: Config, new: Config) -> None:
-    """Checks that a folder's run can resume with a configuration.
+def _check(workdir: files.Folder, new: Config) -> None:
+    """Checks that a folder holds no run, or one that can resume with a configuration.
 
     Raises:
       InputError: if another option than the number of epochs differs, or if a larger
         number of epochs changes the learning rate of the steps that are done.
     """
+    if not (workdir / config_file.FILE).exists():
+        return
+    old = config_file.load_config(workdir)
     changed = config_file.differences(old, dataclasses.replace(new, epochs=old.epochs))
     if not changed and new.epochs > old.epochs:
         if new.schedule.is_open_ended:
@@ -121,8 +126,10 @@ def _is_finished(workdir: files.Folder, config: Config) -> bool:
     return config_file.load_config(workdir).epochs == config.epochs
 
 
-def _lock(workdir: files.Folder) -> IO[str]:
-    """Locks the folder for as long as the file is open; raises if it is locked."""
+def _lock(workdir: files.Folder) -> contextlib.AbstractContextManager[Any]:
+    """Locks the folder for a context; raises if it is locked."""
+    if files.in_store(workdir):
+        return contextlib.closing(store_lock.StoreLock(workdir / LOCK))
     path = Path(workdir / LOCK)
     file = path.open("a")
     for _ in range(TRIES):

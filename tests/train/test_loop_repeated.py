@@ -171,6 +171,18 @@ def test_a_mistake_in_the_network_can_be_mended_in_the_same_workdir(
     assert run(tiny(tmp_path / "run"))[0].steps == 1
 
 
+def test_a_refused_process_does_not_change_the_run_that_trains(tiny, tmp_path):
+    """It would be resumed, and released, with more epochs than it was started with."""
+    config = tiny(tmp_path / "run", schedule=Schedule("constant", 0.05))
+    other = dataclasses.replace(config, epochs=9.0, log_steps=7)
+    with open_workdir(config):
+        with pytest.raises(InputError, match="in use"):
+            open_workdir(other)
+        assert config_file.load_config(config.workdir) == config
+    with open_workdir(other):  # the lock is free again
+        assert config_file.load_config(config.workdir) == other
+
+
 def test_two_runs_in_one_workdir_are_refused(finished, run, tmp_path):
     config = copy_of(finished, tmp_path / "run")
     with (tmp_path / "run" / ".lock").open("w") as file:
