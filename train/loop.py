@@ -33,6 +33,7 @@ from train.logging.profile import Profile
 from train.logging.records import MetricsWriter, plot_curves, read_test
 from train.logging.window import Dispatch, Instant, Window
 from train.machine import note_start
+from train.restoring import restore_newest
 from train.state import TrainState
 from train.steps import NEVER
 from train.stopping import StopRequest
@@ -341,7 +342,7 @@ def _start(
 ) -> tuple[TrainState, dict[str, float], list[str]]:
     """Returns the newest or first state, the sums of its open line, and messages."""
     state = setup.initial_state()
-    restored = checkpoints.restore(jax.eval_shape(lambda: state))
+    restored = restore_newest(setup, checkpoints, jax.eval_shape(lambda: state))
     config = setup.config
     where = (
         f"{config.model.name} on {len(setup.train_set):,} examples of "
