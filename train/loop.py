@@ -241,6 +241,7 @@ class Loop:
             metadata = {
                 "config": config_file.record(self.setup.config),
                 "sums": self._window.sums,
+                "examples": len(self.setup.train_set),
             }
             self.checkpoints.save(step, state, metadata, metrics)
             self._saved = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from shiftjax.errors import InputError
 from train import coordination, hosts
 from train.assemble import Setup
 from train.checkpointing import Checkpoints, Restored
@@ -22,7 +23,7 @@ def restore_newest(
       The checkpoint, or None for a new run.
 
     Raises:
-      InputError: if the checkpoint does not fit the run.
+      InputError: if the checkpoint does not fit the run, or its data have changed.
       TemporaryError: if the hosts have read different steps. A host that cannot read
         the newest one for a moment takes an older one.
     """
@@ -33,4 +34,21 @@ def restore_newest(
             f"the processes read the checkpoints of different steps in "
             f"{setup.config.workdir}: {', '.join(steps)}; start the run again"
         )
+    if restored is not None:
+        _check_data(setup, restored)
     return restored
+
+
+def _check_data(setup: Setup, restored: Restored) -> None:
+    """Raises InputError if the run began with another number of training examples.
+
+    The order of the examples, the splits and the number of steps depend on it.
+    """
+    now, config = len(setup.train_set), setup.config
+    before = restored.metadata.get("examples", now)  # earlier versions saved none
+    if before != now:
+        raise InputError(
+            f"{config.data.source} has {now:,} training examples, and the run in "
+            f"{config.workdir} began with {before:,}: it can resume on the same "
+            "examples only; begin another run in another --workdir"
+        )

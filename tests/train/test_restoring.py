@@ -1,4 +1,4 @@
-"""The checkpoint of a resumed run: of one step on every host."""
+"""The checkpoint of a resumed run: of one step on every host, and of the same data."""
 
 import types
 from collections.abc import Sequence
@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from shiftjax.errors import InputError
 from train import coordination
 from train.checkpointing import Restored
 from train.config import Config, Data
 from train.exits import TemporaryError
+from train.loop import Loop
 from train.restoring import restore_newest
 
 CONFIG = Config(
@@ -42,3 +44,28 @@ def test_hosts_that_read_different_steps_do_not_train(monkeypatch):
         monkeypatch.setattr(coordination, "exchange", exchange)
         with pytest.raises(TemporaryError, match=f"mine: 7, {other}; start the run"):
             restore_newest(setup, checkpoints, None)
+
+
+def test_a_run_resumes_on_as_many_examples_as_it_began_with():
+    """On others its steps would have other examples, and others would be its test."""
+    saved: list[dict[str, Any]] = []
+    keeper: Any = types.SimpleNamespace(save=lambda *given: saved.append(given[2]))
+    reporter: Any = None
+    loop = Loop(setup_of(range(40)), reporter, None, keeper, {})
+    state: Any = None
+    loop._pause(state, 3, evaluate_=False, save=True)
+    (metadata,) = saved
+    again = restore_newest(setup_of(range(40)), at_step(3, metadata), None)
+    assert again is not None
+    assert again.metadata == metadata
+    for other in (39, 1041):
+        wanted = (
+            f"folder:photos has {other:,} training examples, and the run in runs/mine "
+            "began with 40: "
+        )
+        with pytest.raises(InputError, match=wanted):
+            restore_newest(setup_of(range(other)), at_step(3, metadata), None)
+
+
+def test_checkpoints_of_earlier_versions_have_no_number_of_examples():
+    assert restore_newest(setup_of(range(40)), at_step(3, {}), None) is not None

@@ -104,7 +104,7 @@ def record(monkeypatch, kind, wait=0.0, save_epochs=2.0) -> list[dict]:
         order=types.SimpleNamespace(steps_per_epoch=EXAMPLES / BATCH),
         total_steps=STEPS,
         steps_per_dispatch=1,
-        train_set=None,
+        train_set=range(EXAMPLES),
         on_devices=lambda _: (None, None),
         train_steps=Device(clock, kind),
         rate=lambda step: 0.1,
