@@ -2,6 +2,7 @@
 
 import dataclasses
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,3 +114,20 @@ def test_what_cannot_be_built_is_refused_before_anything_is_written(
     with pytest.raises(InputError, match=message):
         set_up(tiny(tmp_path / "run", **changes))
     assert not (tmp_path / "run").exists()
+
+
+def photos(path: Path, labels: list[int]) -> Data:
+    """Writes a few images without splits, as arrays."""
+    images = np.zeros((len(labels), 8, 8), np.uint8)
+    np.savez(path, images=images, labels=np.array(labels))
+    return Data(f"npz:{path}", image_size=8)
+
+
+@pytest.mark.parametrize("task", ["classification", "faces"])
+def test_a_single_class_is_refused(tiny, tmp_path, task):
+    """Every answer would be right, and the accuracy 100%."""
+    data = photos(tmp_path / "one.npz", [0] * 40)
+    with pytest.raises(
+        InputError, match=f"npz has one class only, '0': the task {task} needs two"
+    ):
+        set_up(tiny(tmp_path / "run", task=task, data=data))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from shiftjax.errors import InputError
 from train.config import Augment, Config
 from train.data.augment import crop_and_flip, erase, jitter, mix, normalize
 from train.data.examples import Examples
@@ -49,8 +50,10 @@ class Classification:
         """Makes the task of a configuration.
 
         Raises:
-          InputError: if the network does not exist, or an option does not fit it.
+          InputError: if the network does not exist, an option does not fit it, or the
+            data have one class only.
         """
+        check_classes(config, examples)
         model = make_model(
             config,
             num_classes=examples.num_classes,
@@ -116,6 +119,16 @@ class Classification:
 
     def sample(self, variables: Collections, examples: Examples) -> None:
         """Draws nothing."""
+
+
+def check_classes(config: Config, examples: Examples) -> None:
+    """Raises InputError if there is only one class, which every output would be."""
+    if examples.num_classes < 2:
+        names = ", ".join(map(repr, examples.class_names))
+        raise InputError(
+            f"{config.data.source} has one class only, {names}: the task "
+            f"{config.task} needs two at least"
+        )
 
 
 def augmented(

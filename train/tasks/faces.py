@@ -29,7 +29,7 @@ from train.faces.options import Faces
 from train.faces.pairs import PairSet, load_images, people
 from train.parallel import AXIS
 from train.state import CLASSIFIER
-from train.tasks.classification import augmented, ranks
+from train.tasks.classification import augmented, check_classes, ranks
 from train.tasks.models import make_model
 from train.tasks.task import Collections, Item, Sums, total
 
@@ -134,9 +134,11 @@ class FaceRecognition:
         """Makes the task of a configuration.
 
         Raises:
-          InputError: if the network does not exist, or an option does not fit.
+          InputError: if the network does not exist, an option does not fit, or the data
+            have one person only.
         """
         _check_options(config)
+        check_classes(config, examples)
         net = make_model(
             config,
             remat=config.model.remat,
