@@ -87,6 +87,7 @@ class Loop:
       writer: writes the metrics; None on all hosts but the first.
       checkpoints: saves the states.
       sums: sums of a line of metrics that was begun before the first step, if any.
+      validation: the validation split, if there is one.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Loop:
         writer: MetricsWriter | None,
         checkpoints: Checkpoints,
         sums: dict[str, float],
+        validation: Examples | None = None,
     ) -> None:
         self.setup = setup
         self.reporter = reporter
@@ -107,9 +109,7 @@ class Loop:
             "evaluate": config.eval_epochs * epoch,
             "save": config.save_epochs * epoch,
         }
-        held_out = config.data.train_on == "train"
-        held_out = held_out and config.data.validation_examples != 0
-        self._validation = load_split(config, "validation") if held_out else None
+        self._validation = validation
         self._window = Window(sums)
         self._compiled: dict[str, float] = {}  # goes into the first line of the process
         self._profile = Profile(
@@ -278,6 +278,7 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
     config = config_file.absolute(config)
     hosts.first_does(lambda: writers.check_writers(config.log_to))
     setup = _set_up(config)
+    validation = hosts.all_do(lambda: _load_validation(config))
     workdir = files.folder(config.workdir)
     with contextlib.ExitStack() as stack:
         lock = hosts.first_does(lambda: stack.enter_context(open_workdir(config)))
@@ -318,7 +319,7 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
             messages.append(task.introduction(state.variables, setup.train_set))
         for message in messages:
             reporter.message(message)
-        loop = Loop(setup, reporter, writer, checkpoints, sums)
+        loop = Loop(setup, reporter, writer, checkpoints, sums, validation)
         state = loop.run(setup.replicas.replicate(state), stop)
         step = int(state.step)
         finished = step == setup.total_steps
@@ -336,6 +337,13 @@ def _set_up(config: Config) -> Setup:
         return setup
 
     return hosts.all_do(build)
+
+
+def _load_validation(config: Config) -> Examples | None:
+    """Loads the validation split; returns None if no examples are held out."""
+    if config.data.train_on != "train" or config.data.validation_examples == 0:
+        return None
+    return load_split(config, "validation")
 
 
 def _start(

@@ -12,6 +12,7 @@ from train.assemble import set_up
 from train.config import Augment, Config, Data, Model, Optimizer
 from train.data.image_set import ImageSet
 from train.data.placement import FED_STEPS
+from train.loop import train
 from train.parallel import AXIS
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -131,3 +132,12 @@ def test_a_single_class_is_refused(tiny, tmp_path, task):
         InputError, match=f"npz has one class only, '0': the task {task} needs two"
     ):
         set_up(tiny(tmp_path / "run", task=task, data=data))
+
+
+def test_too_few_examples_to_hold_out_a_tenth_leave_no_folder(tiny, tmp_path):
+    """Else the folder would refuse the options that mend it, as of another run."""
+    data = photos(tmp_path / "few.npz", [0, 1] * 5)  # two of them are the test
+    config = tiny(tmp_path / "run", batch_size=4, data=data)
+    with pytest.raises(InputError, match="a tenth of its 8 training examples is none"):
+        train(config)
+    assert not (tmp_path / "run").exists()

@@ -158,6 +158,12 @@ def _cut_validation(
     """Selects a split of a source whose validation split has to be cut."""
     if validation_examples is None:
         validation_examples = len(training) // 10
+        if split == "validation" and not validation_examples:
+            raise InputError(
+                f"{source} has no validation split, and a tenth of its {len(training)} "
+                "training examples is none: set --data.validation-examples to the "
+                "number of them to hold out, or to 0"
+            )
     if not 0 <= validation_examples < len(training):
         raise InputError(
             f"--data.validation-examples {validation_examples}: {source} has "
