@@ -59,7 +59,7 @@ def rand_augment(
 
     Args:
       key: the random key of the step.
-      images: uint8 `[batch, height, width, 3]`.
+      images: uint8 `[batch, height, width, channels]`, gray or RGB.
       index: `[batch]`, the position of each example in the data set.
       options: the number of operations, 0 for none, and their magnitude.
 
@@ -85,7 +85,7 @@ def apply(
     """Applies one operation to an image.
 
     Args:
-      image: uint8 `[height, width, 3]`.
+      image: uint8 `[height, width, channels]`, gray or RGB.
       choice: the operation, a position in `OPERATIONS`.
       sign: 0, or 1 for the opposite direction, of operations that have one.
       magnitude: 0 to `HIGHEST`.
@@ -113,8 +113,8 @@ def apply(
 def _tables(
     image: jax.Array, factor: jax.Array, magnitude: int
 ) -> dict[str, jax.Array]:
-    """Returns the tables `[256, 3]` of the operations on single values."""
-    values = jnp.broadcast_to(jnp.arange(256)[:, None], (256, 3))
+    """Returns the tables `[256, channels]` of the operations on single values."""
+    values = jnp.broadcast_to(jnp.arange(256)[:, None], (256, image.shape[-1]))
     counts = histogram(image)
     kept_bits = 8 - round(4 * magnitude / HIGHEST)
     threshold = 255 * (1 - magnitude / HIGHEST)

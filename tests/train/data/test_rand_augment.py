@@ -84,6 +84,16 @@ def test_an_operation_is_pillows(name, picture):
                 assert (error > 0).mean() < 0.01
 
 
+def test_an_operation_on_a_gray_image_is_pillows():
+    image = pictures()["smooth"][..., :1]
+    for name in OPERATIONS:
+        received = applied(image, OPERATIONS.index(name), 0, magnitude=9)
+        assert received.shape == image.shape
+        wanted = np.asarray(PILLOW[name](Image.fromarray(image[..., 0]), 9))
+        error = np.abs(np.asarray(received)[..., 0].astype(int) - wanted)
+        assert (error > (0 if name in MOVES else 1)).mean() < 0.01, name
+
+
 def test_operations_change_the_image():
     image = pictures()["smooth"]
     for name in OPERATIONS[1:]:
