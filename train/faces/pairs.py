@@ -105,7 +105,7 @@ def load_images(
 
     Args:
       pairs: the pairs.
-      options: the size of the images.
+      options: the size and the channels of the images.
       class_names: the classes of the network's training.
       tested: the folds to test, from 1; none for all of them.
 
@@ -120,7 +120,10 @@ def load_images(
     places = {path: i for i, path in enumerate(paths)}
     files = Files(paths, np.zeros(len(paths), np.int32), class_names)
     decoding = Decoding(
-        image_size=options.image_size, resize=options.resize, threads=options.threads
+        image_size=options.image_size,
+        channels=len(options.mean),
+        resize=options.resize,
+        threads=options.threads,
     )
     images = Encoded.of(files, decoding).decoded()
     return PairSet(

@@ -86,6 +86,14 @@ def test_several_folds_are_a_test_of_their_own(mixed, folder, rng, tmp_path):
     assert fields["threshold_source"] == "the folds 3 2 of pairs.txt"
 
 
+def test_the_pairs_of_a_gray_run_are_gray(paired):
+    """The network has a single channel, and could not test others at the end."""
+    data = dataclasses.replace(paired.data, mean=(0.5,), std=(0.25,))
+    config = dataclasses.replace(paired, data=data)
+    shapes = {load_split(config, x).image_shape for x in ("train", "test")}
+    assert shapes == {(SIZE, SIZE, 1)}
+
+
 @pytest.mark.parametrize("pairs", [True, False])
 def test_people_with_few_images_are_not_trained_on(mixed, tmp_path, pairs):
     """Of P0, one image of eight is in the folder."""
