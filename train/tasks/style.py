@@ -74,10 +74,7 @@ class StyleTransfer:
             raise InputError(
                 "--style.image is missing: the painting to learn the style of"
             )
-        if config.accumulate > 1:
-            raise InputError(
-                f"--accumulate {config.accumulate}: the task style allows only 1"
-            )
+        _check_options(config)
         image_sizes.check_shape(options.size, 3)
         painting = image_files.decode(
             Path(options.image), options.size, 3, upright=True
@@ -199,6 +196,32 @@ class StyleTransfer:
             variables, normalize(images, self.mean, self.std)
         )
         return painted * jnp.asarray(self.std) + jnp.asarray(self.mean)
+
+
+def _check_options(config: Config) -> None:
+    """Raises InputError for an option of other tasks that would have no effect."""
+    if config.accumulate > 1:
+        raise InputError(
+            f"--accumulate {config.accumulate}: the task style allows only 1"
+        )
+    if len(config.data.mean) != 3:
+        raise InputError(
+            f"--data.mean {config.data.mean[0]}: the task style allows no gray images; "
+            "give three numbers"
+        )
+    if config.model.remat:
+        raise InputError("--model.remat: the task style does not allow it")
+    augment = config.augment
+    for name, value in {
+        "label-smoothing": config.label_smoothing,
+        "augment.mixup": augment.mixup,
+        "augment.cutmix": augment.cutmix,
+        "augment.erase": augment.erase,
+        "augment.jitter": augment.jitter,
+        "augment.rand-augment": augment.rand_augment,
+    }.items():
+        if value:
+            raise InputError(f"--{name} {value}: the task style allows only 0")
 
 
 def _as_input(image: np.ndarray) -> jax.Array:

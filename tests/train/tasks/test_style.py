@@ -296,6 +296,25 @@ def test_a_classifier_paints_nothing(config):
         set_up(wrong)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label_smoothing": 0.1}, "--label-smoothing 0.1: the task style allows"),
+        ({"augment": Augment(mixup=0.2)}, "--augment.mixup 0.2: the task style"),
+        ({"augment": Augment(cutmix=1.0)}, "--augment.cutmix 1.0: the task style"),
+        ({"augment": Augment(erase=0.3)}, "--augment.erase 0.3: the task style"),
+        ({"augment": Augment(jitter=0.4)}, "--augment.jitter 0.4: the task style"),
+        ({"augment": Augment(rand_augment=2)}, "--augment.rand-augment 2: the task"),
+        ({"model": Model("stylizer", remat=True)}, "--model.remat: the task style"),
+        ({"data": Data(mean=(0.5,), std=(0.5,))}, "--data.mean 0.5: .* no gray images"),
+    ],
+    ids=str,
+)
+def test_options_without_effect_are_refused(config, changes, message):
+    with pytest.raises(InputError, match=message):
+        set_up(dataclasses.replace(config, batch_size=8, **changes))
+
+
 def test_micro_batches_are_refused(config):
     with pytest.raises(InputError, match="--accumulate 2: the task style allows only"):
         set_up(dataclasses.replace(config, batch_size=8, accumulate=2))
