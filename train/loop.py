@@ -299,7 +299,7 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
         def open_log() -> MetricsWriter | None:
             if lock is None:  # a finished run, in a folder that cannot be written
                 return None
-            note_start(workdir, step, setup.replicas.devices)
+            note_start(workdir, step, setup.replicas.all_devices)
             return stack.enter_context(
                 MetricsWriter(
                     workdir,

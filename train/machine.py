@@ -84,7 +84,13 @@ def git(*arguments: str) -> str | None:
 
 
 def note_start(workdir: files.Folder, step: int, devices: Sequence[Any]) -> None:
-    """Appends time, step, devices and versions of a start to a run's folder."""
+    """Appends time, step, devices and versions of a start to a run's folder.
+
+    Args:
+      workdir: the folder of the run.
+      step: the step at which the run starts or resumes.
+      devices: the devices of all hosts.
+    """
     facts = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "step": step,

@@ -118,6 +118,11 @@ class Replicas:
         """Number of replicas, on all hosts."""
         return len(self.devices) * jax.process_count()
 
+    @property
+    def all_devices(self) -> tuple[Any, ...]:
+        """The devices on all hosts."""
+        return self.devices if jax.process_count() == 1 else tuple(jax.devices())
+
     def per_device(self, batch_size: int) -> int:
         """Returns one device's share of a global batch.
 
@@ -221,8 +226,8 @@ class Replicas:
 
     def _mesh(self) -> Mesh:
         """Returns the mesh of the arrays: pmap needs only this process's devices."""
-        alone = self.backend == "pmap" or jax.process_count() == 1
-        return Mesh(np.asarray(self.devices if alone else jax.devices()), (AXIS,))
+        chosen = self.devices if self.backend == "pmap" else self.all_devices
+        return Mesh(np.asarray(chosen), (AXIS,))
 
 
 def started_together(program: Any) -> Callable[..., Any]:

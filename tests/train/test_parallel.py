@@ -44,6 +44,15 @@ def test_all_devices_or_the_first_ones():
     assert Replicas.local(3).count == 3
 
 
+def test_the_devices_of_all_hosts(monkeypatch):
+    assert Replicas.local(3).all_devices == tuple(jax.local_devices()[:3])
+    replicas, here = Replicas.local(), jax.local_devices()
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "devices", lambda: [*here, *"abcd"])
+    assert replicas.all_devices == (*here, *"abcd")
+    assert len(replicas.all_devices) == replicas.count == 2 * DEVICES
+
+
 @pytest.mark.parametrize("count", [-1, 0, 5])
 def test_devices_that_are_not_there_are_refused(count):
     with pytest.raises(InputError, match=f"devices={count}: .* has {DEVICES}"):
