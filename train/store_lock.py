@@ -2,7 +2,8 @@
 
 A store cannot lock. The process that trains writes the object again and again, with a
 new time. One that finds it waits: if the object changes, the folder is in use, and if
-it does not, its writer was killed. No clocks of different machines are compared.
+it does not, its writer was killed. No clocks of different machines are compared. Of
+processes that find no object at the same time, the last one to write it has the lock.
 """
 
 import contextlib
@@ -39,6 +40,10 @@ class StoreLock:
         self._path, self._token = path, secrets.token_hex(8)
         _wait_until_free(path)
         self._refresh()
+        time.sleep(LOOK_SECONDS)  # another process may have found it free too
+        found = _read(path)
+        if found is not None and found.get("token") != self._token:
+            raise _in_use(path, found)
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._keep_fresh, daemon=True)
         self._thread.start()
@@ -95,11 +100,16 @@ def _wait_until_free(path: files.Folder) -> None:
         time.sleep(LOOK_SECONDS)
         again = _read(path)
         if again is not None and again != found:
-            raise InputError(
-                f"{path.parent} is in use: process {again.get('process')} on "
-                f"{again.get('host')} trains in it"
-            )
+            raise _in_use(path, again)
         found = again
+
+
+def _in_use(path: files.Folder, holder: dict[str, Any]) -> InputError:
+    """Builds the error for a folder in which another process trains."""
+    return InputError(
+        f"{path.parent} is in use: process {holder.get('process')} on "
+        f"{holder.get('host')} trains in it"
+    )
 
 
 def _read(path: files.Folder) -> dict[str, Any] | None:

@@ -132,6 +132,23 @@ def test_a_held_lock_is_refused_and_a_left_one_taken(store, hasty):
         assert json.loads(lock.read_text())["host"] == socket.gethostname()
 
 
+def test_of_two_that_find_no_lock_the_last_to_write_it_trains(
+    store, hasty, monkeypatch
+):
+    lock = files.folder("gs://bucket/run/.lock")
+    other = {"host": "elsewhere", "process": 7, "token": "x", "time": 0}
+    write = store_lock.files.write
+
+    def overtaken(path, data):
+        write(path, data)
+        lock.write_text(json.dumps(other))
+
+    monkeypatch.setattr(store_lock.files, "write", overtaken)
+    with pytest.raises(InputError, match="in use: process 7 on elsewhere trains"):
+        StoreLock(lock)
+    assert json.loads(lock.read_text()) == other
+
+
 def test_the_lock_of_a_process_that_has_ended_here_is_taken_at_once(store):
     lock = files.folder("gs://bucket/run/.lock")
     mine = {"host": socket.gethostname(), "process": 2**22 + 1, "token": "x", "time": 0}
