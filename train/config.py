@@ -154,7 +154,8 @@ class Config:
     keep_best: int = option(1, low=0, free=True)
     """Number of checkpoints to keep besides, the best on the validation split."""
     steps_per_dispatch: int | None = option(None, low=1, free=True)
-    """Steps dispatched to the device at once; by default 1 on a CPU, else 32."""
+    """Steps dispatched to the device at once; by default 1 on a CPU, else 32, or 4 if
+    the images are streamed."""
     devices: int | None = option(None, low=1, free=True)
     """Number of devices to use; by default all, and the cores of a CPU as devices."""
     backend: Literal["pmap", "shard_map"] = option("pmap", free=True)
