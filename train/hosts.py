@@ -255,7 +255,7 @@ def first_does(action: Callable[[], T]) -> T | None:
       What the action returns; None on the others.
 
     Raises:
-      InputError: on every process, if the action raises it.
+      InputError: on every process, if the action raises it; also TemporaryError.
     """
     result: T | None = None
     failure: InputError | None = None
@@ -264,9 +264,11 @@ def first_does(action: Callable[[], T]) -> T | None:
             result = action()
         except InputError as error:
             failure = error
-    message, *_ = coordination.exchange(str(failure) if failure else "")
-    if message and failure is None:
-        raise InputError(message)
+    kind = "temporary" if isinstance(failure, TemporaryError) else "lasting"
+    said, *_ = coordination.exchange(f"{kind}: {failure}" if failure else "")
+    if said and failure is None:
+        kind, _, message = said.partition(": ")
+        raise (TemporaryError if kind == "temporary" else InputError)(message)
     if failure is not None:
         raise failure
     return result

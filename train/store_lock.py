@@ -15,8 +15,8 @@ import threading
 import time
 from typing import Any
 
-from shiftjax.errors import InputError
 from train import files
+from train.exits import TemporaryError
 from train.machine import is_running
 
 REFRESH_SECONDS = 10.0
@@ -32,7 +32,7 @@ class StoreLock:
       path: the object.
 
     Raises:
-      InputError: if another process holds it.
+      TemporaryError: if another process holds it.
       OSError: if it cannot be written.
     """
 
@@ -93,7 +93,7 @@ def _wait_until_free(path: files.Folder) -> None:
     """Returns when no process keeps the object fresh.
 
     Raises:
-      InputError: if one does.
+      TemporaryError: if one does.
     """
     found, end = _read(path), time.monotonic() + STALE_SECONDS
     while found is not None and not _has_ended(found) and time.monotonic() < end:
@@ -104,9 +104,9 @@ def _wait_until_free(path: files.Folder) -> None:
         found = again
 
 
-def _in_use(path: files.Folder, holder: dict[str, Any]) -> InputError:
+def _in_use(path: files.Folder, holder: dict[str, Any]) -> TemporaryError:
     """Builds the error for a folder in which another process trains."""
-    return InputError(
+    return TemporaryError(
         f"{path.parent} is in use: process {holder.get('process')} on "
         f"{holder.get('host')} trains in it"
     )

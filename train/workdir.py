@@ -13,6 +13,7 @@ from shiftjax.errors import InputError
 from train import config as config_file
 from train import files, store_lock
 from train.config import Config
+from train.exits import TemporaryError
 from train.logging.records import read_test
 from train.machine import is_running
 
@@ -34,7 +35,9 @@ def open_workdir(config: Config) -> contextlib.AbstractContextManager[Any]:
       written and holds the finished run, which can still be read.
 
     Raises:
-      InputError: if it holds another run, is in use or cannot be written.
+      InputError: if it holds another run or cannot be written.
+      TemporaryError: if it is in use. A file server may keep the lock of a host that
+        was lost for a while.
     """
     workdir = files.folder(config.workdir)
     with contextlib.ExitStack() as stack:
@@ -143,4 +146,4 @@ def _lock(workdir: files.Folder) -> contextlib.AbstractContextManager[Any]:
         file.flush()
         return file
     file.close()
-    raise InputError(f"{workdir} is in use: another process trains in it")
+    raise TemporaryError(f"{workdir} is in use: another process trains in it")

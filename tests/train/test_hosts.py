@@ -148,6 +148,27 @@ def _raise(message: str) -> None:
     raise InputError(message)
 
 
+@pytest.mark.parametrize("kind", [InputError, TemporaryError])
+def test_all_processes_end_with_the_code_of_the_first(kind, monkeypatch):
+    """Else a scheduler that would restart the first gives up because of the others."""
+    texts = []
+
+    def exchange(text):
+        texts.append(text)
+        return [texts[0], text]
+
+    def refuse():
+        raise kind("runs/a is in use: wait")
+
+    monkeypatch.setattr("train.coordination.exchange", exchange)
+    for index in (0, 1):
+        monkeypatch.setattr("train.coordination.index", lambda index=index: index)
+        with pytest.raises(InputError, match=r"^runs/a is in use: wait$") as caught:
+            hosts.first_does(refuse)
+        assert type(caught.value) is kind
+    assert len(texts) == 2
+
+
 # --- two processes ------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from train import config as config_file
 from train import loop
 from train.config import Augment, Config, Model, Schedule
 from train.evaluation import evaluate_run
+from train.exits import TemporaryError
 from train.release import load_run
 from train.workdir import open_workdir
 
@@ -176,7 +177,7 @@ def test_a_refused_process_does_not_change_the_run_that_trains(tiny, tmp_path):
     config = tiny(tmp_path / "run", schedule=Schedule("constant", 0.05))
     other = dataclasses.replace(config, epochs=9.0, log_steps=7)
     with open_workdir(config):
-        with pytest.raises(InputError, match="in use"):
+        with pytest.raises(TemporaryError, match="in use"):
             open_workdir(other)
         assert config_file.load_config(config.workdir) == config
     with open_workdir(other):  # the lock is free again

@@ -18,6 +18,7 @@ from train import files, store_lock
 from train.assemble import set_up
 from train.checkpointing import Checkpoints
 from train.evaluation import evaluate_run
+from train.exits import TemporaryError
 from train.logging.records import MetricsWriter, read_metrics
 from train.machine import starts
 from train.release import load_run
@@ -121,7 +122,7 @@ def test_a_held_lock_is_refused_and_a_left_one_taken(store, hasty):
     lock = files.folder("gs://bucket/run/.lock")
     with (
         closing(StoreLock(lock)),
-        pytest.raises(InputError, match="bucket/run is in use") as no,
+        pytest.raises(TemporaryError, match="bucket/run is in use") as no,
     ):
         StoreLock(lock)
     assert socket.gethostname() in str(no.value)
@@ -144,7 +145,7 @@ def test_of_two_that_find_no_lock_the_last_to_write_it_trains(
         lock.write_text(json.dumps(other))
 
     monkeypatch.setattr(store_lock.files, "write", overtaken)
-    with pytest.raises(InputError, match="in use: process 7 on elsewhere trains"):
+    with pytest.raises(TemporaryError, match="in use: process 7 on elsewhere trains"):
         StoreLock(lock)
     assert json.loads(lock.read_text()) == other
 
