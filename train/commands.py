@@ -242,6 +242,8 @@ class Zoo:
         from train import files
         from train.zoo import entries, jobs
 
+        if self.jobs < 1:
+            raise InputError(f"--jobs {self.jobs}: it must be at least 1")
         options = jobs.WorkerOptions(
             files.folder(self.root),
             _local(self.output),

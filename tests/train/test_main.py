@@ -116,6 +116,7 @@ STEPS = ("--schedule.kind", "steps", "--schedule.boundaries")
         (["release", "--workdir", "none"], ["--tag"]),
         (["release", "--workdir", "none", "--tag", "a"], ["none holds no run"]),
         (["zoo", "--only", "resnet2O.cifar10"], ["did you mean 'resnet20.cifar10'"]),
+        (["zoo", "--jobs", "0"], ["--jobs 0: it must be at least 1"]),
         (["prepare"], ["python -m train prepare --help"]),
         (["prepare", "cifar11"], ["did you mean 'cifar10'"]),
     ],
