@@ -40,7 +40,8 @@ def test_a_new_file_is_all_that_a_new_experiment_takes(tmp_path, monkeypatch, ca
     assert (run.seed, run.epochs) == (7, 2.0)
     assert experiments.command(run) == "python -m train sevenths --epochs 2.0"
     assert run_command(["--help"]) == 0
-    assert "  sevenths   ShiftResNet-20" in capsys.readouterr().out
+    words = capsys.readouterr().out.split()
+    assert words[words.index("sevenths") + 1] == "ShiftResNet-20,"
 
 
 @pytest.mark.parametrize("name", NAMES)
