@@ -156,7 +156,7 @@ def _public(axes: "Axes", name: str, cost: str) -> None:
             markeredgecolor="white",
             markeredgewidth=0.7,
             markersize=3 + SIZES.get(depth(public.name), 6.0),
-            zorder=4,
+            zorder=2.5,  # behind our own
         )
 
 

@@ -164,6 +164,7 @@ def page(releases: Mapping[str, Release]) -> str:
     for name in names:
         some = [r for r in _sorted(releases) if dataset(r) == name]
         lines += ["", f"## {TITLES.get(name, name)}", "", _accuracies(some)]
+        lines += _against_resnets(some)
         lines += ["", _public(name)] if name in TITLES else []
     lines += ["", "## How they were trained", "", _origins(_sorted(releases))]
     return "\n".join(lines) + "\n"
@@ -195,6 +196,39 @@ def _accuracies(releases: Sequence[Release]) -> str:
             ]
         )
     return grid(heading, rows, WORDS)
+
+
+def _against_resnets(releases: Sequence[Release]) -> list[str]:
+    """Returns the costs and accuracies of shift networks relative to ResNets'.
+
+    Args:
+      releases: the releases of one data set.
+
+    Returns:
+      The lines of a table for each ResNet and the shift networks of its depth.
+    """
+    lines = []
+    for plain in releases:
+        others = [
+            release
+            for release in releases
+            if family(release.architecture) == "shiftresnet"
+            and depth(release.architecture) == depth(plain.architecture)
+        ]
+        if family(plain.architecture) != "resnet" or not others:
+            continue
+        rows = [
+            [
+                f"`{other.name}`",
+                f"{other.params / plain.params:.2f}",
+                f"{other.macs / plain.macs:.2f}",
+                f"{100 * (other.mean() - plain.mean()):+.2f}",
+            ]
+            for other in others
+        ]
+        heading = ["weights", "parameters", "multiply-adds", "top-1, points"]
+        lines += ["", f"Relative to `{plain.name}`:", "", grid(heading, rows, WORDS)]
+    return lines
 
 
 def _public(name: str) -> str:

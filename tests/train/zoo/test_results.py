@@ -181,6 +181,22 @@ def test_the_page_has_every_release_and_run():
     assert "images/s" not in text
 
 
+def test_shift_networks_are_compared_with_the_resnet_of_their_depth():
+    """By hand: 95,642 of 278,324 parameters, 92.0 and 90.5 of 91.25%."""
+    plain = dataclasses.replace(
+        PLAIN, name="resnet20.cifar10", dataset="tfds:cifar10", macs=40_812_160,
+        runs=(Run(0, {"top1": 0.9125}, epochs=40.0),),
+    )  # fmt: skip
+    deeper = dataclasses.replace(FAST, name="shiftresnet56_e3.cifar10")
+    text = page({r.name: r for r in (plain, SHIFT, FAST, deeper, PLAIN)})
+    table = text.split("Relative to `resnet20.cifar10`:\n\n")[1].split("\n\n")[0]
+    assert table.splitlines()[2:] == [
+        "| `shiftresnet20_e3.cifar10` | 0.34 | 0.40 | +0.75 |",
+        "| `shiftresnet20_e3.cifar10_paper` | 0.34 | 0.40 | -0.75 |",
+    ]
+    assert text.count("Relative to") == 1  # no shift network has CIFAR-100 here
+
+
 @pytest.fixture
 def benchmark(tmp_path):
     """A folder with a benchmark of two batch sizes: 128 images in 50 ms, say."""
