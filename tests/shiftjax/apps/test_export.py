@@ -67,7 +67,7 @@ def test_in_common_primitives(pretrained, rng):
 def test_in_common_primitives_of_loops_and_rematerialization(rng):
     """A loop runs as often as before, not once."""
     x = rng.normal(size=(1, 5, 4, 9)).astype(np.float32)
-    factors = np.float32([1, 2, 3])
+    factors = np.asarray([1, 2, 3], np.float32)
 
     def step(x, factor):
         return factor * shift(x) + 1, None
