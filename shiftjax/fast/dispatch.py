@@ -80,8 +80,14 @@ class BlockOptions(NamedTuple):
 
 
 def default_platform() -> str:
-    """Returns the platform that JAX computes on by default: "cpu", "gpu" or "tpu"."""
-    return jax.default_backend()
+    """Returns the platform that JAX computes on by default: "cpu", "gpu" or "tpu".
+
+    It is that of `jax.default_device`, where one is set.
+    """
+    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    if device is None:
+        return jax.default_backend()
+    return device if isinstance(device, str) else device.platform
 
 
 def choose(

@@ -84,6 +84,13 @@ def test_the_default_of_a_network(monkeypatch, platform):
         assert summarize(name).implementation.name == expected[1]
 
 
+def test_the_default_device_has_the_platform(devices):
+    with jax.default_device("tpu"):
+        assert choose(None, "shift_resnet", BATCH).name == "tpu"
+    with jax.default_device(devices[1]):
+        assert choose(None, "shift_resnet", BATCH).name == "cpu"
+
+
 @pytest.mark.parametrize("shape", [(0, 8, 8, 3), (2, 0, 8, 3), (8, 8, 3)])
 def test_shapes_that_only_the_reference_takes(shape):
     for asked in (None, *NAMES):
