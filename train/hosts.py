@@ -264,8 +264,7 @@ def first_does(action: Callable[[], T]) -> T | None:
             result = action()
         except InputError as error:
             failure = error
-    kind = "temporary" if isinstance(failure, TemporaryError) else "lasting"
-    said, *_ = coordination.exchange(f"{kind}: {failure}" if failure else "")
+    said, *_ = coordination.exchange(f"{_kind(failure)}: {failure}" if failure else "")
     if said and failure is None:
         kind, _, message = said.partition(": ")
         raise (TemporaryError if kind == "temporary" else InputError)(message)
@@ -285,6 +284,7 @@ def all_do(action: Callable[[], T]) -> T:
 
     Raises:
       InputError: if the action raises it; elsewhere with the number of that process.
+        TemporaryError alike, if each process that failed has raised it.
     """
     result: Any = None
     failure: InputError | None = None
@@ -292,13 +292,22 @@ def all_do(action: Callable[[], T]) -> T:
         result = action()
     except InputError as error:
         failure = error
-    failed = coordination.exchange("failed" if failure else "")
+    failed = coordination.exchange(_kind(failure))
     if any(failed) and failure is None:
-        process = failed.index("failed")
-        raise InputError(f"process {process} failed, see its output")
+        kinds = set(failed) - {""}
+        first = next(i for i, kind in enumerate(failed) if kind)
+        error = TemporaryError if kinds == {"temporary"} else InputError
+        raise error(f"process {first} failed, see its output")
     if failure is not None:
         raise failure
     return result
+
+
+def _kind(failure: InputError | None) -> str:
+    """Returns "temporary" or "lasting", or "" if nothing has failed."""
+    if failure is None:
+        return ""
+    return "temporary" if isinstance(failure, TemporaryError) else "lasting"
 
 
 def agreed(value: bool) -> bool:

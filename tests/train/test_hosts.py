@@ -169,6 +169,22 @@ def test_all_processes_end_with_the_code_of_the_first(kind, monkeypatch):
     assert len(texts) == 2
 
 
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [
+        (["temporary", ""], TemporaryError),
+        (["", "lasting"], InputError),
+        (["temporary", "lasting"], InputError),
+    ],
+)
+def test_processes_end_with_the_code_of_those_that_failed(kinds, expected, monkeypatch):
+    monkeypatch.setattr("train.coordination.exchange", lambda text: [*kinds, text])
+    first = next(i for i, kind in enumerate(kinds) if kind)
+    with pytest.raises(InputError, match=f"process {first} failed, see") as caught:
+        hosts.all_do(lambda: None)
+    assert type(caught.value) is expected
+
+
 # --- two processes ------------------------------------------------------------------
 
 
