@@ -96,7 +96,7 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> UnknownNameErr
       unknown model 'resnet2O': did you mean 'resnet20'? (known: resnet20, vgg)
     """
     known = sorted(allowed)
-    near = difflib.get_close_matches(name, known, n=3)
+    near = difflib.get_close_matches(str(name), known, n=3)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     listed = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
     return UnknownNameError(

@@ -207,7 +207,7 @@ def write_pairs(file: str | os.PathLike, pairs: Sequence[Pair]) -> None:
         fields = [name, one, two] if pair.same else [name, one, other, two]
         lines.append("\t".join(map(str, fields)))
     try:
-        Path(file).write_text("\n".join([*lines, ""]))
+        Path(file).write_text("\n".join([*lines, ""]), encoding="utf-8")
     except OSError as error:
         raise InputError(f"{file}: {error}") from error
 

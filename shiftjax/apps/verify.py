@@ -101,10 +101,15 @@ def compare_logits(
       name: name of the release, for the error.
 
     Raises:
-      InputError: if they differ by more than `TOLERANCE` of the largest.
+      InputError: if they differ by more than `TOLERANCE` of the largest, or in number.
     """
     for image in sorted(actual.keys() & released.keys()):
         new, old = np.asarray(actual[image]), np.asarray(released[image])
+        if new.shape != old.shape:
+            raise InputError(
+                f"{name}: the manifest has {old.size} logits of the image {image!r}, "
+                f"and the network {new.size}"
+            )
         error = np.abs(new - old).max() / np.abs(old).max()
         if not error <= TOLERANCE:
             raise InputError(

@@ -105,7 +105,7 @@ def write_hub_folder(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / WEIGHTS).write_bytes(data)
         (folder / CONFIG).write_text(f"{config}\n")
-        (folder / README).write_text(text)
+        (folder / README).write_text(text, encoding="utf-8")
         manifest.write_manifest(folder, {name: entry})
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error}") from error

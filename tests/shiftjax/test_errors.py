@@ -38,6 +38,7 @@ NAMES = {
     ("x", ("b", "a")): "unknown model 'x': (known: a, b)",
     ("x", ()): "unknown model 'x': (known: none)",
     ("", ("a",)): "unknown model '': (known: a)",
+    (None, ("a",)): "unknown model None: (known: a)",
 }
 
 

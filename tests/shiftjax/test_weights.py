@@ -374,6 +374,7 @@ def test_a_release_is_verified(released):
         ({"params": 1}, "but the manifest has .*'parameters': 1"),
         ({"macs": 1}, "but the manifest has .*'multiply-adds': 1"),
         ({"logits": {"rings": [1.0, 2.0, 3.0, 4.0]}}, "logits of the image 'rings'"),
+        ({"logits": {"rings": [1.0, 2.0]}}, "2 logits of the image 'rings', and the"),
     ],
 )
 def test_a_release_that_does_something_else(released, fields, message):
