@@ -60,7 +60,7 @@ class Data:
     """Decode images once or at each epoch; by default once, if they fit into memory."""
     threads: int | None = option(None, low=1, free=True)
     """Threads that decode images; by default one per core that the process may use."""
-    on_corrupt: Literal["stop", "skip"] = "stop"
+    on_corrupt: Literal["stop", "skip"] = option("stop", free=True)
     """Stop at a damaged image, or skip it; skipped images are counted in the log."""
     balanced: bool = False
     """Train on each class equally often, whatever its number of images."""

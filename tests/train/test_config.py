@@ -22,6 +22,7 @@ RESUMABLE = {
     "data.resident_bytes",
     "data.decode",
     "data.threads",
+    "data.on_corrupt",
     "eval_batch_size",
     "eval_epochs",
     "save_epochs",
@@ -269,9 +270,8 @@ def test_the_options_that_a_resumed_run_may_change_are_these():
 
 
 def test_the_options_that_hosts_may_differ_in_are_these():
-    own = {"workdir", "data.data_dir"}
-    own |= {"hosts.coordinator", "hosts.index", "hosts.timeout"}
-    assert own == config.PER_HOST
+    hosts = {"hosts.coordinator", "hosts.index", "hosts.timeout"}
+    assert hosts | {"workdir", "data.data_dir"} == config.PER_HOST
     new = dataclasses.replace(Config(), workdir="elsewhere", eval_batch_size=64)
     assert config.differences(Config(), new, config.PER_HOST) == [
         "--eval-batch-size was 512, is 64"
