@@ -84,7 +84,8 @@ def default_platform() -> str:
 
     It is that of `jax.default_device`, where one is set.
     """
-    device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    config: Any = jax.config  # its attributes are not declared
+    device = config.jax_default_device
     if device is None:
         return jax.default_backend()
     return device if isinstance(device, str) else device.platform

@@ -20,6 +20,7 @@ import numpy as np
 
 from shiftjax import json_fields as fields
 from shiftjax.errors import InputError, MissingFileError, unknown_name
+from shiftjax.files import write_atomically
 
 FILE = "manifest.json"
 ENVIRONMENT = "SHIFTJAX_CHECKPOINTS"
@@ -221,12 +222,13 @@ def write_manifest(directory: Path, releases: Mapping[str, Release]) -> None:
     Args:
       directory: the folder.
       releases: all its releases, by name.
+
+    Raises:
+      InputError: if it cannot be written.
     """
     entries = [dataclasses.asdict(releases[name]) for name in sorted(releases)]
     text = json.dumps({"format": FORMAT, "releases": entries}, indent=1)
-    partial = directory / f"{FILE}.partial"
-    partial.write_text(text + "\n")
-    partial.replace(directory / FILE)
+    write_atomically(directory / FILE, f"{text}\n".encode())
 
 
 def verified(release: Release, directory: str | os.PathLike | None = None) -> bytes:
