@@ -178,6 +178,8 @@ class ReleaseRuns:
     """Part of the name after the architecture, e.g. cifar10."""
     recipe: str = ""
     """Name of the training recipe, e.g. paper."""
+    license: str = "Apache-2.0"
+    """License of the weights, e.g. Apache-2.0, or other."""
     output: str = "checkpoints"
     """Folder of the releases."""
 
@@ -187,7 +189,8 @@ class ReleaseRuns:
         from train.release import release
 
         output = _local(self.output)
-        entry = release(self.workdir, self.tag, output, recipe=self.recipe)
+        facts = {"recipe": self.recipe, "license_name": self.license}
+        entry = release(self.workdir, self.tag, output, **facts)
         say(
             console,
             f"released {entry.name}: {_reached(entry)} of {len(entry.runs)} run(s), "

@@ -73,6 +73,7 @@ def release(
     directory: str | Path,
     *,
     recipe: str = "",
+    license_name: str = "Apache-2.0",
 ) -> manifest.Release:
     """Releases finished runs that differ only in their seeds.
 
@@ -85,6 +86,7 @@ def release(
       tag: the part of the name after the architecture.
       directory: the folder of releases, which is made if it does not exist.
       recipe: the name of the training recipe.
+      license_name: the license of the weights.
 
     Returns:
       The entry of the manifest.
@@ -98,9 +100,10 @@ def release(
     _same_but_seeds(configs)
     out = Path(directory)
     check_release(configs[0], tag, out, recipe=recipe)
+    facts = {"recipe": recipe, "license": license_name}
     with (out / LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until the file is closed
-        return _add(folders, configs, f"{configs[0].model.name}.{tag}", out, recipe)
+        return _add(folders, configs, f"{configs[0].model.name}.{tag}", out, facts)
 
 
 def check_release(
@@ -152,9 +155,17 @@ def _add(
     configs: Sequence[Config],
     name: str,
     out: Path,
-    recipe: str,
+    facts: dict[str, Any],
 ) -> manifest.Release:
-    """Adds runs to a release, and the release to the manifest."""
+    """Adds runs to a release, and the release to the manifest.
+
+    Args:
+      folders: the folders of the runs.
+      configs: their configurations.
+      name: the name of the release.
+      out: the folder of releases.
+      facts: fields of the card that neither the checkpoint nor the test has.
+    """
     releases = _releases(out)
     older = releases.get(name)
     examples = len(load_split(configs[0], configs[0].data.train_on))
@@ -166,8 +177,9 @@ def _add(
     first = ordered[0].seed
     if first in own:
         folder, config = own[first]
-        facts = {"recipe": recipe, **card_fields(config, ordered[0].test)}
-        entry = _weights(folder, name, out, facts)
+        entry = _weights(
+            folder, name, out, facts | card_fields(config, ordered[0].test)
+        )
     else:
         assert older is not None  # it has the run of this seed
         entry = older

@@ -18,7 +18,7 @@ from shiftjax.apps.verify import verify
 from shiftjax.cli.main import main as shiftjax_main
 from shiftjax.errors import MissingFileError
 from shiftjax.releases import manifest
-from shiftjax.weights import Card, Pretrained, save
+from shiftjax.weights import Card, Pretrained, open_pretrained, save
 from tests.shiftjax.conftest import random_variables
 from tests.train.runs import NETWORK
 from train import config as config_file
@@ -77,6 +77,12 @@ def test_a_run_becomes_a_release(released, finished):
     assert verify(NAME, released) == ("rings", "temple")
     model, _ = shiftjax.load_pretrained(NAME, directory=released)
     assert (model.depth, model.expansion, model.num_classes) == (8, 1, 10)
+
+
+def test_the_license_is_on_the_card(released, finished, tmp_path):
+    assert open_pretrained(NAME, released).card.license == "Apache-2.0"
+    release([finished.config.workdir], "digits", tmp_path, license_name="other")
+    assert open_pretrained(NAME, tmp_path).card.license == "other"
 
 
 @pytest.mark.parametrize("devices", [1, 4])
