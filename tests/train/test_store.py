@@ -17,6 +17,7 @@ from train import config as config_file
 from train import files, store_lock
 from train.assemble import set_up
 from train.checkpointing import Checkpoints
+from train.checkpointing import store as checkpoint_store
 from train.evaluation import evaluate_run
 from train.exits import TemporaryError
 from train.logging.records import MetricsWriter, read_metrics
@@ -99,6 +100,29 @@ def test_a_step_that_was_not_written_whole_is_no_checkpoint(store, tmp_path):
         checkpoints.save(2, {"a": np.arange(3.0) + 1}, {})
     with Checkpoints("gs://bucket/run/checkpoints") as checkpoints:
         assert checkpoints.restore(state).state["a"].tolist() == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(("failures", "step"), [(2, 5), (3, 3)])
+def test_a_read_that_fails_for_a_moment_is_tried_again(
+    store, monkeypatch, failures, step
+):
+    """After three failures the checkpoint counts as damaged."""
+    state = {"bias": np.arange(3.0)}
+    monkeypatch.setattr(checkpoint_store, "READ_PAUSES", (0.0, 0.0, 0.0))
+    load, reads = checkpoint_store.v1.load_checkpointables, []
+
+    def load_later(*args, **kwargs):
+        reads.append(args)
+        if len(reads) <= failures:
+            raise ConnectionResetError("reset by peer")
+        return load(*args, **kwargs)
+
+    with Checkpoints(RUN) as checkpoints:
+        checkpoints.save(3, state, {})
+        checkpoints.save(5, state, {})
+        checkpoints.wait()
+        monkeypatch.setattr(checkpoint_store.v1, "load_checkpointables", load_later)
+        assert checkpoints.restore(state).step == step
 
 
 def test_lines_are_written_together_and_by_flush(store, monkeypatch):

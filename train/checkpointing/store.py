@@ -26,6 +26,7 @@ from train.checkpointing.host import PyTree
 from train.checkpointing.manifest import DamagedError, Manifest, verify_manifest
 
 COMMITTED = "commit_success.txt"  # Orbax's mark of a whole step in an object store
+READ_PAUSES = (1.0, 5.0, 0.1)  # seconds after each read of a store that has failed
 
 
 class StepStore:
@@ -158,21 +159,20 @@ class StepStore:
             writer.close()
 
     def _load(self, step: int, part: str, template: PyTree = None) -> PyTree:
-        """Loads one part of a step."""
-        path = self.directory / str(step)
+        """Loads one part of a step; in a store again if the first reads fail."""
+        path, reason = self.directory / str(step), ""
         with _without_echoes():
-            try:
-                with self._context:
-                    return v1.load_checkpointables(path, {part: template})[part]
-            except Exception as error:  # its type depends on the damaged file
-                cause: BaseException = error
-                while (
-                    cause.__cause__ is not None
-                ):  # the outer errors only wrap the cause
-                    cause = cause.__cause__
-                reason = f"{type(cause).__name__}: {cause}"
-            gc.collect()  # abandoned reads, which the traceback kept alive
-            time.sleep(0.1)
+            for pause in READ_PAUSES if self._in_store else READ_PAUSES[-1:]:
+                try:
+                    with self._context:
+                        return v1.load_checkpointables(path, {part: template})[part]
+                except Exception as error:  # its type depends on the damaged file
+                    cause: BaseException = error
+                    while cause.__cause__ is not None:  # which the others only wrap
+                        cause = cause.__cause__
+                    reason = f"{type(cause).__name__}: {cause}"
+                gc.collect()  # abandoned reads, which the traceback kept alive
+                time.sleep(pause)
         raise DamagedError(f"its {part} is broken ({textwrap.shorten(reason, 160)})")
 
     def _explained(self, error: Exception) -> Exception:
