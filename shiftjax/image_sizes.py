@@ -1,5 +1,7 @@
 """Heights and widths of images, and their checks."""
 
+from collections.abc import Sequence
+
 from shiftjax.errors import InputError
 
 Size = int | tuple[int, int]  # height and width in pixels, or one number for both
@@ -8,12 +10,21 @@ Size = int | tuple[int, int]  # height and width in pixels, or one number for bo
 def extent(image_size: Size) -> tuple[int, int]:
     """Returns the height and the width of a size.
 
+    Raises:
+      InputError: if it is a sequence of one number, or of more than two.
+
     Example:
       >>> extent(32), extent((256, 128))
       ((32, 32), (256, 128))
     """
-    if isinstance(image_size, tuple):
-        return image_size
+    if isinstance(image_size, Sequence):  # a list too, as in JSON
+        if len(image_size) != 2:
+            raise InputError(
+                f"image_size={image_size}: it must be a number, or two numbers, "
+                "(height, width)"
+            )
+        height, width = image_size
+        return height, width
     return image_size, image_size
 
 

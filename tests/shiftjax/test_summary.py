@@ -107,7 +107,13 @@ def test_a_summary_prints_as_a_table():
         assert f"{number:,}" in total
 
 
+def test_a_size_is_a_pair_or_a_list_of_two():
+    of_pair, of_list = (summarize("resnet20", size) for size in ((32, 16), [32, 16]))
+    assert of_pair.macs == of_list.macs
+
+
 INVALID = {
+    "image size of three": (lambda: summarize("resnet20", (8, 8, 3)), "two numbers"),
     "image size 0": (lambda: summarize("resnet20", 0), "image_size=0"),
     "image size negative": (lambda: summarize("resnet20", -1), "image_size=-1"),
     "image size a float": (lambda: summarize("resnet20", 32.0), "image_size=32.0"),

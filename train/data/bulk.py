@@ -1,8 +1,10 @@
 """Memory for many images, and work on them with several threads."""
 
+import contextlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
@@ -11,10 +13,20 @@ from train.machine import cores
 
 _CHUNK = 256  # most examples a task; reading records one by one takes twice the time
 
+# The limits of a container: of cgroup version 2, and of version 1.
+LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
+
 
 def memory() -> int:
-    """Returns the memory of the machine, in bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Returns the memory of the machine or of the container, in bytes."""
+    sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in LIMITS:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: "max"
+            sizes.append(int(path.read_text()))
+    return min(sizes)
 
 
 def allocate(examples: int, image_shape: tuple[int, int, int]) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Room for many pictures, and work on all of them."""
 
+import os
+
 import pytest
 
 from shiftjax.errors import InputError
@@ -11,6 +13,18 @@ def test_more_than_the_memory_is_refused_before_it_is_touched():
         InputError, match=r"need 1505280 GB and this machine has \d+ GB"
     ):
         bulk.allocate(10**10, (224, 224, 3))
+
+
+@pytest.mark.parametrize(
+    ("files", "wanted"), [(["4096\n"], 4096), (["max\n", "8192"], 8192), ([], None)]
+)
+def test_the_limit_of_a_container_counts(tmp_path, monkeypatch, files, wanted):
+    paths = [tmp_path / name for name in ("version2", "version1")]
+    for path, text in zip(paths, files, strict=False):
+        path.write_text(text)
+    monkeypatch.setattr(bulk, "LIMITS", paths)
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert bulk.memory() == (wanted or physical)
 
 
 def test_all_examples_are_worked_on_once_and_errors_come_out():
