@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 
 CONNECT_SECONDS = 40  # that a process waits for the other one
 END_SECONDS = 45  # from the loss of a process to the end of the other: docs/pods.md
-MOST_SECONDS = 1200  # of a start that is not killed
+MOST_SECONDS = 1200  # until a moment comes
 POLL_SECONDS = 0.01
 
 MOMENTS = ("starting", "training", "saving")
@@ -327,7 +327,8 @@ def soak(folder: Path, kills: int, seed: int, minutes: float) -> int:
     started = whole.start()
     whole.until(whole.has_begun)
     start_seconds = time.monotonic() - started
-    whole.end(MOST_SECONDS, {})
+    longest = MOST_SECONDS + steps  # a second for each step, on a busy machine
+    whole.end(longest, {})
     killed.read_record()
     for kill in plan(kills, seed)[len(killed.kills) :]:
         if whole.faults or killed.faults or time.monotonic() > began + 60 * minutes:
@@ -341,7 +342,7 @@ def soak(folder: Path, kills: int, seed: int, minutes: float) -> int:
         )
     if not (whole.faults or killed.faults):
         killed.start()
-        killed.end(MOST_SECONDS, {})
+        killed.end(longest, {})
     faults = [*whole.faults, *killed.faults]
     faults = faults or differences(whole.workdir, killed.workdir, steps)
     print(table(killed.kills))
