@@ -1,4 +1,4 @@
-"""Networks in JAX: a step of `python -m train`, and inference with `model.apply`."""
+"""Networks in JAX: a step of the trainer, and inference with `model.apply`."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -23,6 +23,7 @@ from shiftjax.layers import CSC
 from shiftjax.module import Unit
 from train import experiments
 from train.assemble import set_up
+from train.config import Augment, Optimizer
 from train.data.image_set import ImageSet
 from train.data.stream import items
 from train.parallel import AXIS, Replicas, replica_count, split_cpu
@@ -74,7 +75,10 @@ def jax_training_step(
     image_size: int = 32,
     overrides: Mapping[str, Any] | None = None,
 ) -> Program:
-    """Makes a step of `python -m train cifar10`, on one device or all cores of a CPU.
+    """Makes a training step, on one device or all cores of a CPU.
+
+    The program is that of `python -m train cifar10`, with SGD with momentum and without
+    augmentation, as in PyTorch.
 
     Args:
       model: a name of `shiftjax.list_models()`, or "shiftnet".
@@ -90,6 +94,8 @@ def jax_training_step(
         experiments.load("cifar10"),
         batch_size=batch_size,
         devices=len(replicas_for(batch_size).devices),
+        optimizer=Optimizer(weight_decay=5e-4),
+        augment=Augment(crop_padding=0, flip=False),
     )
     rng = np.random.default_rng(0)
     shape = (4 * batch_size, image_size, image_size, 3)

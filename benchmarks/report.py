@@ -63,13 +63,15 @@ class Result:
     def floor(self) -> float | None:
         """Returns a lower bound of the seconds, from bytes and products.
 
-        Bytes move at the speed of the fastest copy of the table, products are computed
-        at the "tflops" of its facts. Without these facts or a copy, the result is None.
+        Bytes move at the speed of the largest copy of the table, which no cache holds,
+        products are computed at the "tflops" of its facts. Without these facts or a
+        copy, the result is None.
         """
         copies = [row for row in self.rows if "bytes" in row.facts]
         if "floor_bytes" not in self.facts or not copies:
             return None
-        bandwidth = max(row.facts["bytes"] / row.seconds for row in copies)
+        largest = max(copies, key=lambda row: row.facts["bytes"])
+        bandwidth = largest.facts["bytes"] / largest.seconds
         products = self.facts["flops"] / (1e12 * self.facts["tflops"])
         return max(self.facts["floor_bytes"] / bandwidth, products)
 

@@ -68,27 +68,29 @@ def one_hot(channels: int, kernel_size: int) -> torch.Tensor:
 class Slices(nn.Module):
     """The shift as slices of a padded tensor, which torch.compile can fuse."""
 
-    def __init__(self, channels: int, kernel_size: int) -> None:
+    def __init__(self, channels: int, kernel_size: int, stride: int = 1) -> None:
         super().__init__()
         moves = shiftjax.displacements(channels, kernel_size).tolist()
         starts = [c for c in range(channels) if not c or moves[c] != moves[c - 1]]
         stops = [*starts[1:], channels]
         self.runs = [(*run, *moves[run[0]]) for run in zip(starts, stops, strict=True)]
-        self.reach = kernel_size // 2
+        self.reach, self.stride = kernel_size // 2, stride
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Shifts `[batch, channels, height, width]`."""
-        reach, (height, width) = self.reach, x.shape[2:]
+        """Shifts `[batch, channels, height, width]` and keeps every stride-th pixel."""
+        reach, (height, width), stride = self.reach, x.shape[2:], self.stride
         padded = nn.functional.pad(x, [reach] * 4)
         parts = [
-            padded[:, a:b, reach + dy :, reach + dx :][..., :height, :width]
+            padded[:, a:b, reach + dy :, reach + dx :][
+                ..., :height:stride, :width:stride
+            ]
             for a, b, dy, dx in self.runs
         ]
         return torch.cat(parts, 1).contiguous(memory_format=torch.channels_last)
 
 
 def _middle_module(
-    kind: str, channels: int, kernel_size: int
+    kind: str, channels: int, kernel_size: int, stride: int = 1
 ) -> nn.Conv2d | Slices | None:
     """Makes the module between the 1x1 convolutions, or None.
 
@@ -96,21 +98,23 @@ def _middle_module(
       kind: "shift", "slices" (the shift as copies of slices), "depthwise" or "nothing".
       channels: channels of input and output.
       kernel_size: side of the window.
+      stride: distance between the rows and columns kept, in pixels.
     """
     if kind == "nothing" or kernel_size == 1:
         return None
     if kind == "slices":
-        return Slices(channels, kernel_size)
-    conv = convolution(channels, channels, kernel_size, groups=channels)
+        return Slices(channels, kernel_size, stride)
+    conv = convolution(channels, channels, kernel_size, stride, groups=channels)
     if kind == "shift":
         conv.weight = nn.Parameter(one_hot(channels, kernel_size), requires_grad=False)
     return conv
 
 
 class TorchBlock(nn.Module):
-    """A residual block of the CIFAR networks: "shift", "depthwise" or "dense".
+    """A shift block with an exchangeable middle, as `benchmarks.jax_blocks.Block`.
 
-    The kind "nothing" is a shift block without its shift.
+    The middle is "shift", "slices", "depthwise" or "nothing". It keeps every stride-th
+    pixel, as there is no BatchNorm between it and the second convolution.
     """
 
     def __init__(
@@ -123,29 +127,54 @@ class TorchBlock(nn.Module):
         kernel_size: int = 3,
     ) -> None:
         super().__init__()
-        self.kind, wide = kind, int(expansion * outputs)
-        self.middle: nn.Module | None = None
-        if kind == "dense":
-            self.first = TorchConvNorm(inputs, outputs, 3, stride)
-            self.second = TorchConvNorm(outputs, outputs, 3)
-        else:
-            self.first = TorchConvNorm(inputs, wide)
-            self.second = TorchConvNorm(wide, outputs, 1, stride)
-            self.middle = _middle_module(kind, wide, kernel_size)
-        if kind == "depthwise":
-            self.middle = TorchConvNorm(wide, wide, kernel_size, groups=wide)
-        self.shortcut = nn.Identity()
-        if inputs != outputs:
-            self.shortcut = TorchConvNorm(inputs, outputs, 1, stride)
+        wide = int(expansion * outputs)
+        self.expand = TorchConvNorm(inputs, wide)
+        self.middle = _middle_module(kind, wide, kernel_size, stride)
+        rest = stride if self.middle is None else 1
+        self.project = TorchConvNorm(wide, outputs, 1, rest)
+        self.shortcut = shortcut(inputs, outputs, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Applies the block to `[batch, inputs, height, width]`."""
-        y = torch.relu_(self.first(x))
+        y = torch.relu_(self.expand(x))
         if self.middle is not None:
             y = self.middle(y)
-        if self.kind in ("dense", "depthwise"):
-            return torch.relu_(self.second(y) + self.shortcut(x))
-        return torch.relu_(self.second(y)) + self.shortcut(x)
+        return torch.relu_(self.project(y)) + self.shortcut(x)
+
+
+class TorchResNetBlock(nn.Module):
+    """A block of the CIFAR networks to compare with: "depthwise" or "dense"."""
+
+    def __init__(
+        self,
+        kind: str,
+        inputs: int,
+        outputs: int,
+        stride: int = 1,
+        expansion: float = 1.0,
+    ) -> None:
+        super().__init__()
+        wide = int(expansion * outputs)
+        if kind == "dense":
+            first = TorchConvNorm(inputs, outputs, 3, stride)
+            others = [TorchConvNorm(outputs, outputs, 3)]
+        else:
+            first = TorchConvNorm(inputs, wide)
+            depthwise = TorchConvNorm(wide, wide, 3, groups=wide)
+            others = [depthwise, TorchConvNorm(wide, outputs, 1, stride)]
+        self.branch = nn.Sequential(first, nn.ReLU(True), *others)
+        self.shortcut = shortcut(inputs, outputs, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Applies the block to `[batch, inputs, height, width]`."""
+        return torch.relu_(self.branch(x) + self.shortcut(x))
+
+
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Module:
+    """Makes the shortcut of a block: the input, or a 1x1 convolution of it."""
+    if inputs == outputs:
+        return nn.Identity()
+    return TorchConvNorm(inputs, outputs, 1, stride)
 
 
 class TorchCSC(nn.Module):
@@ -188,9 +217,7 @@ class TorchDenseBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.dense = TorchConvNorm(inputs, outputs, kernel_size, stride)
-        self.shortcut = nn.Identity()
-        if inputs != outputs:
-            self.shortcut = TorchConvNorm(inputs, outputs, 1, stride)
+        self.shortcut = shortcut(inputs, outputs, stride)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Applies the block to `[batch, inputs, height, width]`."""
@@ -199,11 +226,12 @@ class TorchDenseBlock(nn.Module):
 
 def cifar_net(kind: str, depth: int, expansion: float = 1.0) -> nn.Module:
     """Makes a CIFAR ResNet with blocks of a kind."""
+    block = TorchResNetBlock if kind in ("depthwise", "dense") else TorchBlock
     blocks, inputs = [], 16
     for outputs in (16, 32, 64):
         for _ in range((depth - 2) // 6):
             stride = 1 if inputs == outputs else 2
-            blocks.append(TorchBlock(kind, inputs, outputs, stride, expansion))
+            blocks.append(block(kind, inputs, outputs, stride, expansion))
             inputs = outputs
     head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10)
     return nn.Sequential(TorchConvNorm(3, 16, 3), nn.ReLU(True), *blocks, *head)

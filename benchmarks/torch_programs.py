@@ -218,8 +218,9 @@ def torch_operation(
         kernel = torch.randn(channels, channels // groups, kernel_size, kernel_size)
         inputs.append(kernel.to(x))
         function = functools.partial(conv, groups=groups)
-    call = differentiated(function) if backward else of(function)
-    return on_copies(call, inputs, copies)
+    if not backward:
+        return on_copies(of(function), inputs, copies)
+    return on_copies(differentiated(function), with_cotangent(function, inputs), copies)
 
 
 def of(function: Callable) -> Callable[..., Any]:
@@ -230,13 +231,25 @@ def of(function: Callable) -> Callable[..., Any]:
 def differentiated(
     function: Callable, params: Sequence[Any] = ()
 ) -> Callable[..., Any]:
-    """Returns a function with the gradients of inputs and parameters."""
+    """Returns a function with the gradients of inputs and parameters.
+
+    Its last argument is the gradient of the result.
+    """
 
     def call(*inputs: torch.Tensor) -> Any:
-        y = function(*[x.requires_grad_() for x in inputs])
-        return torch.autograd.grad(y, [*inputs, *params], torch.ones_like(y))
+        *given, g = inputs
+        y = function(*[x.requires_grad_() for x in given])
+        return torch.autograd.grad(y, [*given, *params], g)
 
     return call
+
+
+def with_cotangent(
+    function: Callable, inputs: Sequence[torch.Tensor]
+) -> list[torch.Tensor]:
+    """Returns the inputs, and a gradient of the result of a function of them."""
+    with torch.no_grad():
+        return [*inputs, torch.ones_like(function(*inputs))]
 
 
 def torch_block(
@@ -282,4 +295,5 @@ def torch_block(
         DEVICE, torch.bfloat16, enabled=dtype == "bfloat16", cache_enabled=False
     )
     params = [p for p in net.parameters() if p.requires_grad]
-    return on_copies(differentiated(cast(forward), params), [x], copies)
+    inputs = with_cotangent(cast(net), [x])
+    return on_copies(differentiated(cast(forward), params), inputs, copies)

@@ -172,10 +172,10 @@ def test_the_summary_has_no_sentence_without_rows_of_pytorch(report, tmp_path):
 
 
 def test_floor_of_a_table():
-    """A copy of 8e6 bytes in 1 ms: 16e6 bytes take 2 ms, 1e9 products of 1e12/s 1."""
+    """A copy of 32e6 bytes in 4 ms: 16e6 bytes take 2 ms, 1e9 products of 1e12/s 1."""
     rows = (
-        Row("copy", (1e-3,), 0.0, None, None, {"bytes": 8_000_000}),
-        Row("slow copy", (4e-3,), 0.0, None, None, {"bytes": 8_000_000}),
+        Row("copy, in a cache", (5e-4,), 0.0, None, None, {"bytes": 8_000_000}),
+        Row("copy of memory", (4e-3,), 0.0, None, None, {"bytes": 32_000_000}),
         Row("block", (6e-3,), 0.0, None, None, {}),
     )
     facts = {"floor_bytes": 16_000_000, "flops": 10**9, "tflops": 1}
@@ -183,7 +183,7 @@ def test_floor_of_a_table():
     assert table.floor() == pytest.approx(2e-3)
     headings, shown = result_cells(table)
     assert headings[-1] == "over the floor, 2 ms"
-    assert [row[-1] for row in shown] == ["0.50", "2.00", "3.00"]
+    assert [row[-1] for row in shown] == ["0.25", "2.00", "3.00"]
     products = dataclasses.replace(table, facts=facts | {"flops": 5 * 10**9})
     assert products.floor() == pytest.approx(5e-3)
     assert dataclasses.replace(table, rows=rows[2:]).floor() is None

@@ -14,6 +14,7 @@ from benchmarks import (  # noqa: E402 (need it)
     torch_programs,
     torch_style,
 )
+from benchmarks.jax_blocks import Block  # noqa: E402
 from benchmarks.jax_nets import CSCNet  # noqa: E402
 
 
@@ -38,6 +39,129 @@ def test_sizes_of_the_shiftnets(name, params):
     assert shiftjax.summarize(CSCNet(**shape), 224).params == params
     net = torch_modules.shift_net("shift", **shape)
     assert torch_programs.trainable_count(net) == params
+
+
+def load(unit, variables, part):
+    """Copies a convolution and its BatchNorm from `variables[...][part]`."""
+    params, stats = (variables[kind][part] for kind in ("params", "batch_stats"))
+    load_kernel(unit.conv, params["conv"]["kernel"])
+    load_norm(unit.norm, params["norm"], stats["norm"])
+
+
+def load_kernel(conv, kernel):
+    kernel = kernel if kernel.ndim == 4 else kernel[None, None]
+    conv.weight.data = torch.from_numpy(kernel.transpose(3, 2, 0, 1))
+
+
+def load_norm(norm, params, stats):
+    norm.weight.data, norm.bias.data, norm.running_mean, norm.running_var = (
+        torch.from_numpy(x)
+        for x in (params["scale"], params["bias"], stats["mean"], stats["var"])
+    )
+
+
+def load_block(block, variables, names):
+    units = [m for m in block.modules() if isinstance(m, torch_modules.TorchConvNorm)]
+    if "shortcut" in variables["params"]:
+        names = [*names, "shortcut"]
+    for unit, part in zip(units, names, strict=True):
+        load(unit, variables, part)
+
+
+def of(variables, name):
+    """The variables of a part of a network."""
+    return {kind: tree[name] for kind, tree in variables.items()}
+
+
+def random_variables(rng, model, images):
+    """Numbers near 1 for scales and variances, else near 0."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images)
+
+    def draw(path, x):
+        center = 1 if path[-1].key in ("scale", "var") else 0
+        return (center + rng.uniform(-0.3, 0.3, x.shape)).astype(np.float32)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def assert_same_values(model, variables, net, images):
+    """In evaluation and in training, up to rounding."""
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2))
+    for train in (False, True):
+        options = {"train": True, "mutable": ["batch_stats"]} if train else {}
+        result = jax.jit(lambda v, x, o=options: model.apply(v, x, **o))
+        wanted = result(variables, images)
+        wanted = np.asarray(wanted[0] if train else wanted)
+        with torch.no_grad():
+            found = net.train(train)(x)
+        found = (found.permute(0, 2, 3, 1) if found.ndim == 4 else found).numpy()
+        scale = np.abs(wanted).max()
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-4 * scale)
+
+
+PARTS = {
+    "shift": ("shiftresnet20_e3", ["expand", "project"]),
+    "slices": ("shiftresnet20_e3", ["expand", "project"]),
+    "depthwise": ("depthwise_resnet20", ["expand", "depthwise", "project"]),
+    "dense": ("resnet20", ["first", "second"]),
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_cifar_networks_are_the_same(rng, kind):
+    name, parts = PARTS[kind]
+    model = shiftjax.create_model(name, depth=8, implementation="reference")
+    images = rng.normal(size=(4, 32, 32, 3)).astype(np.float32)
+    variables = random_variables(rng, model, images)
+    net = torch_modules.cifar_net(kind, 8, 3 if "shift" in name else 1)
+    stem, _, *blocks, _, _, head = net
+    load(stem, variables, "stem")
+    for stage, block in enumerate(blocks, 1):
+        load_block(block, of(variables, f"stage{stage}_block01"), parts)
+    head.weight.data = torch.from_numpy(variables["params"]["head"]["kernel"].T)
+    head.bias.data = torch.from_numpy(variables["params"]["head"]["bias"])
+    assert_same_values(model, variables, net, images)
+
+
+def test_shiftnets_are_the_same(rng):
+    shape = {"stem": 8, "groups": [[3, 16, [2, 2]], [5, 40, [3]]]}
+    model = CSCNet(**shape)
+    images = rng.normal(size=(4, 34, 30, 3)).astype(np.float32)
+    variables = random_variables(rng, model, images)
+    params, stats = variables["params"], variables["batch_stats"]
+    net = torch_modules.shift_net("shift", **shape)
+    stem, *modules, norm, _, _, _, head = net
+    load_kernel(stem, params["Conv_0"]["kernel"])
+    for index, module in enumerate(modules):
+        part, of_part = params[f"CSC_{index}"], stats[f"CSC_{index}"]
+        load_norm(module.norm, part["expand_norm"], of_part["expand_norm"])
+        load_kernel(module.expand, part["expand"]["kernel"])
+        load_norm(module.middle.norm, part["project_norm"], of_part["project_norm"])
+        load_kernel(module.project, part["project"]["kernel"])
+    load_norm(norm, params["norm"], stats["norm"])
+    head.weight.data = torch.from_numpy(params["Dense_0"]["kernel"].T)
+    head.bias.data = torch.from_numpy(params["Dense_0"]["bias"])
+    assert_same_values(model, variables, net, images)
+
+
+@pytest.mark.parametrize("middle", ["shift", "slices", "depthwise", "nothing", "dense"])
+@pytest.mark.parametrize("strides", [1, 2])
+def test_blocks_are_the_same(rng, middle, strides):
+    kind = "shift" if middle == "slices" else middle
+    sizes = {"expansion": 3, "kernel_size": 3}
+    model = Block(8 * strides, middle=kind, strides=strides, **sizes)
+    images = rng.normal(size=(2, 7, 6, 8)).astype(np.float32)
+    variables = random_variables(rng, model, images)
+    if middle == "dense":
+        net = torch_modules.TorchDenseBlock(8, 8 * strides, 3, strides)
+        parts = ["dense"]
+    else:
+        net = torch_modules.TorchBlock(middle, 8, 8 * strides, strides, **sizes)
+        parts = ["expand", "project"]
+    if middle == "depthwise":
+        load_kernel(net.middle, variables["params"]["depthwise"])
+    load_block(net, variables, parts)
+    assert_same_values(model, variables, net, images)
 
 
 @pytest.mark.parametrize("kernel_size", [3, 5])
