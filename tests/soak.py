@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import tyro
@@ -286,11 +286,20 @@ class Run:
         return self.workdir.with_name(f"{self.workdir.name}-{index}.txt")
 
 
-def differences(whole: Path, killed: Path, steps: int) -> list[str]:
-    """Compares the folder of a run that was killed with that of one that was not."""
+def differences(whole: Path, killed: Path, logged: Sequence[int]) -> list[str]:
+    """Compares the folder of a run that was killed with that of one that was not.
+
+    Args:
+      whole: the folder of the run that was not killed.
+      killed: the folder of the other one.
+      logged: the steps that the metrics of both must have, each of them once.
+
+    Returns:
+      The differences, in words.
+    """
     found = []
     trained = [line["step"] for line in lines(str(killed), "train")]
-    if trained != list(range(1, steps + 1)):
+    if trained != list(logged):
         found.append(f"the metrics have gaps or duplicates: {trained}")
     if lines(str(whole)) != lines(str(killed)):
         found.append("the metrics differ")
@@ -344,7 +353,8 @@ def soak(folder: Path, kills: int, seed: int, minutes: float) -> int:
         killed.start()
         killed.end(longest, {})
     faults = [*whole.faults, *killed.faults]
-    faults = faults or differences(whole.workdir, killed.workdir, steps)
+    logged = range(1, steps + 1)
+    faults = faults or differences(whole.workdir, killed.workdir, logged)
     print(table(killed.kills))
     duration = (time.monotonic() - began) / 60
     print(f"{len(killed.kills)} kills in {duration:.1f} minutes, {len(faults)} faults")

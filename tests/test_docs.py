@@ -11,6 +11,7 @@ import pytest
 from flax import nnx
 from PIL import Image
 
+import shiftjax
 from shiftjax import list_models
 from shiftjax.cli import main
 from shiftjax.cli.arguments import parse_command_line
@@ -59,7 +60,7 @@ def run(sources: list[str], name: str) -> dict:
     return namespace
 
 
-CHECKED = ("README.md", "docs/getting_started.md", "docs/nnx.md")
+CHECKED = ("README.md", "docs/getting_started.md", "docs/nnx.md", "docs/operation.md")
 # `make docs` runs the others that it can run.
 RUN = [
     name
@@ -75,6 +76,11 @@ def test_the_code_of_a_page_runs(name):
         assert namespace["features"]["stage3"].shape == (2, 8, 8, 64)
     if name == "docs/getting_started.md":
         assert int(namespace["logits"].argmax()) == namespace["digits"].target[7]
+    if name == "docs/operation.md":  # the halo exchange, on several devices
+        moved, x = namespace["moved"], namespace["x"]
+        assert len(moved.sharding.device_set) > 1
+        np.testing.assert_array_equal(moved, shiftjax.shift(x))
+        assert np.asarray(x).std() > 0.5
     if name == "docs/nnx.md":
         norm = nnx.to_pure_dict(namespace["state"])["stem"]["norm"]
         params, statistics = (
@@ -173,6 +179,8 @@ def test_library_commands_run(line, capsys):
         return
     assert code == 0
     assert captured.out
+    if line == "shiftjax evaluate shiftresnet20_e3.digits":
+        assert "98.89%" in captured.out  # as the README says
     if "summary" in line:
         assert "95,642" in captured.out
         assert "16,433,792" in captured.out

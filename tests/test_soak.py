@@ -1,19 +1,13 @@
-"""The soak with few kills, and what it would find."""
+"""The soak with few kills."""
 
 import collections
-import dataclasses
 import os
-import shutil
 import sys
 
-import numpy as np
 import pytest
 
-from shiftjax.errors import InputError
 from tests import soak
 from tests.soak import Kill, Run
-from tests.train.runs import checkpoint, saved_steps
-from train.checkpointing import Checkpoints
 
 KILLS, SEED = 1, 0  # the first process while it saves
 
@@ -22,51 +16,11 @@ KILLS, SEED = 1, 0  # the first process while it saves
     "SHIFTJAX_SOAK" not in os.environ, reason="SHIFTJAX_SOAK=1 runs it, in two minutes"
 )
 def test_a_run_that_is_killed_ends_as_one_that_is_not(tmp_path, capsys):
-    """And the remains of one that is not the same are found."""
-    folder = tmp_path / "soak"
-    code = soak.main(kills=KILLS, seed=SEED, folder=folder)
+    code = soak.main(kills=KILLS, seed=SEED, folder=tmp_path / "soak")
     printed = capsys.readouterr().out
     assert code == 0, printed
     assert f"{KILLS} kills in " in printed
     assert "0 faults" in printed
-
-    whole, steps = folder / "whole", soak.STEPS_PER_KILL * (KILLS + 1)
-    oldest, *_, newest = sorted(saved_steps(str(whole)))
-
-    def found(change) -> list[str]:
-        copy = folder / "copy"
-        shutil.copytree(whole, copy)
-        change(copy)
-        try:
-            return soak.differences(whole, copy, steps)
-        finally:
-            shutil.rmtree(copy)
-
-    def alter(copy):
-        state = checkpoint(str(copy), newest)
-        shutil.rmtree(copy / "checkpoints" / str(newest))
-        with Checkpoints(copy / "checkpoints") as checkpoints:
-            checkpoints.save(newest, dataclasses.replace(state, step=np.int32(7)), {})
-
-    def damage(copy):
-        arrays = copy / "checkpoints" / str(newest) / "state"
-        shutil.rmtree(arrays)
-        shutil.copytree(copy / "checkpoints" / str(oldest) / "state", arrays)
-
-    def repeat(copy):
-        lines = (copy / "metrics.jsonl").read_text().splitlines(keepends=True)
-        (copy / "metrics.jsonl").write_text("".join([lines[0], *lines]))
-
-    assert found(lambda _: None) == []
-    assert found(alter) == [f"checkpoint {newest} has other bits"]
-    with pytest.raises(InputError, match="damaged"):
-        found(damage)
-    gaps, *_ = found(repeat)
-    assert "gaps or duplicates: [1, 1, 2, " in gaps
-    kept, *_ = found(lambda copy: shutil.rmtree(copy / "checkpoints" / str(oldest)))
-    assert "other checkpoints are kept" in kept
-    left = found(lambda copy: (copy / "checkpoints" / "5.corrupt").mkdir())
-    assert left == ["files are left: ['5.corrupt']"]
 
 
 def test_all_kinds_of_kills_come_equally_often():

@@ -228,7 +228,6 @@ def test_the_command_verifies(capsys, folder, monkeypatch):
     code, _, err = run(capsys, "verify", NAME, "--directory", folder)
     assert code == 2
     assert err.count("\n") == 1
-    costs = {"params": 0, "macs": 0}
     assert "but the manifest has" in err
     from shiftjax import summarize
 
