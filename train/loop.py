@@ -128,8 +128,8 @@ class Loop:
             start, count = request
             steps, order = range(start, start + count), setup.order
             share = host_share(np.stack([order.indices(step) for step in steps]))
-            epochs = host_share(np.stack([order.epochs(step) for step in steps]))
-            return setup.replicas.split(items(share, fed, length, epochs))
+            draws = host_share(np.stack([order.draws(step) for step in steps]))
+            return setup.replicas.split(items(share, fed, length, draws))
 
         prefetch = Prefetch(make, self._dispatches(step))
 

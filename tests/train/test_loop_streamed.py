@@ -151,7 +151,7 @@ def test_a_run_may_go_on_with_another_number_of_processes(
 def test_only_the_share_of_a_host_is_decoded(config, monkeypatch):
     """Two hosts: each reads its half of the columns, and the two make the batch."""
     setup = set_up(config(FAKE))
-    whole = setup.train_set.batch(setup.order.indices(3), setup.order.epochs(3))
+    whole = setup.train_set.batch(setup.order.indices(3), setup.order.draws(3))
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     from train.data.placement import host_share
     from train.data.stream import items
@@ -160,7 +160,7 @@ def test_only_the_share_of_a_host_is_decoded(config, monkeypatch):
     for host in (0, 1):
         monkeypatch.setattr(jax, "process_index", lambda host=host: host)
         index = host_share(setup.order.indices(3)[None])
-        epochs = host_share(setup.order.epochs(3)[None])
+        epochs = host_share(setup.order.draws(3)[None])
         parts.append(items(index, setup.train_set, 1, epochs)["images"][0])
         assert len(parts[-1]) == 8
     np.testing.assert_array_equal(np.concatenate(parts), whole[0])

@@ -66,22 +66,23 @@ class Decoding:
         return self.crop_scale is not None or size > bulk.memory() / 2
 
     def pixels(
-        self, image: bytes | Path, number: int, epoch: int | None, upright: bool
+        self, image: bytes | Path, number: int, draw: int | None, upright: bool
     ) -> np.ndarray:
         """Decodes an image, to uint8 `[height, width, channels]`.
 
         Args:
           image: the encoded bytes, or the path of a file.
           number: the number of the example, for the random crop.
-          epoch: the epoch, for the random crop; None for the center.
+          draw: another number each time that the example is drawn, for the random
+            crop; None for the center.
           upright: True to turn the image upright by its EXIF orientation.
 
         Raises:
           InputError: if it is not an image, or is damaged.
         """
         box = None
-        if epoch is not None and self.crop_scale is not None:
-            draws = uniforms(self.seed, epoch, number)
+        if draw is not None and self.crop_scale is not None:
+            draws = uniforms(self.seed, draw, number)
             box = functools.partial(random_box, draws=draws, scale=self.crop_scale)
         return image_files.decode(
             image,

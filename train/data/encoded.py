@@ -77,7 +77,7 @@ class Encoded:
         return Encoded(Joined(self.records, other.records), numbers, self.decoding)
 
     def batch(
-        self, positions: np.ndarray, epochs: np.ndarray | None = None
+        self, positions: np.ndarray, draws: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Decodes images; see `Examples.batch`.
 
@@ -86,7 +86,7 @@ class Encoded:
         """
         images = np.zeros((len(positions), *self.image_shape), np.uint8)
         labels = np.zeros(len(positions), np.int32)
-        faults = self._fill(positions, epochs, images, labels)
+        faults = self._fill(positions, draws, images, labels)
         for distance in range(1, len(self)):
             if not faults:
                 break
@@ -94,7 +94,7 @@ class Encoded:
             places = list(faults)
             following = np.full(len(positions), -1)
             following[places] = (positions[places] + distance) % len(self)
-            faults = self._fill(following, epochs, images, labels)
+            faults = self._fill(following, draws, images, labels)
         if faults:
             first = next(iter(faults.values()))
             raise InputError(f"none of {len(self)} images can be read: {first}")
@@ -124,7 +124,7 @@ class Encoded:
     def _fill(
         self,
         positions: np.ndarray,
-        epochs: np.ndarray | None,
+        draws: np.ndarray | None,
         images: np.ndarray,
         labels: np.ndarray,
     ) -> dict[int, InputError]:
@@ -142,9 +142,9 @@ class Encoded:
             found = self.records.read(numbers)
             for place, number, record in zip(some, numbers, found, strict=True):
                 image, labels[place] = record
-                epoch = None if epochs is None else int(epochs[place])
+                draw = None if draws is None else int(draws[place])
                 try:
-                    images[place] = self._pixels(image, number, epoch)
+                    images[place] = self._pixels(image, number, draw)
                 except InputError as error:
                     if self.decoding.on_corrupt == "stop":
                         raise
@@ -154,12 +154,10 @@ class Encoded:
         check_labels(labels, self.num_classes)
         return dict(sorted(faults.items()))
 
-    def _pixels(
-        self, image: bytes | Path, number: int, epoch: int | None
-    ) -> np.ndarray:
+    def _pixels(self, image: bytes | Path, number: int, draw: int | None) -> np.ndarray:
         """Decodes one image; its errors name it."""
         try:
-            return self.decoding.pixels(image, number, epoch, self.records.upright)
+            return self.decoding.pixels(image, number, draw, self.records.upright)
         except InputError as error:
             if isinstance(image, Path):  # which the error names
                 raise

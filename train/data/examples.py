@@ -44,14 +44,14 @@ class Examples(Protocol):
         ...
 
     def batch(
-        self, positions: np.ndarray, epochs: np.ndarray | None = None
+        self, positions: np.ndarray, draws: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns the images and labels at the given positions.
 
         Args:
           positions: int `[batch]`; -1 for no example, whose image may be any.
-          epochs: int `[batch]`, the epoch of each example, if the images are to be
-            augmented for training.
+          draws: int `[batch]`, another number each time that an example is drawn, if
+            the images are to be augmented for training.
 
         Returns:
           uint8 images `[batch, height, width, channels]` and int32 labels `[batch]`.

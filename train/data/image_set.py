@@ -103,9 +103,9 @@ class ImageSet:
         )
 
     def batch(
-        self, positions: np.ndarray, epochs: np.ndarray | None = None
+        self, positions: np.ndarray, draws: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Copies images and labels; every epoch has the same."""
-        del epochs
+        """Copies images and labels; every draw has the same."""
+        del draws
         kept = np.maximum(positions, 0)
         return self.images[kept], self.labels[kept]

@@ -1,6 +1,7 @@
 """Random-resized crop: a random box of the original image, resized to one size.
 
-The random numbers are a function of the seed, the epoch and the example alone. So the
+The random numbers are a function of the seed, the draw (in general the epoch) and the
+example alone. So the
 same box is cropped in any batch, on any host and thread, and when a run resumes.
 """
 
@@ -14,20 +15,20 @@ TRIES = 10
 _RATIOS = (3 / 4, 4 / 3)  # of width to height
 
 
-def uniforms(seed: int, epoch: int, example: int) -> np.ndarray:
-    """Returns the random numbers of an example in an epoch.
+def uniforms(seed: int, draw: int, example: int) -> np.ndarray:
+    """Returns the random numbers of an example that is drawn.
 
     They are the raw numbers of Philox, which no version of NumPy may change.
 
     Args:
       seed: the seed of the run.
-      epoch: the number of the epoch.
+      draw: another number each time that the example is drawn, such as the epoch.
       example: the number of the example in its set.
 
     Returns:
       float64 `[TRIES, 4]` in 0 <= x < 1: area, aspect ratio, top and left of each try.
     """
-    bits = np.random.Philox(key=[seed, 0], counter=[0, 0, example, epoch])
+    bits = np.random.Philox(key=[seed, 0], counter=[0, 0, example, draw])
     raw = bits.random_raw(4 * TRIES)
     return (raw >> np.uint64(11)).reshape(TRIES, 4) * 2.0**-53
 

@@ -63,29 +63,41 @@ class Order:
 
     def indices(self, step: int) -> np.ndarray:
         """Returns the examples of a step, int32 `[batch_size]`."""
+        return self._drawn(step)[0]
+
+    def draws(self, step: int) -> np.ndarray:
+        """Returns a number for each example of a step, int32 `[batch_size]`.
+
+        An example has another number each time that it is drawn: the epoch, or, as a
+        small class has its examples several times in one epoch, a larger number.
+        """
+        return self._drawn(step)[1]
+
+    def _drawn(self, step: int) -> np.ndarray:
+        """Returns `indices` and `draws` of a step, int32 `[2, batch_size]`."""
         positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         epochs, places = np.divmod(positions, self.examples)
         parts = [
-            self._permutation(int(epoch))[places[epochs == epoch]]
+            self._permutation(int(epoch))[:, places[epochs == epoch]]
             for epoch in np.unique(epochs)
         ]
-        return np.concatenate(parts)
-
-    def epochs(self, step: int) -> np.ndarray:
-        """Returns the epoch of each example of a step, int32 `[batch_size]`."""
-        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        return (positions // self.examples).astype(np.int32)
+        return np.concatenate(parts, 1)
 
     def _shuffled(self, epoch: int) -> np.ndarray:
+        """Returns the examples of an epoch and their draws, int32 `[2, examples]`."""
         rng = np.random.default_rng((self.seed, epoch))
         if not self._of_class:
-            return rng.permutation(self.examples).astype(np.int32)
+            order = rng.permutation(self.examples)
+            return np.stack([order, np.full_like(order, epoch)]).astype(np.int32)
         count = len(self._of_class)
         rounds = np.arange(-(-self.examples // count))
         turns = rng.permuted(np.tile(np.arange(count), (len(rounds), 1)), axis=1)
         drawn = [np.resize(rng.permutation(x), len(rounds)) for x in self._of_class]
+        sizes = np.array([len(x) for x in self._of_class])
         order = np.stack(drawn)[turns, rounds[:, None]]
-        return order.ravel()[: self.examples].astype(np.int32)
+        draws = epoch * len(rounds) + rounds[:, None] // sizes[turns]
+        both = np.stack([order.ravel(), draws.ravel()])
+        return both[:, : self.examples].astype(np.int32)
 
 
 def padded_order(examples: int, batch_size: int) -> np.ndarray:
@@ -105,7 +117,7 @@ def items(
     indices: np.ndarray,
     fed: Examples | None,
     length: int,
-    epochs: np.ndarray | None = None,
+    draws: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Builds the input of several steps.
 
@@ -113,7 +125,7 @@ def items(
       indices: `[steps, batch]`, the positions of examples; -1 for no example.
       fed: the data set, if it is fed from the host; None if it is on the device.
       length: the number of steps to pad to, so that every dispatch has one shape.
-      epochs: `[steps, batch]`, the epoch of each example; None for evaluation.
+      draws: `[steps, batch]`, as of `Order.draws`; None for evaluation.
 
     Returns:
       "index" `[length, batch]`, and for a fed data set their "images" and "labels".
@@ -121,7 +133,7 @@ def items(
     index = _padded(indices, length)
     if fed is None:
         return {"index": index}
-    flat = None if epochs is None else _padded(epochs, length).ravel()
+    flat = None if draws is None else _padded(draws, length).ravel()
     images, labels = fed.batch(index.ravel(), flat)
     return {
         "index": index,

@@ -179,9 +179,7 @@ def test_a_run_that_resumes_within_an_epoch_has_the_same_pixels(root):
     def input_of(steps):
         order, examples = Order(12, 5, 0), streamed(root, crop_scale=SCALE)
         for step in steps:
-            yield items(
-                order.indices(step)[None], examples, 1, order.epochs(step)[None]
-            )
+            yield items(order.indices(step)[None], examples, 1, order.draws(step)[None])
 
     whole = list(input_of(range(6)))
     for step, resumed in zip(range(3, 6), input_of(range(3, 6)), strict=True):

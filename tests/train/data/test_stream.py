@@ -48,11 +48,22 @@ def test_the_batch_size_only_cuts_the_sequence():
 
 
 @pytest.mark.parametrize(("examples", "batch_size"), [(10, 5), (7, 4), (3, 8)])
-def test_the_epoch_of_each_example(examples, batch_size):
+def test_the_draw_of_each_example_is_its_epoch(examples, batch_size):
     order = Order(examples, batch_size, seed=0)
-    seen = np.concatenate([order.epochs(step) for step in range(6)])
+    seen = np.concatenate([order.draws(step) for step in range(6)])
     assert seen.tolist() == [i // examples for i in range(6 * batch_size)]
     assert seen.dtype == np.int32
+
+
+def test_an_example_of_a_small_class_has_another_number_at_each_draw():
+    """Else its random crop would be the same each time."""
+    order = Order(60, 8, seed=3, classes=np.array([0] * 57 + [1] + [2] * 2))
+    steps = range(30)  # four epochs, in each of which a class is drawn 20 times
+    examples = np.concatenate([order.indices(step) for step in steps])
+    draws = np.concatenate([order.draws(step) for step in steps])
+    assert (examples == 57).sum() == 80
+    pairs = set(zip(examples.tolist(), draws.tolist(), strict=True))
+    assert len(pairs) == len(examples)
 
 
 def test_classes_are_equally_often_in_a_balanced_order():
@@ -140,10 +151,10 @@ def test_items_without_padding(examples):
     np.testing.assert_array_equal(batch["images"][0], examples.images[[2, 4, 6]])
 
 
-def test_the_epochs_of_a_fed_set_go_with_its_examples():
+def test_the_draws_of_a_fed_set_go_with_its_examples():
     class Asked:
-        def batch(self, positions, epochs=None):
-            asked.append((positions.tolist(), epochs if epochs is None else [*epochs]))
+        def batch(self, positions, draws=None):
+            asked.append((positions.tolist(), draws if draws is None else [*draws]))
             return np.zeros((len(positions), 2, 2, 3), np.uint8), positions * 0
 
     asked: list = []
