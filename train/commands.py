@@ -38,14 +38,14 @@ class Evaluate:
 
     def run(self, console: Console) -> None:
         """Evaluates on all hosts together, and prints one line on the first."""
-        from train import files, hosts
+        from train import comparison, files, hosts
 
         files.folder(self.workdir)  # raises at once for a store that cannot be used
         hosts.join(self.hosts)
         with hosts.ending_together():
-            hosts.compare_options({"split": self.split, "step": self.step})
+            comparison.compare_options({"split": self.split, "step": self.step})
             prepare_process(self.devices)
-            hosts.compare_devices()
+            comparison.compare_devices()
             from train.evaluation import evaluate_run
 
             result = evaluate_run(
@@ -305,14 +305,14 @@ class Results:
 
 def train_run(run: Config, console: Console) -> int:
     """Trains, prints the outcome, and returns the exit code."""
-    from train import files, hosts
+    from train import comparison, files, hosts
 
     files.folder(run.workdir)  # raises at once for a store that cannot be used
     hosts.join(run.hosts)
     with hosts.ending_together():
-        hosts.compare(run)
+        comparison.compare(run)
         keeps_memory = prepare_process(run.devices, run.batch_size)
-        hosts.compare_devices()
+        comparison.compare_devices()
         from train import memory
         from train.loop import CURVES, train
 

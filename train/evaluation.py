@@ -10,12 +10,12 @@ import numpy as np
 
 from shiftjax.errors import InputError, MissingFileError
 from shiftjax.weights import open_pretrained
+from train import comparison, coordination, files, hosts
 from train import config as config_file
-from train import coordination, files, hosts
 from train.assemble import Setup, set_up
 from train.checkpointing import Checkpoints, Restored
 from train.data.examples import Examples
-from train.data.placement import FED_STEPS, host_share
+from train.data.placement import FED_STEPS, facts, host_share
 from train.data.stream import Prefetch, items, padded_order
 from train.parallel import Replicas
 from train.state import TrainState
@@ -117,13 +117,14 @@ def evaluate_run(
       InputError: if the run, the checkpoint or the split does not exist.
     """
     config = hosts.all_do(lambda: config_file.load_config(workdir))
-    hosts.compare(config)
+    comparison.compare(config)
 
     def assemble() -> tuple[Examples, Setup]:
         examples = load_split(config, split)
         return examples, set_up(dataclasses.replace(config, devices=devices), examples)
 
     examples, setup = hosts.all_do(assemble)
+    comparison.compare_facts(facts(examples, split))
     restored = hosts.all_do(lambda: read_checkpoint(workdir, setup, step))
     found = coordination.exchange(str(restored.step))
     if len(set(found)) > 1:

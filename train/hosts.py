@@ -9,9 +9,7 @@ ends at once with the code `LOST`, for a restart.
 
 import contextlib
 import ctypes
-import dataclasses
 import importlib.util
-import json
 import os
 import random
 import signal
@@ -26,9 +24,8 @@ from typing import Any, NoReturn, TypeVar
 import jax
 
 from shiftjax.errors import InputError
-from train import config as config_file
 from train import coordination, exits, files
-from train.config import Config, Hosts
+from train.config import Hosts
 from train.exits import LOST, TemporaryError
 from train.roll_call import RollCall
 
@@ -158,67 +155,6 @@ def _check_address(address: str, *, serves: bool) -> None:
             f"--hosts.coordinator {address}: the first process cannot listen on port "
             f"{port} ({error.strerror}): choose another port, the same on every host"
         ) from error
-
-
-def compare(config: Config) -> None:
-    """Checks that all processes have the same options, but for those of each host.
-
-    Raises:
-      InputError: on every process, if one has others.
-    """
-
-    def differences(first: dict[str, Any], other: dict[str, Any]) -> list[str]:
-        both = config_file.from_dict(first), config_file.from_dict(other)
-        return config_file.differences(*both, config_file.PER_HOST)
-
-    _compare(dataclasses.asdict(config), differences)
-
-
-def compare_options(options: Mapping[str, Any]) -> None:
-    """Checks that all processes have the same options of a command beside training.
-
-    Args:
-      options: values that JSON can hold, by the names of their flags.
-
-    Raises:
-      InputError: on every process, if one has others.
-    """
-    _compare(
-        options,
-        lambda first, other: [
-            f"--{name} was {value}, is {other[name]}"
-            for name, value in first.items()
-            if other[name] != value
-        ],
-    )
-
-
-def _compare(
-    values: Mapping[str, Any], differences: Callable[[Any, Any], list[str]]
-) -> None:
-    """Raises an error that has the differences of the first process that differs."""
-    texts = coordination.exchange(json.dumps(values))
-    first, *others = map(json.loads, texts)
-    for process, other in enumerate(others, 1):
-        if changed := differences(first, other):
-            raise InputError(
-                f"process {process} has other options: {'; '.join(changed)}"
-            )
-
-
-def compare_devices() -> None:
-    """Checks that all processes have the same number of devices.
-
-    Raises:
-      InputError: on every process, if one has another number.
-    """
-    first, *others = coordination.exchange(str(jax.local_device_count()))
-    for process, other in enumerate(others, 1):
-        if other != first:
-            raise InputError(
-                f"process {process} has {other} device(s) and process 0 has {first}: "
-                "every process must have the same number"
-            )
 
 
 def in_cluster(environment: Mapping[str, str]) -> bool:

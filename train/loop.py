@@ -18,13 +18,13 @@ import numpy as np
 from rich.console import Console
 
 from shiftjax.errors import InputError
+from train import comparison, files, hosts
 from train import config as config_file
-from train import files, hosts
 from train.assemble import Setup, set_up
 from train.checkpointing import Checkpoints
 from train.config import Config
 from train.data.examples import Examples
-from train.data.placement import host_share
+from train.data.placement import facts, host_share
 from train.data.stream import Prefetch, items
 from train.evaluation import evaluate_state
 from train.logging import writers
@@ -279,6 +279,9 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
     hosts.first_does(lambda: writers.check_writers(config.log_to))
     setup = _set_up(config)
     validation = hosts.all_do(lambda: _load_validation(config))
+    comparison.compare_facts(facts(setup.train_set, "training"))
+    if validation is not None:
+        comparison.compare_facts(facts(validation, "validation"))
     workdir = files.folder(config.workdir)
     with contextlib.ExitStack() as stack:
         lock = hosts.first_does(lambda: stack.enter_context(open_workdir(config)))

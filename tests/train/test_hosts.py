@@ -313,8 +313,8 @@ def test_processes_with_other_devices_are_told_how_many(tmp_path, pair, tiny):
     codes, said = wait(pair(config, config, devices=(2, 1)))
     assert codes == [2, 2], said
     wanted = (
-        "train: process 1 has 1 device(s) and process 0 has 2: every process must "
-        "have the same number\n"
+        "train: process 1 differs in the number of devices: it has 1, and process 0 "
+        "has 2\n"
     )
     assert [errors for _, errors in said] == [wanted, wanted]
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ import pytest
 from shiftjax.errors import InputError
 from tests.train.processes import TIMEOUT, free_port, wait, words_of
 from tests.train.runs import copy_of
-from train import commands, evaluation, hosts
+from train import commands, comparison, evaluation, hosts
 from train.__main__ import parse
 from train.config import Hosts
 from train.evaluation import evaluate_run
@@ -95,7 +95,8 @@ def test_processes_that_read_other_checkpoints_are_told_so(finished, monkeypatch
         return [text, "15"]
 
     monkeypatch.setattr(evaluation.coordination, "exchange", exchange)
-    monkeypatch.setattr(hosts, "compare", lambda _: None)
+    for name in ("compare", "compare_facts"):
+        monkeypatch.setattr(comparison, name, lambda _: None)
     monkeypatch.setattr(hosts, "all_do", lambda action: action())
     with pytest.raises(InputError, match=r"steps 20, 15 in .*: give one .* --step"):
         evaluate_run(finished.config.workdir, devices=1)

@@ -1,5 +1,6 @@
 """The placement of examples: resident on the devices, or fed from the host."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Any, TypeGuard
 
@@ -56,3 +57,20 @@ def host_share(indices: np.ndarray) -> np.ndarray:
     share = indices.shape[1] // jax.process_count()
     start = jax.process_index() * share
     return indices[:, start : start + share]
+
+
+def facts(examples: Examples, split: str) -> dict[str, Any]:
+    """Returns what all hosts must have in common, by its name.
+
+    Args:
+      examples: the examples of a split.
+      split: the name of the split.
+    """
+    text = hashlib.sha256(repr(examples.class_names).encode())
+    text.update(np.ascontiguousarray(examples.labels, np.int32).tobytes())
+    images = "decoded" if isinstance(examples, ImageSet) else "encoded"
+    return {
+        f"the number of {split} examples": len(examples),
+        f"the labels of the {split} examples, as a hash": text.hexdigest()[:8],
+        f"the {split} images": f"{images} ones",
+    }
