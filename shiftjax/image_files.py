@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -35,20 +36,48 @@ def find_images(folder: str | Path) -> list[Path]:
       The files that end in one of `EXTENSIONS`, sorted by path.
 
     Raises:
-      InputError: if there is none.
+      InputError: if there is none, or a folder cannot be read.
     """
-    found = sorted(
-        Path(inside) / file
-        for inside, _, files in os.walk(folder, followlinks=True)
-        for file in files
-        if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
-    )
+    found = sorted(walk_images(folder))
     if not found:
         raise InputError(
             f"{folder} has no images; it needs files that end in "
             + ", ".join(EXTENSIONS)
         )
     return found
+
+
+def walk_images(folder: str | Path) -> Iterator[Path]:
+    """Finds the image files of a folder, at any depth.
+
+    Args:
+      folder: the folder. A link to a folder that it is in is not followed.
+
+    Yields:
+      The files that end in one of `EXTENSIONS`, in any order.
+
+    Raises:
+      InputError: if a folder cannot be read.
+    """
+
+    def stop(error: OSError) -> NoReturn:
+        raise InputError(
+            f"{error.filename} cannot be read: {error.strerror}"
+        ) from error
+
+    above = {os.fspath(folder): {os.path.realpath(folder)}}
+    for inside, folders, files in os.walk(folder, onerror=stop, followlinks=True):
+        around = above.pop(inside)
+        for name in list(folders):
+            path = os.path.join(inside, name)
+            real = os.path.realpath(path)
+            if real in around:
+                folders.remove(name)
+            else:
+                above[path] = around | {real}
+        for name in files:
+            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
+                yield Path(inside) / name
 
 
 def decode(

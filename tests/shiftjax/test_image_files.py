@@ -1,6 +1,7 @@
 """Decoding: sizes, kinds of pixels, damage."""
 
 import io
+import os
 import struct
 
 import numpy as np
@@ -22,6 +23,36 @@ def encoded(image, kind="PNG", **options):
     image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
+    """A link to the folder itself, two that lead to each other's, and one elsewhere."""
+    for name in ("here/class", "there"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "a.png").touch()
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "class" / "self").symlink_to(".")
+    (here / "other").symlink_to(there)
+    (there / "back").symlink_to(here)
+    found = [str(path.relative_to(here)) for path in image_files.find_images(here)]
+    assert found == ["class/a.png", "other/a.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open" / "a.png").touch()
+    (tmp_path / "closed").mkdir()
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    message = f"{tmp_path / 'closed'} cannot be read: Permission denied"
+    with pytest.raises(InputError, match=f"^{message}$"):
+        image_files.find_images(tmp_path)
 
 
 def test_a_picture_of_the_size_wanted_is_not_touched(noise):
