@@ -214,7 +214,7 @@ def targets(paths: Iterable[str | Path], output: str | Path) -> list[tuple[Path,
     Raises:
       MissingFileError: if a path does not exist.
       InputError: if a folder has no images, two results would have the same file, or a
-        result would overwrite its image.
+        result would overwrite one of the images.
     """
     given, output = [Path(path) for path in paths], Path(output)
     if output.suffix.lower() in image_files.EXTENSIONS:
@@ -229,12 +229,13 @@ def targets(paths: Iterable[str | Path], output: str | Path) -> list[tuple[Path,
             found = image_files.find_images(path) if path.is_dir() else [path]
             top = path if path.is_dir() else path.parent
             pairs += [(file, output / file.relative_to(top)) for file in found]
-    taken: set[Path] = set()
-    for source, target in pairs:
+    for source, _ in pairs:
         if not source.is_file():
             raise MissingFileError(f"there is no image {source}")
-        if target.resolve() == source.resolve():
-            raise InputError(f"{source} would be overwritten: give another folder")
+    sources, taken = {source.resolve() for source, _ in pairs}, set[Path]()
+    for _, target in pairs:
+        if target.resolve() in sources:
+            raise InputError(f"{target} would be overwritten: give another folder")
         if target in taken:
             raise InputError(
                 f"two images would be written to {target}: stylize them separately"

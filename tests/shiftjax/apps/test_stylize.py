@@ -197,6 +197,7 @@ NO_TARGETS = {
     "a folder": (([""], "x.png"), InputError, r"x\.png is one image"),
     "itself": ((["a.png"], "a.png"), InputError, "would be overwritten"),
     "the same folder": (([""], ""), InputError, "would be overwritten"),
+    "another image": (([""], "deep"), InputError, r"deep/c\.webp would be over"),
     "twice": ((["a.png", "a.png"], "out"), InputError, "two images would be written"),
 }
 
@@ -204,6 +205,7 @@ NO_TARGETS = {
 @pytest.mark.parametrize("name", NO_TARGETS)
 def test_results_that_cannot_be(photos, name):
     (paths, output), kind, message = NO_TARGETS[name]
+    shutil.copy(photos / "deep" / "c.webp", photos)
     with pytest.raises(kind, match=message):
         targets([photos / path for path in paths], photos / output)
 
@@ -342,9 +344,7 @@ def test_a_comparison_has_all_stylizers_of_the_tag(
         capsys, "stylize", photos / "a.png", *words, "-o", tmp_path / "all.png"
     )
     assert (code, text, err) == (0, f"{tmp_path / 'all.png'}: 76 x 32\n", "")
-    (pixels,), (sheet,) = (
-        frames_of(p) for p in (photos / "a.png", tmp_path / "all.png")
-    )
+    (pixels,), (sheet,) = frames_of(photos / "a.png"), frames_of(tmp_path / "all.png")
     for left, expected in ((0, pixels), (28, plain(pixels)), (56, stylizer(pixels))):
         np.testing.assert_array_equal(sheet[:12, left : left + 20], expected)
 
