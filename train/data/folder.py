@@ -124,7 +124,7 @@ def _small(root: Path, least: int) -> frozenset[str]:
     return frozenset(
         name
         for name in _folders(root)
-        if len(image_files.find_images(root / name)) < least
+        if sum(1 for _ in image_files.walk_images(root / name)) < least
     )
 
 

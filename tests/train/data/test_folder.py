@@ -63,13 +63,14 @@ def test_small_classes_are_left_out(tmp_path, caplog):
     for name, count in {"ape": 1, "bat": 2, "cat": 3, "dog": 2, "eel": 1}.items():
         fill(tmp_path / "train", [name], count=count)
         fill(tmp_path / "test", [name], count=1, start=20)
+    (tmp_path / "train" / "fox").mkdir()  # without images
     options = {"min_images": 2, "without": frozenset({"dog"})}
     train, test = (
         read(tmp_path, s, validation_examples=0, **options) for s in ("train", "test")
     )
     assert train.class_names == test.class_names == ("bat", "cat")
     assert train.labels.tolist() == [0, 0, 1, 1, 1]
-    line = f"{tmp_path}/train: 3 of 5 classes are left out: ape, dog, eel"
+    line = f"{tmp_path}/train: 4 of 6 classes are left out: ape, dog, eel, fox"
     assert caplog.messages.count(line) == 1
 
 
