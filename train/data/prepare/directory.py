@@ -1,10 +1,13 @@
 """Creates the directory of a data set atomically, if its disk has space."""
 
 import contextlib
+import fcntl
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+from rich.console import Console
 
 from shiftjax.errors import InputError
 
@@ -34,6 +37,26 @@ def check_space(folder: Path, needed: int) -> None:
 def _size(size: int) -> str:
     """Formats a number of bytes."""
     return f"{size / 1e6:.0f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
+
+
+@contextlib.contextmanager
+def locked(target: Path, console: Console) -> Iterator[None]:
+    """Waits for other processes in this context, also on other machines.
+
+    Args:
+      target: the directory of the data set, `data_dir/NAME/VERSION`.
+      console: the console for a line if it has to wait.
+
+    Yields:
+      None.
+    """
+    with (target.parents[1] / f".{target.parent.name}.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.print(f"waiting: another process prepares {target.parent.name}")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield  # locked until the file is closed
 
 
 @contextlib.contextmanager

@@ -52,13 +52,19 @@ def write_cifar(
     root = target.parents[1]
     needed = _BYTES_NEEDED + (0 if source else spec.binary.archive_bytes)
     directory.check_space(root, needed)
+    if source:
+        _write(spec, reader.read_cifar(spec, source), target, console)
+        return
     archive = root / "downloads" / spec.binary.archive
-    downloading = not source and not archive.exists()
-    if downloading:
-        _download(spec, archive, console)
-    _write(spec, reader.read_cifar(spec, source or [archive]), target, console)
-    if downloading:
-        archive.unlink()
+    with directory.locked(target, console):
+        if target.exists():  # another process has written it meanwhile
+            return
+        downloading = not archive.exists()
+        if downloading:
+            _download(spec, archive, console)
+        _write(spec, reader.read_cifar(spec, [archive]), target, console)
+        if downloading:
+            archive.unlink(missing_ok=True)
 
 
 def _download(spec: Cifar, path: Path, console: Console) -> None:

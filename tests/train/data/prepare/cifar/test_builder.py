@@ -4,6 +4,8 @@ import hashlib
 import io
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +176,26 @@ def test_without_a_source_the_archive_is_downloaded(
     run("cifar10")
     url = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
     assert served == [(url, archive.stat().st_size)]
+    assert not list((data_dir / "downloads").iterdir())
+
+
+def test_two_at_once_download_once(official, pack, run, data_dir, monkeypatch):
+    archive = pack(official(), "binary")
+    served = []
+
+    def download(url, path, size, *, verify, console):
+        served.append(url)
+        time.sleep(0.3)  # until the other one downloads too, or waits
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(archive, path)
+
+    monkeypatch.setattr(prepare_module, "download", download)
+    with ThreadPoolExecutor(2) as pool:  # files are locked for each opening of them
+        texts = list(pool.map(run, ["cifar10", "cifar10"]))
+    assert len(served) == 1
+    assert all("cifar10 is prepared" in text for text in texts)
+    waited = ["waiting: another process prepares cifar10" in text for text in texts]
+    assert sorted(waited) == [False, True]
     assert not list((data_dir / "downloads").iterdir())
 
 
