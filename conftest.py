@@ -2,8 +2,9 @@
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,3 +70,20 @@ def float64() -> Iterator[None]:
 def devices() -> list[jax.Device]:
     """Four devices, whatever the machine has: those of the CPU."""
     return jax.devices("cpu")[:DEVICES]
+
+
+@pytest.fixture
+def refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Lets a method of paths fail in the test's folder, as without permission."""
+
+    def refuse(method: str) -> None:
+        original = getattr(Path, method)
+
+        def call(path: Path, *arguments: Any) -> Any:
+            if path.is_relative_to(tmp_path):
+                raise PermissionError(13, "Permission denied", str(path))
+            return original(path, *arguments)
+
+        monkeypatch.setattr(Path, method, call)
+
+    return refuse

@@ -7,6 +7,7 @@ keeps its traceback.
 
 import contextlib
 import difflib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 
 
@@ -62,6 +63,35 @@ def needs_extra(what: str, extra: str) -> Iterator[None]:
         raise InputError(
             f"{what} needs {package}: pip install 'shiftjax[{extra}]'"
         ) from error
+
+
+@contextlib.contextmanager
+def reading(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Creates a context in which a file or folder is read, or an InputError names it.
+
+    Args:
+      path: the file or folder.
+
+    Yields:
+      None.
+
+    Raises:
+      InputError: if the system cannot read it, or it is no text where one is read.
+
+    Example:
+      >>> with reading("no.txt"):
+      ...     text = open("no.txt").read()
+      Traceback (most recent call last):
+      shiftjax.errors.InputError: no.txt cannot be read: No such file or directory
+    """
+    try:
+        yield
+    except InputError:  # a MissingFileError is an OSError too
+        raise
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not a text file in UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 SHOWN = 8  # problems listed in one message

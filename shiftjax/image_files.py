@@ -6,12 +6,11 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from shiftjax.errors import InputError
+from shiftjax.errors import InputError, reading
 from shiftjax.image_sizes import Size, extent
 
 # fmt: off
@@ -60,10 +59,9 @@ def walk_images(folder: str | Path) -> Iterator[Path]:
       InputError: if a folder cannot be read.
     """
 
-    def stop(error: OSError) -> NoReturn:
-        raise InputError(
-            f"{error.filename} cannot be read: {error.strerror}"
-        ) from error
+    def stop(error: OSError) -> None:
+        with reading(error.filename):
+            raise error
 
     above = {os.fspath(folder): {os.path.realpath(folder)}}
     for inside, folders, files in os.walk(folder, onerror=stop, followlinks=True):

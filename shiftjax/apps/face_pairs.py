@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shiftjax import image_files
-from shiftjax.errors import InputError, MissingFileError
+from shiftjax.errors import InputError, MissingFileError, reading
 
 # The number of all pairs of a kind, and a function from its number to a pair.
 Numbered = tuple[int, Callable[[int], tuple[Path, Path]]]
@@ -149,8 +149,7 @@ def draw_pairs(
     if not folder.is_dir():
         raise MissingFileError(f"there is no folder of images {folder}")
     images = _Images(folder)
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    people = [own for name in names if (own := images.numbered(name))]
+    people = [own for name in images.people() if (own := images.numbered(name))]
     rng, pairs = random.Random(seed), []
     rng.shuffle(people)
     for fold in range(folds):
@@ -221,10 +220,8 @@ def _read_lines(file: Path) -> list[tuple[int, str]]:
     """Reads the lines that are not blank, with their numbers from 1."""
     if not file.is_file():
         raise MissingFileError(f"there is no file of pairs {file}")
-    try:
+    with reading(file):
         text = file.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file} is not a text file in UTF-8") from error
     lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise InputError(f"{file}:1: the file is empty; it needs a first line '10 300'")
@@ -299,11 +296,15 @@ class _Images:
             near = difflib.get_close_matches(stem, files, n=1, cutoff=0)
             nearest = files[near[0]].relative_to(self.folder)
         else:
-            people = [path.name for path in self.folder.iterdir() if path.is_dir()]
-            near = difflib.get_close_matches(name, sorted(people), n=1, cutoff=0)
+            near = difflib.get_close_matches(name, self.people(), n=1, cutoff=0)
             nearest = f"{near[0]}/" if near else None
         hint = f"; the nearest is {nearest}" if nearest else "; the folder is empty"
         raise MissingFileError(wanted + hint)
+
+    def people(self) -> list[str]:
+        """Lists the names of the people, sorted."""
+        with reading(self.folder):
+            return sorted(path.name for path in self.folder.iterdir() if path.is_dir())
 
     def numbered(self, name: str) -> list[Path]:
         """Returns the files of a person that a file of pairs can name."""
@@ -317,7 +318,8 @@ class _Images:
         person = self.folder / name
         if not person.is_dir():
             return {}
-        paths = sorted(person.iterdir(), reverse=True)  # of equal names the first wins
+        with reading(person):
+            paths = sorted(person.iterdir(), reverse=True)  # of two, the first wins
         return {
             path.stem: path
             for path in paths

@@ -16,7 +16,7 @@ from numpy.lib.npyio import NpzFile
 from PIL import Image
 
 from shiftjax import image_files
-from shiftjax.errors import InputError, MissingFileError
+from shiftjax.errors import InputError, MissingFileError, reading
 from train.data import bulk, splits
 from train.data.decoding import Decoding
 from train.data.image_set import ImageSet
@@ -66,7 +66,7 @@ def open_arrays(path: str, decoding: Decoding) -> splits.OfficialSplits:
 @contextlib.contextmanager
 def _opened(file: Path) -> Iterator[NpzFile]:
     """Opens an archive; its arrays are read on use."""
-    with file.open("rb") as opened:
+    with reading(file), file.open("rb") as opened:
         try:
             archive = np.load(opened, allow_pickle=False)
         except Exception as e:  # of zipfile, pickle, or NumPy's own

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from shiftjax import image_files
-from shiftjax.errors import InputError, MissingFileError
+from shiftjax.errors import InputError, MissingFileError, reading
 from train.data import splits
 from train.data.decoding import Decoding
 from train.data.encoded import Encoded, open_encoded
@@ -130,7 +130,8 @@ def _small(root: Path, least: int) -> frozenset[str]:
 
 def _folders(path: Path) -> list[str]:
     """Returns the names of the folders in a folder, sorted, without hidden ones."""
-    inside = [p for p in path.iterdir() if not p.name.startswith(".")]
+    with reading(path):
+        inside = [p for p in path.iterdir() if not p.name.startswith(".")]
     for link in inside:
         if not link.exists() and link.suffix.lower() not in image_files.EXTENSIONS:
             target = os.readlink(link)

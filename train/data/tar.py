@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from shiftjax import image_files
-from shiftjax.errors import InputError, MissingFileError
+from shiftjax.errors import InputError, MissingFileError, reading
 from train.data import shards, splits
 from train.data.decoding import Decoding
 from train.data.encoded import Encoded, open_encoded
@@ -150,12 +150,13 @@ def open_tar(path: str, decoding: Decoding) -> splits.OfficialSplits:
 
 def _inside(folder: Path) -> list[Path]:
     """Lists the tar files in a folder."""
-    found = [
-        file
-        for file in folder.iterdir()
-        if file.name.lower().endswith((".tar", *_COMPRESSED))
-        and not file.name.startswith(".")
-    ]
+    with reading(folder):
+        found = [
+            file
+            for file in folder.iterdir()
+            if file.name.lower().endswith((".tar", *_COMPRESSED))
+            and not file.name.startswith(".")
+        ]
     if not found:
         raise InputError(f"{folder} has no files that end in .tar")
     return found
@@ -164,16 +165,19 @@ def _inside(folder: Path) -> list[Path]:
 def _class_names(folder: Path) -> list[str] | None:
     """Reads the names of the classes, one a line, if there are any."""
     for name in _CLASS_NAMES:
-        if (folder / name).is_file():
-            lines = (folder / name).read_text().splitlines()
+        file = folder / name
+        if file.is_file():
+            with reading(file):
+                lines = file.read_text("utf-8").splitlines()
             return [line.strip() for line in lines if line.strip()]
     return None
 
 
 def _index(file: Path) -> Index:
     """Indexes a file, once as long as it does not change."""
-    status = file.stat()
-    return _indexed(file, status.st_size, status.st_mtime_ns)
+    with reading(file):
+        status = file.stat()
+        return _indexed(file, status.st_size, status.st_mtime_ns)
 
 
 @functools.cache

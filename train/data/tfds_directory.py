@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from shiftjax.errors import InputError, MissingFileError, unknown_name
+from shiftjax.errors import InputError, MissingFileError, reading, unknown_name
 
 _PREPARED = {  # the commands for the data sets that need no TensorFlow
     "cifar10": "`python -m train prepare cifar10`",
@@ -130,7 +130,8 @@ def _missing(name: str, root: Path) -> MissingFileError:
 
 def _folders(path: Path) -> list[str]:
     """Returns the names of the visible directories in a directory."""
-    inside = (p for p in path.iterdir() if p.is_dir())
+    with reading(path):
+        inside = [p for p in path.iterdir() if p.is_dir()]
     return sorted(p.name for p in inside if not p.name.startswith((".", "downloads")))
 
 

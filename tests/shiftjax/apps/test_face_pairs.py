@@ -183,6 +183,16 @@ def test_what_is_no_file_of_pairs_is_named(tmp_path, folder):
         read_pairs(tmp_path / "pairs.txt", folder)
 
 
+def test_what_may_not_be_read_is_named(tmp_path, folder, refuse):
+    (tmp_path / "pairs.txt").touch()
+    for method in ("read_text", "iterdir"):
+        refuse(method)
+    with pytest.raises(InputError, match=r"pairs\.txt cannot be read: Permission den"):
+        read_pairs(tmp_path / "pairs.txt", folder)
+    with pytest.raises(InputError, match=f"^{folder} cannot be read: Permission den"):
+        draw_pairs(folder)
+
+
 def test_some_folds_are_chosen():
     first, *others = [Pair(fold, Path("a"), Path("b"), True) for fold in (0, 1, 1, 2)]
     assert choose_folds([first, *others], [3, 2]) == others

@@ -143,6 +143,15 @@ def test_missing_and_damaged_files_are_named(save, tmp_path):
         read(source)
 
 
+def test_a_file_without_permission_is_named(save, refuse):
+    source = save(images=IMAGES, labels=LABELS)
+    refuse("open")
+    with pytest.raises(
+        InputError, match=r"set\.npz cannot be read: Permission denied$"
+    ):
+        read(source)
+
+
 def test_random_crops_are_refused(save):
     source = save(images=IMAGES, labels=LABELS)
     with pytest.raises(InputError, match=r"those of npz:.* are in memory"):

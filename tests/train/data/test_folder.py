@@ -243,6 +243,12 @@ def test_an_empty_folder(tmp_path):
         read(tmp_path, "train")
 
 
+def test_a_folder_without_permission_is_named(tmp_path, refuse):
+    refuse("iterdir")
+    with pytest.raises(InputError, match=f"^{tmp_path} cannot be read: Permission de"):
+        read(tmp_path, "train")
+
+
 def test_a_single_class(tmp_path):
     fill(tmp_path / "train", ["cat"])
     with pytest.raises(InputError, match="one class only, 'cat'"):

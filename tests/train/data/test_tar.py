@@ -224,6 +224,25 @@ def test_what_is_not_there_or_compressed(tmp_path):
                 read(path)
 
 
+def test_what_cannot_be_read_is_named(tmp_path):
+    file = pack(tmp_path / "set.tar", samples(range(3)))
+    names = tmp_path / "classnames.txt"
+    names.write_bytes("caf\xe9\nth\xe9".encode("latin-1"))
+    with pytest.raises(InputError, match=rf"^{names} is not a text file in UTF-8$"):
+        read(file)
+    (tmp_path / "folder.tar").mkdir()
+    with pytest.raises(
+        InputError, match=r"folder\.tar cannot be read: Is a directory$"
+    ):
+        read(tmp_path)
+
+
+def test_a_folder_without_permission_is_named(tmp_path, refuse):
+    refuse("iterdir")
+    with pytest.raises(InputError, match=f"^{tmp_path} cannot be read: Permission de"):
+        read(tmp_path)
+
+
 def test_a_file_that_changes_is_indexed_again(tmp_path):
     file = pack(tmp_path / "set.tar", samples(range(3)))
     assert len(read(file, cut_test=False)) == 3

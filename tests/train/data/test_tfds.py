@@ -165,6 +165,12 @@ def test_configs(noise, write_tfds):
         load_source("tfds:tiny/smal", **options)
 
 
+def test_a_folder_without_permission_is_named(tmp_path, refuse):
+    refuse("iterdir")
+    with pytest.raises(InputError, match=f"^{tmp_path} cannot be read: Permission de"):
+        load_source("tfds:tiny", "train", data_dir=str(tmp_path))
+
+
 def test_a_wrong_name_lists_what_there_is(noise, write_tfds):
     data_dir = write_tfds({"train": examples(noise, 3, 8, 8, 3)})
     with pytest.raises(MissingFileError, match=r"'tinny' in .*\(there are: tiny\)"):
