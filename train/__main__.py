@@ -5,8 +5,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
-
 from shiftjax.cli import arguments
 from shiftjax.errors import InputError, needs_extra, unknown_name
 from train import commands, config, exits, experiments
@@ -47,7 +45,7 @@ def run_command(given: Sequence[str] | None = None) -> int:
         logging.basicConfig(format="train: %(message)s")  # of warnings
         with needs_extra(f"`{commands.PROGRAM}`", "train"):
             command = parse(given)
-            console = Console(soft_wrap=True)
+            console = arguments.open_console(soft_wrap=True)
             if isinstance(command, config.Config):
                 return commands.train_run(command, console)
             return command.run(console) or 0

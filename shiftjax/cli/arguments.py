@@ -1,12 +1,14 @@
-"""Parsing of command lines with tyro, with one-line error messages."""
+"""Parsing of command lines with tyro, with one-line errors, and the console."""
 
 import ast
 import contextlib
 import io
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import tyro
+from rich.console import Console
 
 from shiftjax.errors import InputError
 
@@ -121,3 +123,17 @@ def one_line(box: str) -> str:
         elif not lines[0].startswith(("For full helptext", "Argument helptext")):
             parts.append(" ".join(lines))
     return "; ".join(parts)
+
+
+def open_console(**options: Any) -> Console:
+    """Opens the console of a program, which prints the name of any file.
+
+    Rich would print `:dog:` as a picture, and Python refuses to print a byte of a name
+    that is no UTF-8; it becomes an escape, as on the standard error.
+
+    Args:
+      options: options of `rich.console.Console`.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return Console(emoji=False, **options)

@@ -10,10 +10,9 @@ from importlib import metadata
 from typing import Annotated, Any, Union
 
 import tyro
-from rich.console import Console
 
 from shiftjax.cli import commands, face_commands, style_commands
-from shiftjax.cli.arguments import parse_command_line
+from shiftjax.cli.arguments import open_console, parse_command_line
 from shiftjax.errors import InputError
 from shiftjax.version import __version__
 
@@ -66,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parse_command_line(
             every_command(), "shiftjax", given, description=DESCRIPTION
         )
-        code = command.run(Console(width=None if sys.stdout.isatty() else 120))
+        code = command.run(open_console(width=None if sys.stdout.isatty() else 120))
     except InputError as error:
         print(f"shiftjax: {error}", file=sys.stderr)
         return USER_MISTAKE

@@ -1,6 +1,7 @@
 """The program: its help, its commands, and one line for each mistake of a user's."""
 
 import dataclasses
+import io
 import os
 import re
 import shutil
@@ -8,8 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import tyro
 
-from shiftjax.cli.main import main
+from shiftjax.cli.main import OWN, main
 from train import commands, experiments, loop
 from train.__main__ import COMMANDS, parse, run_command
 from train.config import Schedule
@@ -35,6 +37,27 @@ def mistake(capsys, *words: object) -> str:
     assert "Traceback" not in captured.err
     assert not re.search("[│╭╮╰╯─]", captured.err)
     return captured.err
+
+
+@dataclasses.dataclass(frozen=True)
+class Echo:
+    """Print a name."""
+
+    name: tyro.conf.Positional[str]
+
+    def run(self, console):
+        console.print(self.name, markup=False)
+
+
+@pytest.mark.parametrize("program", [main, run_command])
+def test_names_of_files_are_printed_as_they_are(program, monkeypatch):
+    """Without a picture of a dog, and with a byte that is not UTF-8."""
+    output = io.TextIOWrapper(io.BytesIO(), "utf-8", "strict", write_through=True)
+    for table in (OWN, COMMANDS):
+        monkeypatch.setitem(table, "echo", Echo)
+    monkeypatch.setattr(sys, "stdout", output)
+    assert program(["echo", "img:dog:1/caf\udce9.jpg"]) == 0
+    assert output.buffer.getvalue() == rb"img:dog:1/caf\udce9.jpg" + b"\n"
 
 
 # --- help ---------------------------------------------------------------------------

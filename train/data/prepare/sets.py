@@ -71,7 +71,7 @@ def prepare(
     """
     if name not in DATA_SETS:
         raise unknown_name("data set", name, DATA_SETS)
-    console = console or Console(stderr=True)
+    console = console or Console(stderr=True, emoji=False)
     version: str = str(tfds.builder_cls(name).VERSION)
     target = tfds_directory.data_directory(data_dir) / name / version
     if target.exists():
