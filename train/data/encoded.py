@@ -96,20 +96,21 @@ class Encoded:
             following[places] = (positions[places] + distance) % len(self)
             faults = self._fill(following, draws, images, labels)
         if faults:
-            first = next(iter(faults.values()))
-            raise InputError(f"none of {len(self)} images can be read: {first}")
+            raise self._none_sound(faults)
         return images, labels
 
     def decoded(self) -> ImageSet:
         """Decodes all examples into memory, without the damaged ones that are skipped.
 
         Raises:
-          InputError: for a damaged image, unless it is skipped; if the machine has not
-            enough memory.
+          InputError: for a damaged image, unless it is skipped; if none can be read;
+            if the machine has not enough memory.
         """
         images = bulk.allocate(len(self), self.image_shape)
         labels = np.zeros(len(self), np.int32)
         faults = self._fill(np.arange(len(self)), None, images, labels)
+        if faults and len(faults) == len(self):
+            raise self._none_sound(faults)
         if faults:
             first = next(iter(faults.values()))
             warnings.warn(
@@ -162,6 +163,11 @@ class Encoded:
             if isinstance(image, Path):  # which the error names
                 raise
             raise InputError(f"{self.records.name(number)}: {error}") from error
+
+    def _none_sound(self, faults: dict[int, InputError]) -> InputError:
+        """Builds the error for a set of damaged images only."""
+        first = next(iter(faults.values()))
+        return InputError(f"none of {len(self)} images can be read: {first}")
 
     def _note(self, positions: np.ndarray, faults: dict[int, InputError]) -> None:
         """Logs the first damaged image, and their number at each power of ten."""

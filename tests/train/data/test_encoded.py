@@ -264,3 +264,5 @@ def test_a_set_without_a_sound_image_is_refused(root):
     encoded = streamed(root, on_corrupt="skip")
     with pytest.raises(InputError, match="none of 12 images can be read"):
         encoded.batch(np.arange(3))
+    with pytest.raises(InputError, match=r"none of 12 images can be read: .*train/a/"):
+        encoded.decoded()
