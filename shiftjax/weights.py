@@ -61,8 +61,8 @@ OPTIONAL = {
     "commit": json_fields.TEXT,
     "license": json_fields.TEXT,
     "resize": json_fields.or_null(json_fields.whole_number(1, MAX_SIZE)),
-    "threshold": json_fields.or_null(
-        json_fields.number("a number of -1 to 1", lambda x: -1 <= x <= 1)
+    "threshold": json_fields.or_null(  # 1 + 2**-52, the next float, accepts no pair
+        json_fields.number("a number of -1 to 1", lambda x: -1 <= x <= 1 + 2**-52)
     ),
     **dict.fromkeys(
         ("threshold_source", "painting", "painting_source", "feature_network"),

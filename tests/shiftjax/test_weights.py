@@ -15,6 +15,7 @@ import safetensors.numpy
 
 import shiftjax
 from shiftjax import InputError, MissingFileError, UnknownNameError, registry
+from shiftjax.apps.face_verification import best_threshold
 from shiftjax.apps.verify import compare_logits, sample_logits, verify
 from shiftjax.releases import manifest
 from shiftjax.releases.manifest import Release, Run
@@ -101,7 +102,8 @@ def test_fields_that_older_versions_lack_are_written_if_they_have_values(
     path = tmp_path / "a.safetensors"
     added = {"resize": 9, "threshold": 0.0, "threshold_source": "pairs.txt"}
     added |= {"painting": "aGk=", "painting_source": "x", "feature_network": "vgg16"}
-    for fields in ({}, added):
+    no_pair = best_threshold([1.0, 1.0], [True, False])  # the next float above 1
+    for fields in ({}, added, added | {"threshold": no_pair}):
         card = dataclasses.replace(CARD, **fields)
         data = save(path, variables, card)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
