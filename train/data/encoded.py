@@ -7,7 +7,7 @@ memory.
 import dataclasses
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,17 +32,29 @@ class Encoded:
       records: encoded images.
       numbers: the record of each example, int `[examples]`.
       decoding: how the images become pixels.
+      once: True if `load_source` has to decode them into memory, once they are chosen.
     """
 
     records: Records
     numbers: np.ndarray
     decoding: Decoding
+    once: bool = False
     _damaged: dict[int, str] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def of(cls, records: Records, decoding: Decoding) -> "Encoded":
-        """Makes the examples of all records, in their order."""
-        return cls(records, np.arange(len(records)), decoding)
+    def of(
+        cls, records: Records, decoding: Decoding, examples: int | None = None
+    ) -> "Encoded":
+        """Makes the examples of all records, in their order.
+
+        Args:
+          records: the encoded images of a split.
+          decoding: how they become pixels.
+          examples: number of examples of all splits of the source, which are alike
+            decoded once or at each epoch; None for at each epoch.
+        """
+        once = examples is not None and not decoding.at_each_epoch(examples)
+        return cls(records, np.arange(len(records)), decoding, once)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -69,12 +81,13 @@ class Encoded:
 
     def take(self, indices: np.ndarray | Sequence[int]) -> "Encoded":
         """Returns the examples at the given positions, in this order."""
-        return Encoded(self.records, self.numbers[indices], self.decoding)
+        return Encoded(self.records, self.numbers[indices], self.decoding, self.once)
 
     def joined(self, other: "Encoded") -> "Encoded":
         """Returns these examples and, after them, those of another split."""
         numbers = np.concatenate([self.numbers, other.numbers + len(self.records)])
-        return Encoded(Joined(self.records, other.records), numbers, self.decoding)
+        records = Joined(self.records, other.records)
+        return Encoded(records, numbers, self.decoding, self.once)
 
     def batch(
         self, positions: np.ndarray, draws: np.ndarray | None = None
@@ -184,21 +197,3 @@ class Encoded:
                 len(self),
                 first,
             )
-
-
-def open_encoded(
-    records: Records,
-    decoding: Decoding,
-    examples: int,
-    once: Callable[[Encoded], ImageSet] = Encoded.decoded,
-) -> Encoded | ImageSet:
-    """Opens the examples of a split, in memory or to be decoded at each epoch.
-
-    Args:
-      records: the encoded images of the split.
-      decoding: how they become pixels.
-      examples: number of examples of all splits of the source, which are treated alike.
-      once: decodes the examples into memory.
-    """
-    encoded = Encoded.of(records, decoding)
-    return encoded if decoding.at_each_epoch(examples) else once(encoded)

@@ -10,8 +10,7 @@ import numpy as np
 from shiftjax.errors import InputError
 from train.data import splits
 from train.data.decoding import Decoding
-from train.data.encoded import Encoded, open_encoded
-from train.data.image_set import ImageSet
+from train.data.encoded import Encoded
 
 FORMS = ("fake:COUNT", "fake:COUNTxCLASSES")
 _CLASSES = 1000
@@ -87,10 +86,10 @@ def open_fake(name: str, decoding: Decoding) -> splits.OfficialSplits:
     counts = {"train": examples, "test": max(examples // 10, 1)}
     when = decoding.decode or "each_epoch"
 
-    def read(split: str) -> Encoded | ImageSet:
+    def read(split: str) -> Encoded:
         extent = decoding.image_shape[:2]
         noise = Noise(counts[split], classes, extent, _SEEDS[split])
         chosen = dataclasses.replace(decoding, decode=when)
-        return open_encoded(noise, chosen, sum(counts.values()))
+        return Encoded.of(noise, chosen, sum(counts.values()))
 
     return splits.assign(f"fake:{name}", list(counts), read)

@@ -21,8 +21,7 @@ from shiftjax import image_files
 from shiftjax.errors import InputError, MissingFileError, reading
 from train.data import splits
 from train.data.decoding import Decoding
-from train.data.encoded import Encoded, open_encoded
-from train.data.image_set import ImageSet
+from train.data.encoded import Encoded
 
 _LOG = logging.getLogger(__name__)
 _NOT_CLASSES = ("__MACOSX", "__pycache__")
@@ -94,9 +93,12 @@ def open_folder(
         classes = _classes(roots, without)
     listed = functools.cache(lambda split: _files(roots[split], classes))
 
-    def read(split: str) -> Encoded | ImageSet:
-        examples = sum(len(listed(name)) for name in roots)
-        return open_encoded(listed(split), decoding, examples, _decoded)
+    def read(split: str) -> Encoded:
+        count = sum(len(listed(name)) for name in roots)
+        examples = Encoded.of(listed(split), decoding, count)
+        if examples.once:
+            _warn_of_twins(listed(split))
+        return examples
 
     return splits.assign(f"folder:{path}", list(roots), read)
 
@@ -195,14 +197,11 @@ def _files(root: Path, classes: list[str]) -> Files:
     return Files(files, labels, tuple(classes))
 
 
-def _decoded(examples: Encoded) -> ImageSet:
-    """Decodes images into memory, and warns of one that is in two classes."""
-    files = examples.records
-    assert isinstance(files, Files)  # `open_folder` has made them
+def _warn_of_twins(files: Files) -> None:
+    """Logs an image that is in two classes, if there is one."""
     twins = _twins(files)
     if twins is not None:
         _LOG.warning("%s and %s are the same image in two classes", *twins)
-    return examples.decoded()
 
 
 def _twins(files: Files) -> tuple[str, str] | None:

@@ -20,8 +20,7 @@ import numpy as np
 from shiftjax.errors import InputError, MissingFileError, needs_extra
 from train.data import shards, splits
 from train.data.decoding import Decoding
-from train.data.encoded import Encoded, open_encoded
-from train.data.image_set import ImageSet
+from train.data.encoded import Encoded
 from train.data.labels import name_classes
 
 _LOG = logging.getLogger(__name__)
@@ -106,11 +105,11 @@ def open_hugging_face(path: str, decoding: Decoding) -> splits.OfficialSplits:
     )
     examples = sum(map(len, labels.values()))
 
-    def read(split: str) -> Encoded | ImageSet:
+    def read(split: str) -> Encoded:
         images = _encoded_images(tables[split], columns[split][0])
         own = labels[split].astype(np.int32)
         rows = Rows(f"{root}: {split}", images, own, class_names)
-        return open_encoded(rows, decoding, examples)
+        return Encoded.of(rows, decoding, examples)
 
     return splits.assign(source, list(labels), read)
 

@@ -21,6 +21,7 @@ from shiftjax import image_sizes
 from shiftjax.errors import InputError, unknown_name
 from train.data import arrays, digits, fake, folder, hugging_face, splits, tar, tfds
 from train.data.decoding import ON_CORRUPT, Decoding
+from train.data.encoded import Encoded
 from train.data.examples import Examples
 from train.data.image_set import ImageSet
 
@@ -152,6 +153,8 @@ def load_source(
     examples = splits.select_split(
         official, split, validation_examples, cut_test=cut_test
     )
+    if isinstance(examples, Encoded) and examples.once:
+        examples = examples.decoded()
     if request.crop_scale is not None and isinstance(examples, ImageSet):
         raise InputError(
             f"--augment.random-resized-crop needs images of their own size, which are "

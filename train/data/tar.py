@@ -27,8 +27,7 @@ from shiftjax import image_files
 from shiftjax.errors import InputError, MissingFileError, reading
 from train.data import shards, splits
 from train.data.decoding import Decoding
-from train.data.encoded import Encoded, open_encoded
-from train.data.image_set import ImageSet
+from train.data.encoded import Encoded
 from train.data.labels import name_classes
 
 _LOG = logging.getLogger(__name__)
@@ -142,8 +141,8 @@ def open_tar(path: str, decoding: Decoding) -> splits.OfficialSplits:
     )
     examples = sum(len(index.keys) for index in everything)
 
-    def read(split: str) -> Encoded | ImageSet:
-        return open_encoded(Shards(indices[split], class_names), decoding, examples)
+    def read(split: str) -> Encoded:
+        return Encoded.of(Shards(indices[split], class_names), decoding, examples)
 
     return splits.assign(f"tar:{path}", list(indices), read)
 

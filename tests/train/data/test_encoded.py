@@ -52,6 +52,23 @@ def files(root, split="train"):
     return sorted((root / split).glob("*/*"), key=str)
 
 
+def test_only_the_images_of_a_split_are_decoded(draw, monkeypatch):
+    """Of 12 without splits: 2 for the test, 1 for validation and 9 for training."""
+    folder, decoded = draw() / "train", []
+    pixels = Encoded._pixels
+
+    def counted(self, image, number, draw):
+        decoded.append(number)
+        return pixels(self, image, number, draw)
+
+    monkeypatch.setattr(Encoded, "_pixels", counted)
+    for split in ("train", "validation", "test"):
+        examples = load_source(f"folder:{folder}", split, 1, image_size=SIZE)
+        assert isinstance(examples, ImageSet)
+        assert len(examples) == {"train": 9, "validation": 1, "test": 2}[split]
+    assert sorted(decoded) == list(range(12))
+
+
 def test_the_interface_is_that_of_images_in_memory(root):
     encoded = streamed(root)
     memory = load_source(f"folder:{root}", "train+validation", image_size=SIZE)

@@ -197,7 +197,7 @@ def test_a_dangling_link_is_reported_or_skipped(tmp_path):
     with pytest.raises(InputError, match=r"cat/000\.png: cannot be read") as error:
         read(tmp_path, "train")
     assert "\n" not in str(error.value)
-    with pytest.warns(UserWarning, match=r"1 of 12 images are left out.*No such file"):
+    with pytest.warns(UserWarning, match=r"1 of \d+ images are left out.*No such file"):
         parts = [
             read(tmp_path, s, on_corrupt="skip") for s in ("train+validation", "test")
         ]
