@@ -22,6 +22,7 @@ from shiftjax.shift import displacements
 from shiftjax.weights import Pretrained
 
 Move = tuple[int, int]
+BATCH = 64  # images that are computed at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +45,12 @@ class BlockAnalysis:
 
 
 def analyze(pretrained: Pretrained, images: np.ndarray) -> list[BlockAnalysis]:
-    """Analyzes the shift blocks of a network on a batch of images.
+    """Analyzes the shift blocks of a network on images.
 
     Args:
       pretrained: a network of shift blocks.
-      images: uint8 `[batch, height, width, channels]`.
+      images: uint8 `[images, height, width, channels]`, of which a few at a time are
+        computed.
 
     Returns:
       One analysis for each block, in the order of the network.
@@ -63,21 +65,65 @@ def analyze(pretrained: Pretrained, images: np.ndarray) -> list[BlockAnalysis]:
         capture_intermediates=lambda module, _: isinstance(module, Shift),
         mutable=["intermediates"],
     )
-    _, captured = jax.jit(capture)(
-        pretrained.variables, normalize_images(images, pretrained.card)
-    )
+    capture = jax.jit(capture)
+    moments: dict[str, _Moments] = {}
+    for start in range(0, len(images), BATCH):
+        some = normalize_images(images[start : start + BATCH], pretrained.card)
+        padded = jnp.pad(some, [(0, BATCH - len(some))] + [(0, 0)] * 3)
+        _, captured = capture(pretrained.variables, padded)
+        for name, inner in captured["intermediates"].items():
+            (y,) = inner["shift"]["__call__"]
+            more = _Moments.of(np.asarray(y[: len(some)]))
+            moments[name] = moments[name] + more if name in moments else more
     found = []
-    for name, inner in sorted(captured["intermediates"].items()):
-        (y,) = inner["shift"]["__call__"]
+    for name in sorted(moments):
         variables = {kind: tree[name] for kind, tree in pretrained.variables.items()}
-        moves = displacements(y.shape[-1], kernel_size, dilation=dilation)
-        found.append(_analyze(name, np.asarray(y), variables, moves, model.epsilon))
+        channels = len(moments[name].sums)
+        moves = displacements(channels, kernel_size, dilation=dilation)
+        found.append(_analyze(name, moments[name], variables, moves, model.epsilon))
     return found
+
+
+@dataclasses.dataclass(frozen=True)
+class _Moments:
+    """Sums over the pixels of a tensor, in float64.
+
+    Attributes:
+      count: number of pixels.
+      sums: sums of the channels, `[channels]`.
+      products: sums of the products of two channels, `[channels, channels]`.
+    """
+
+    count: int
+    sums: np.ndarray
+    products: np.ndarray
+
+    @classmethod
+    def of(cls, y: np.ndarray) -> "_Moments":
+        """Sums up `[batch, height, width, channels]`."""
+        pixels = y.reshape(-1, y.shape[-1]).astype(np.float64)
+        return cls(len(pixels), pixels.sum(0), pixels.T @ pixels)
+
+    def __add__(self, other: "_Moments") -> "_Moments":
+        return _Moments(
+            self.count + other.count,
+            self.sums + other.sums,
+            self.products + other.products,
+        )
+
+    def covariance(self) -> np.ndarray:
+        """Returns the covariance of the channels, `[channels, channels]`."""
+        means, squares = self.sums / self.count, self.products / self.count
+        found = squares - np.outer(means, means)
+        # Rounding leaves a little of the variance of a constant channel.
+        constant = found.diagonal() <= 1e-12 * squares.diagonal()
+        found[constant] = found[:, constant] = 0
+        return found
 
 
 def _analyze(
     name: str,
-    y: np.ndarray,
+    moments: _Moments,
     variables: Mapping[str, Any],
     moves: np.ndarray,
     epsilon: float,
@@ -86,7 +132,7 @@ def _analyze(
 
     Args:
       name: name of the block.
-      y: output of its shift, `[batch, height, width, channels]`.
+      moments: of the output of its shift.
       variables: its "params" and "batch_stats".
       moves: displacements `[channels, 2]` of its channels.
       epsilon: constant that BatchNorm adds to the variances.
@@ -96,34 +142,35 @@ def _analyze(
         project["norm"], variables["batch_stats"]["project"]["norm"], epsilon
     )
     kernel = np.asarray(project["conv"]["kernel"] * gain, np.float64)
-    pixels = y.reshape(-1, y.shape[-1]).astype(np.float64)
-    power = pixels.var(0) * (kernel**2).sum(1)
+    covariance = moments.covariance()
+    power = covariance.diagonal() * (kernel**2).sum(1)
     groups = [tuple(move) for move in moves.tolist()]
     added = dict.fromkeys(dict.fromkeys(groups), 0.0)
     for move, value in zip(groups, power, strict=True):
         added[move] += value
     total = sum(np.sqrt(value) for value in added.values()) or 1.0
     shares = {move: float(np.sqrt(value) / total) for move, value in added.items()}
-    within, across = _correlations(pixels, moves)
+    within, across = _correlations(covariance, moves)
     return BlockAnalysis(name, shares, within, across)
 
 
-def _correlations(pixels: np.ndarray, moves: np.ndarray) -> tuple[float, float]:
+def _correlations(covariance: np.ndarray, moves: np.ndarray) -> tuple[float, float]:
     """Computes the mean absolute correlations of pairs of channels.
 
     Args:
-      pixels: `[pixels, channels]`.
+      covariance: `[channels, channels]`; 0 for constant channels, which are left out.
       moves: displacements `[channels, 2]`.
 
     Returns:
       The mean over pairs of equal displacements, and over pairs of different ones; 0
       where there are none.
     """
-    varying = pixels.std(0) > 0
-    pixels, moves = pixels[:, varying], moves[varying]
+    varying = covariance.diagonal() > 0
+    covariance, moves = covariance[varying][:, varying], moves[varying]
     if len(moves) < 2:
         return 0.0, 0.0
-    size = np.abs(np.corrcoef(pixels.T))
+    deviations = np.sqrt(covariance.diagonal())
+    size = np.abs(covariance / np.outer(deviations, deviations))
     alike = (moves[:, None] == moves[None]).all(-1)
     other = ~np.eye(len(moves), dtype=bool)
     pairs = (size[alike & other], size[~alike])

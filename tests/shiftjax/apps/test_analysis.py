@@ -109,10 +109,31 @@ def test_correlations_by_hand():
     """Channels 0 and 1 are equal, 2 is at right angles to both, 3 is constant."""
     pixels = np.array([[1, 1, 1, 5], [1, 1, -1, 5], [-1, -1, 1, 5], [-1, -1, -1, 5]])
     moves = np.array([[0, 1], [0, 1], [1, 0], [1, 0]])
-    within, across = analysis._correlations(pixels.astype(float), moves)
+    covariance = analysis._Moments.of(pixels[None, None]).covariance()
+    within, across = analysis._correlations(covariance, moves)
     assert within == pytest.approx(1)
     assert across == pytest.approx(0)
-    assert analysis._correlations(np.ones((4, 4)), moves) == (0, 0)
+    assert analysis._correlations(np.zeros((4, 4)), moves) == (0, 0)
+
+
+def test_moments_are_those_of_all_pixels(rng):
+    y = rng.normal(3, 2, (5, 4, 3, 6))
+    y[..., 2] = 0
+    parts = [analysis._Moments.of(part) for part in (y[:2], y[2:])]
+    moments = parts[0] + parts[1]
+    wanted = np.cov(y.reshape(-1, 6).T, bias=True)
+    np.testing.assert_allclose(moments.covariance(), wanted, rtol=1e-10, atol=1e-12)
+    assert moments.count == 60
+
+
+def test_images_are_computed_a_few_at_a_time(pretrained, images, monkeypatch):
+    """Six images in batches of four, the last of which is not full."""
+    whole = analyze(pretrained, images)
+    monkeypatch.setattr(analysis, "BATCH", 4)
+    for block, of_parts in zip(whole, analyze(pretrained, images), strict=True):
+        assert of_parts.contributions == pytest.approx(block.contributions, rel=1e-5)
+        assert of_parts.within == pytest.approx(block.within, rel=1e-5)
+        assert of_parts.across == pytest.approx(block.across, rel=1e-5)
 
 
 def test_intensities_by_hand():
