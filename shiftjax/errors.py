@@ -7,8 +7,11 @@ keeps its traceback.
 
 import contextlib
 import difflib
+import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
+
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)
 
 
 class InputError(ValueError):
@@ -132,3 +135,27 @@ def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> UnknownNameErr
     return UnknownNameError(
         f"unknown {kind} {name!r}: {hint}(known: {listed or 'none'})"
     )
+
+
+@contextlib.contextmanager
+def named_if_denied() -> Iterator[None]:
+    """Creates a context in which an InputError names a file that the system denies.
+
+    Yields:
+      None.
+
+    Raises:
+      InputError: if a permission is missing, or the file system is read-only or full.
+
+    Example:
+      >>> with named_if_denied():
+      ...     raise PermissionError(13, "Permission denied", "/data/images")
+      Traceback (most recent call last):
+      shiftjax.errors.InputError: /data/images: Permission denied
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DENIED or error.filename is None:
+            raise
+        raise InputError(f"{error.filename}: {error.strerror}") from error

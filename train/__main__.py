@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from shiftjax.cli import arguments
-from shiftjax.errors import InputError, needs_extra, unknown_name
+from shiftjax.errors import InputError, named_if_denied, needs_extra, unknown_name
 from train import commands, config, exits, experiments
 
 COMMANDS = {
@@ -43,7 +43,7 @@ def run_command(given: Sequence[str] | None = None) -> int:
         return 0
     try:
         logging.basicConfig(format="train: %(message)s")  # of warnings
-        with needs_extra(f"`{commands.PROGRAM}`", "train"):
+        with needs_extra(f"`{commands.PROGRAM}`", "train"), named_if_denied():
             command = parse(given)
             console = arguments.open_console(soft_wrap=True)
             if isinstance(command, config.Config):

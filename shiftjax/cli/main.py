@@ -13,7 +13,7 @@ import tyro
 
 from shiftjax.cli import commands, face_commands, style_commands
 from shiftjax.cli.arguments import open_console, parse_command_line
-from shiftjax.errors import InputError
+from shiftjax.errors import InputError, named_if_denied
 from shiftjax.version import __version__
 
 USER_MISTAKE = 2
@@ -65,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = parse_command_line(
             every_command(), "shiftjax", given, description=DESCRIPTION
         )
-        code = command.run(open_console(width=None if sys.stdout.isatty() else 120))
+        console = open_console(width=None if sys.stdout.isatty() else 120)
+        with named_if_denied():
+            code = command.run(console)
     except InputError as error:
         print(f"shiftjax: {error}", file=sys.stderr)
         return USER_MISTAKE

@@ -327,3 +327,21 @@ def test_a_missing_package_is_one_line_with_its_extra(capsys, monkeypatch, progr
     assert code == 2
     needs = f"`{name}` needs sklearn: pip install 'shiftjax[train]'"
     assert capsys.readouterr().err == f"{program}: {needs}\n"
+
+
+def test_a_file_that_the_system_denies_is_named(capsys, monkeypatch):
+    def denied(*_):
+        raise PermissionError(13, "Permission denied", "/data/cifar10")
+
+    monkeypatch.setattr(commands.Prepare, "run", denied)
+    said = mistake(capsys, "prepare", "cifar10")
+    assert said == "train: /data/cifar10: Permission denied\n"
+
+
+def test_another_fault_of_the_system_keeps_its_traceback(monkeypatch):
+    def broken(*_):
+        raise OSError(5, "Input/output error", "/data/cifar10")
+
+    monkeypatch.setattr(commands.Prepare, "run", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        run_command(["prepare", "cifar10"])
