@@ -114,7 +114,7 @@ def test_cifar_networks_are_the_same(rng, kind):
     images = rng.normal(size=(4, 32, 32, 3)).astype(np.float32)
     variables = random_variables(rng, model, images)
     net = torch_modules.cifar_net(kind, 8, 3 if "shift" in name else 1)
-    stem, _, *blocks, _, _, head = net
+    stem, _, *blocks, _, _, head = net.children()
     load(stem, variables, "stem")
     for stage, block in enumerate(blocks, 1):
         load_block(block, of(variables, f"stage{stage}_block01"), parts)
@@ -130,7 +130,7 @@ def test_shiftnets_are_the_same(rng):
     variables = random_variables(rng, model, images)
     params, stats = variables["params"], variables["batch_stats"]
     net = torch_modules.shift_net("shift", **shape)
-    stem, *modules, norm, _, _, _, head = net
+    stem, *modules, norm, _, _, _, head = net.children()
     load_kernel(stem, params["Conv_0"]["kernel"])
     for index, module in enumerate(modules):
         part, of_part = params[f"CSC_{index}"], stats[f"CSC_{index}"]
