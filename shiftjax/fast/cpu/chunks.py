@@ -125,6 +125,7 @@ def _backward(
 
     def step(i: jax.Array, carry: tuple) -> tuple:
         total, dx, (forward, back) = carry
+        back = lax.stop_gradient(back)  # a buffer; in second derivatives too
 
         def run(weights: Any, x: Any, back: Any) -> tuple:
             return function(weights, x, (forward, back))

@@ -118,6 +118,29 @@ def test_with_running_statistics(rng, randomize, assert_trees_close, name):
     assert_trees_close(actual, expected, FLOAT64)
 
 
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.usefixtures("float64", "one_chunk_at_a_time")
+def test_second_derivatives(rng, randomize, assert_trees_close, train):
+    """The gradient of the squares of the gradient, over several groups of chunks."""
+    module, x = ShiftConv(9, expansion=2), rng.normal(size=(6, 5, 6, 9))
+    variables = randomize(module, x)
+
+    def loss(enter, params, x):
+        now, mutable = variables | {"params": params}, ["batch_stats"] if train else []
+        y, _ = module.apply(now, enter(x), train, mutable=mutable)
+        return ((y.to_nhwc() if isinstance(y, Planes) else y) ** 2).sum()
+
+    def penalty(enter, *arguments):
+        gradient = jax.grad(loss, (1, 2))(enter, *arguments)
+        return sum((part**2).sum() for part in jax.tree.leaves(gradient))
+
+    second = jax.jit(jax.grad(penalty, (1, 2)), static_argnums=0)
+    enter = functools.partial(Planes.from_nhwc, chunk=2)
+    actual = second(enter, variables["params"], x)
+    expected = second(jnp.asarray, variables["params"], x)
+    assert_trees_close(actual, expected, 10 * FLOAT64)
+
+
 @pytest.mark.parametrize("name", SOME)
 def test_in_float32(rng, randomize, assert_trees_close, name):
     module, shape, chunk = CASES[name]
