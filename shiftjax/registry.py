@@ -3,8 +3,8 @@
 import dataclasses
 import fnmatch
 import numbers
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,16 +60,43 @@ def _is_number(value: Any) -> bool:
     return real and not isinstance(value, bool)
 
 
-# By the annotation of an attribute: which values it takes, and what to call them.
-# Attributes of other types are checked by the networks.
-KINDS: dict[Any, tuple[Callable[[Any], bool], str]] = {
-    bool: (_is_flag, "True or False"),
-    int: (_is_whole, "an integer"),
-    float: (_is_number, "a number"),
-    str: (lambda x: isinstance(x, str), "a string"),
-    str | None: (lambda x: x is None or isinstance(x, str), "a string or None"),
-    tuple[int, ...]: (
+class Kind(NamedTuple):
+    """The values that an attribute of a network takes.
+
+    Attributes:
+      accepts: returns True for a value that it takes.
+      convert: returns the value that the network gets, which can be hashed and written
+        as JSON.
+      text: what to call these values.
+    """
+
+    accepts: Callable[[Any], bool]
+    convert: Callable[[Any], Any]
+    text: str
+
+
+def _number(value: Any) -> int | float:
+    """Returns a number as one of Python's."""
+    return value if isinstance(value, int | float) else float(value)
+
+
+def _wholes(values: Any) -> tuple[int, ...]:
+    """Returns integers as a tuple of Python's."""
+    return tuple(int(value) for value in values)
+
+
+# By the annotation of an attribute. Those of other types are checked by the networks.
+KINDS: Mapping[Any, Kind] = {
+    bool: Kind(_is_flag, bool, "True or False"),
+    int: Kind(_is_whole, int, "an integer"),
+    float: Kind(_is_number, _number, "a number"),
+    str: Kind(lambda x: isinstance(x, str), str, "a string"),
+    str | None: Kind(
+        lambda x: x is None or isinstance(x, str), lambda x: x, "a string or None"
+    ),
+    tuple[int, ...]: Kind(
         lambda x: isinstance(x, tuple | list) and all(map(_is_whole, x)),
+        _wholes,
         "a tuple of integers",
     ),
 }
@@ -130,9 +157,12 @@ def create_model(name: str, **overrides: Any) -> Unit:
     for option, value in overrides.items():
         if option not in options:
             raise unknown_name(f"option of {name}", option, options)
-        accepts, text = KINDS.get(options[option], (lambda _: True, ""))
-        if not accepts(value):
-            raise InputError(f"{option}={value!r}: it must be {text}")
+        kind = KINDS.get(options[option])
+        if kind is None:
+            continue
+        if not kind.accepts(value):
+            raise InputError(f"{option}={value!r}: it must be {kind.text}")
+        overrides[option] = kind.convert(value)
     return builder(**overrides)
 
 

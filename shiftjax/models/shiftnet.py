@@ -94,6 +94,14 @@ class ShiftNet(Network):
 
     image_size: ClassVar[int] = 224
 
+    def __post_init__(self) -> None:
+        """Makes the stages a tuple of `Stage`, by which equal networks are equal."""
+        self.stages = tuple(
+            given if isinstance(given, Stage) else Stage(**given)
+            for given in self.stages
+        )
+        super().__post_init__()
+
     def trunk(self, images: jax.Array, train: bool) -> tuple[Activations, Features]:
         """Computes stem, stages, BatchNorm and ReLU.
 
@@ -110,8 +118,8 @@ class ShiftNet(Network):
         x = self.conv(self.stem_features, 7, 2, name="stem")(x)
         features["stem"] = x
         module = self.block(SC2 if self.second_shift else CSC)
-        for number, given in enumerate(self.stages, 1):
-            stage = given if isinstance(given, Stage) else Stage(**given)
+        for number, stage in enumerate(self.stages, 1):
+            assert isinstance(stage, Stage)
             for index in range(stage.count + 1):
                 x = self.unit(
                     module,
