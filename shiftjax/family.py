@@ -161,9 +161,7 @@ def interpolate(x: ArrayLike, offsets: ArrayLike, *, stride: int = 1) -> jax.Arr
       >>> interpolate(row, [(0.0, 0.25)])[0, :, 0].tolist()
       [1.25, 2.25, 3.25, 3.0]
     """
-    x, offsets = as_feature_map(x), jnp.asarray(offsets)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise InputError(f"x is {x.dtype}: only floats can be interpolated")
+    x, offsets = _floats(as_feature_map(x)), jnp.asarray(offsets)
     if offsets.shape != (x.shape[-1], 2):
         raise InputError(
             f"offsets are {list(offsets.shape)}; x has {x.shape[-1]} channels, so they "
@@ -176,11 +174,23 @@ def interpolate(x: ArrayLike, offsets: ArrayLike, *, stride: int = 1) -> jax.Arr
     return _along(rows, dx, -2, stride).astype(x.dtype)
 
 
+def _floats(x: jax.Array) -> jax.Array:
+    """Returns an array of floats as it is, and raises for another one."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise InputError(f"x is {x.dtype}: only floats can be interpolated")
+    return x
+
+
+def _of_channels(values: jax.Array, ndim: int) -> jax.Array:
+    """Returns `[channels]` with leading axes of 1, for an array of more axes."""
+    return values.reshape((1,) * (ndim - 1) + values.shape)
+
+
 def _along(x: jax.Array, offsets: jax.Array, axis: int, stride: int) -> jax.Array:
     """Moves channels along one axis, with linear interpolation."""
     whole = lax.stop_gradient(jnp.floor(offsets))
     near, far = (_gather(x, whole + step, axis, stride) for step in (0, 1))
-    share, rise = offsets - whole, far - near
+    share, rise = _of_channels(offsets - whole, x.ndim), far - near
     # At a whole displacement `far` has no share, but 0 times infinity is not 0.
     rise = jnp.where((share == 0) & ~jnp.isfinite(rise), 0, rise)
     return near + share * rise
@@ -189,8 +199,9 @@ def _along(x: jax.Array, offsets: jax.Array, axis: int, stride: int) -> jax.Arra
 def _move(x: jax.Array, offsets: jax.Array, stride: int) -> jax.Array:
     """Moves channels by the nearest whole numbers of pixels."""
     dy, dx = jnp.round(offsets).T
-    moved = _gather(_gather(x, dy, -3, stride), dx, -2, stride)
-    return jnp.where(jnp.isnan(dy + dx), jnp.asarray(jnp.nan, x.dtype), moved)
+    moved = _gather(_gather(_floats(x), dy, -3, stride), dx, -2, stride)
+    total = _of_channels(dy + dx, x.ndim).astype(x.dtype)
+    return jnp.where(jnp.isnan(total), total, moved)
 
 
 # A straight-through estimator: it moves by whole numbers, and its derivative is the one
@@ -217,7 +228,7 @@ def _gather(x: jax.Array, steps: jax.Array, axis: int, stride: int) -> jax.Array
     length = x.shape[axis]
     # All displacements beyond the image are equal, and the bound keeps them in int32.
     steps = jnp.clip(steps.astype(jnp.float32), -length, length).astype(jnp.int32)
-    index = jnp.arange(0, length, stride)[:, None] + steps
+    index = jnp.arange(0, length, stride)[:, None] + steps[None]
     # A negative index would count from the end; `length` is outside.
     index = jnp.where(index < 0, length, index)
     index = index if axis == -2 else index[:, None]

@@ -64,8 +64,8 @@ class InstanceNorm(nn.Module):
         dtype: Any = self.dtype or jnp.promote_types(x.dtype, self.param_dtype)
         x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         mean, var = self._statistics(x)
-        factor = jax.lax.rsqrt(var + self.epsilon) * scale
-        y = (x - mean[:, None, None]) * factor[:, None, None] + bias
+        factor = jax.lax.rsqrt(var + self.epsilon) * scale[None]
+        y = (x - mean[:, None, None]) * factor[:, None, None] + bias[None, None, None]
         return y.astype(dtype)
 
     def _statistics(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -95,11 +95,11 @@ def by_slice(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
 def by_gather(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
     """Gathers from the flattened image; an index outside it reads zero."""
     height, width, channels = x.shape[-3:]
-    dy, dx = jnp.asarray(table, jnp.int32).T
+    dy, dx = jnp.asarray(table, jnp.int32).T[:, None, None]
     rows = stride * jnp.arange(size[0])[:, None, None] + dy
-    columns = stride * jnp.arange(size[1])[:, None] + dx
+    columns = stride * jnp.arange(size[1])[None, :, None] + dx
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    index = (rows * width + columns) * channels + jnp.arange(channels)
+    index = (rows * width + columns) * channels + jnp.arange(channels)[None, None]
     index = jnp.where(inside, index, height * width * channels)
     flat = x.reshape(*x.shape[:-3], height * width * channels)
     out = jnp.take(flat, index.reshape(-1), axis=-1, mode="fill", fill_value=0)

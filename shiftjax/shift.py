@@ -370,10 +370,14 @@ def batch(
     return displace_p.bind(jnp.moveaxis(arguments[0], axes[0], 0), **options), 0
 
 
+def implement(x: ArrayLike, **options: Any) -> jax.Array:
+    """Computes the result outside of `jax.jit`, on the device that holds the array."""
+    x = jnp.asarray(x)  # one of NumPy may come from a function that JAX has traced
+    return lower(next(iter(x.devices())).platform, x, **options)
+
+
 displace_p = Primitive("displace")
-displace_p.def_impl(  # outside of `jax.jit`, on the device that holds the array
-    lambda x, **options: lower(next(iter(x.devices())).platform, x, **options)
-)
+displace_p.def_impl(implement)
 displace_p.def_abstract_eval(
     lambda x, *, size, **_: x.update(shape=(*x.shape[:-3], *size, x.shape[-1]))
 )

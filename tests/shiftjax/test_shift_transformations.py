@@ -195,3 +195,22 @@ def test_export_for_any_batch_and_platform(reference, rng):
         assert_identical(y, reference.shift(x, stride=2))
         table = reference.table(20, 3)
         assert_identical(dx, reference.spread(g, table, x.shape, 2))
+
+
+def test_a_derivative_is_applied_to_an_array_of_numpy(rng):
+    """As those of JAX's own operations are, outside of jit."""
+    x, g = (rng.normal(size=(1, 4, 5, 9)).astype(np.float32) for _ in range(2))
+    wanted = jax.jit(jax.vjp(shift, jnp.asarray(x))[1])(g)[0]
+    np.testing.assert_array_equal(jax.vjp(shift, x)[1](g)[0], wanted)
+    np.testing.assert_array_equal(jax.linearize(shift, x)[1](g), shift(g))
+    transposed = jax.linear_transpose(shift, x)
+    np.testing.assert_array_equal(transposed(g)[0], wanted)
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_no_lowering_needs_rank_promotion(lowering, stride):
+    x, table = jnp.ones((2, 5, 4, 9)), displacements(9)
+    with jax.numpy_rank_promotion("raise"):
+        y = displace(x, table, stride=stride, lowering=lowering)
+        assert y.shape == (2, 5 // stride + stride - 1, 4 // stride, 9)

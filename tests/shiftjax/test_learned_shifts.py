@@ -1,0 +1,32 @@
+"""Modules that learn their displacements, on other inputs and settings of JAX."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from shiftjax import InputError
+from shiftjax.family import ActiveShift, SparseShift
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+@pytest.mark.parametrize("module", [ActiveShift(), SparseShift(strides=2)])
+def test_modules_need_no_rank_promotion(module):
+    x = jnp.ones((2, 5, 4, 3))
+    with jax.numpy_rank_promotion("raise"):
+        variables = module.init(jax.random.key(0), x)
+        jax.grad(lambda v: module.apply(v, x).sum())(variables)
+
+
+def test_a_sparse_shift_of_integers_is_refused():
+    params = {"params": {"offsets": jnp.zeros((1, 2))}}
+    with pytest.raises(InputError, match="x is int32: only floats"):
+        SparseShift().apply(params, jnp.ones((3, 3, 1), jnp.int32))
+
+
+def test_a_sparse_shift_makes_no_nan_of_its_own():
+    """`jax_debug_nans` stops at each one."""
+    params = {"params": {"offsets": jnp.array([[0.2, 0.8]])}}
+    with jax.debug_nans(True):
+        y = SparseShift().apply(params, jnp.arange(4.0).reshape(1, 4, 1))
+    assert y[0, :, 0].tolist() == [1, 2, 3, 0]
