@@ -234,11 +234,12 @@ def targets(paths: Iterable[str | Path], output: str | Path) -> list[tuple[Path,
             raise MissingFileError(f"there is no image {source}")
     sources, taken = {source.resolve() for source, _ in pairs}, set[Path]()
     for _, target in pairs:
-        if target.resolve() in sources:
+        file = target.resolve()
+        if file in sources:
             raise InputError(f"{target} would be overwritten: give another folder")
-        if target in taken:
+        if file in taken:
             raise InputError(
                 f"two images would be written to {target}: stylize them separately"
             )
-        taken.add(target)
+        taken.add(file)
     return pairs
