@@ -18,10 +18,13 @@ from shiftjax.apps.stylize import Stylizer
 from shiftjax.apps.thumbnails import decode_thumbnail
 from shiftjax.weights import open_pretrained
 from train.data.sources import load_source
+from train.logging.records import read_metrics
 
 FOLDER = Path(__file__).parent
 SIZE = 5
 FRAME = "#999999"
+IMAGENETTE = {"shiftnet_c": "ShiftNet-C", "shiftresnet50": "ShiftResNet-50"}
+COLORS = ("#56b4e9", "#0072b2")
 
 
 def letter() -> np.ndarray:
@@ -95,7 +98,32 @@ def draw_styles(path: Path) -> None:
     Image.open(image).convert("RGB").save(path, quality=88)
 
 
+def draw_imagenette(path: Path) -> None:
+    """Draws the training loss and the validation accuracy of the runs."""
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for (name, title), color in zip(IMAGENETTE.items(), COLORS, strict=True):
+        lines = read_metrics(FOLDER / "imagenette" / name)
+        for axes, split, metric, scale in (
+            (left, "train", "loss", 1),
+            (right, "validation", "top1", 100),
+        ):
+            of_split = [line for line in lines if line["split"] == split]
+            # A run ends a step after its last whole epoch, with a line of that step.
+            by_epoch = {round(line["epoch"]): line for line in reversed(of_split)}
+            values = [scale * line[metric] for line in by_epoch.values()]
+            axes.plot(list(by_epoch), values, color=color, label=title)
+    left.set(xlabel="epoch", ylabel="training loss", xlim=(0, None))
+    right.set(xlabel="epoch", ylabel="validation top-1, %", xlim=(0, None))
+    left.legend(frameon=False)
+    for axes in (left, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    figure.savefig(path, dpi=140)
+
+
 if __name__ == "__main__":
     shift_figure().savefig(FOLDER / "shift.png", dpi=140)
     draw_displacements(FOLDER / "displacements.png")
     draw_styles(FOLDER / "styles.jpg")
+    draw_imagenette(FOLDER / "imagenette.png")
