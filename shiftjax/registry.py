@@ -60,7 +60,7 @@ def _is_number(value: Any) -> bool:
     return real and not isinstance(value, bool)
 
 
-class Kind(NamedTuple):
+class OptionKind(NamedTuple):
     """The values that an attribute of a network takes.
 
     Attributes:
@@ -86,15 +86,15 @@ def _wholes(values: Any) -> tuple[int, ...]:
 
 
 # By the annotation of an attribute. Those of other types are checked by the networks.
-KINDS: Mapping[Any, Kind] = {
-    bool: Kind(_is_flag, bool, "True or False"),
-    int: Kind(_is_whole, int, "an integer"),
-    float: Kind(_is_number, _number, "a number"),
-    str: Kind(lambda x: isinstance(x, str), str, "a string"),
-    str | None: Kind(
+KINDS: Mapping[Any, OptionKind] = {
+    bool: OptionKind(_is_flag, bool, "True or False"),
+    int: OptionKind(_is_whole, int, "an integer"),
+    float: OptionKind(_is_number, _number, "a number"),
+    str: OptionKind(lambda x: isinstance(x, str), str, "a string"),
+    str | None: OptionKind(
         lambda x: x is None or isinstance(x, str), lambda x: x, "a string or None"
     ),
-    tuple[int, ...]: Kind(
+    tuple[int, ...]: OptionKind(
         lambda x: isinstance(x, tuple | list) and all(map(_is_whole, x)),
         _wholes,
         "a tuple of integers",
