@@ -1,6 +1,6 @@
 """Comparison of the hosts of a run, before their first step.
 
-All hosts get the values of the first one, and stop together if one has others.
+They exchange their values, and stop together if one has others than the first.
 """
 
 import dataclasses
@@ -74,10 +74,10 @@ def compare_facts(facts: Mapping[str, Any]) -> None:
     first, *others = map(json.loads, coordination.exchange(json.dumps(facts)))
     for process, other in enumerate(others, 1):
         for name, value in first.items():
-            if other[name] != value:
+            if other.get(name) != value:
                 raise InputError(
-                    f"process {process} differs in {name}: it has {other[name]}, and "
-                    f"process 0 has {value}"
+                    f"process {process} differs in {name}: it has {other.get(name)}, "
+                    f"and process 0 has {value}"
                 )
 
 

@@ -8,6 +8,8 @@ import pytest
 
 from shiftjax.errors import InputError
 from train import comparison
+from train.data.decoding import Decoding
+from train.data.encoded import Encoded
 from train.data.image_set import ImageSet
 from train.data.placement import facts
 
@@ -43,6 +45,7 @@ def test_the_first_difference_is_named(of_others):
 
 
 COUNT = "the number of training examples"
+CLASSES = "the classes of the training examples, as a hash"
 LABELS = "the labels of the training examples, as a hash"
 
 
@@ -51,14 +54,39 @@ LABELS = "the labels of the training examples, as a hash"
     [
         (image_set(40, "cat", "dog"), []),
         (image_set(39, "cat", "dog"), [COUNT, LABELS]),
-        (image_set(40, "cat", "cow"), [LABELS]),
-        (image_set(40, "cat", "dog", "eel"), [LABELS]),
+        (image_set(40, "cat", "cow"), [CLASSES]),
+        (image_set(40, "cat", "dog", "eel"), [CLASSES, LABELS]),
     ],
 )
 def test_facts_of_examples(other, differing):
     own = facts(image_set(40, "cat", "dog"), "training")
     others = facts(other, "training")
     assert [name for name in own if own[name] != others[name]] == differing
+
+
+def test_labels_that_may_lie_beside_the_images_are_not_read():
+    """In TFDS's files a label is in the record of its image: of ImageNet, 150 GB."""
+
+    class Records:
+        class_names, upright = ("cat", "dog"), False
+
+        def __len__(self) -> int:
+            return 40
+
+        @property
+        def labels(self) -> np.ndarray:
+            raise AssertionError("all records are read")
+
+    streamed = Encoded.of(Records(), Decoding())  # pyright: ignore[reportArgumentType]
+    found = facts(streamed, "training")
+    assert found[COUNT] == 40
+    assert found["the training images"] == "encoded ones"
+
+
+def test_a_host_that_decodes_and_one_that_does_not_are_told(of_others):
+    of_others({"the training images": "encoded ones"})
+    with pytest.raises(InputError, match="it has encoded ones, and process 0 has dec"):
+        comparison.compare_facts(facts(image_set(40, "cat", "dog"), "training"))
 
 
 @pytest.mark.usefixtures("quick")

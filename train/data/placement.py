@@ -62,15 +62,29 @@ def host_share(indices: np.ndarray) -> np.ndarray:
 def facts(examples: Examples, split: str) -> dict[str, Any]:
     """Returns what all hosts must have in common, by its name.
 
+    The labels are left out for images that are not in memory: of some sources they
+    cannot be read without the images.
+
     Args:
       examples: the examples of a split.
       split: the name of the split.
     """
-    text = hashlib.sha256(repr(examples.class_names).encode())
-    text.update(np.ascontiguousarray(examples.labels, np.int32).tobytes())
-    images = "decoded" if isinstance(examples, ImageSet) else "encoded"
-    return {
+    found: dict[str, Any] = {
         f"the number of {split} examples": len(examples),
-        f"the labels of the {split} examples, as a hash": text.hexdigest()[:8],
-        f"the {split} images": f"{images} ones",
+        f"the classes of the {split} examples, as a hash": _digest(
+            repr(examples.class_names).encode()
+        ),
     }
+    if not isinstance(examples, ImageSet):
+        return found | {f"the {split} images": "encoded ones"}
+    return found | {
+        f"the {split} images": "decoded ones",
+        f"the labels of the {split} examples, as a hash": _digest(
+            np.ascontiguousarray(examples.labels, np.int32).tobytes()
+        ),
+    }
+
+
+def _digest(content: bytes) -> str:
+    """Returns the first digits of the content's hash."""
+    return hashlib.sha256(content).hexdigest()[:8]

@@ -1,8 +1,8 @@
 """Random-resized crop: a random box of the original image, resized to one size.
 
 The random numbers are a function of the seed, the draw (in general the epoch) and the
-example alone. So the
-same box is cropped in any batch, on any host and thread, and when a run resumes.
+example alone. So the same box is cropped in any batch, on any host and thread, and when
+a run resumes.
 """
 
 import math
