@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def folder(path: str | os.PathLike[str]) -> Folder:
-    """Returns the path of a folder, local or in a store.
+    """Returns the path of a folder, local or in a store; "~" is the home folder.
 
     Raises:
       InputError: if no such store is known, the package for it is not installed, or a
@@ -54,7 +54,7 @@ def folder(path: str | os.PathLike[str]) -> Folder:
             f"{str(path)!a} cannot be named here, where file names are encoded as "
             f"{sys.getfilesystemencoding()}: set LC_ALL=C.UTF-8, or use ASCII letters"
         )
-    return epath.Path(path)
+    return epath.Path(path) if mark else epath.Path(path).expanduser()
 
 
 def _is_utf8(path: str) -> bool:
