@@ -74,7 +74,7 @@ def write(path: Folder, data: bytes) -> None:
     """Writes a file whole: its readers see the old one or the new one.
 
     Raises:
-      OSError: if it cannot be written.
+      OSError: if it cannot be written; the error of a local file names it.
     """
     if in_store(path):
         try:
@@ -85,10 +85,14 @@ def write(path: Folder, data: bytes) -> None:
             raise OSError(f"{type(error).__name__}: {error}") from error
         return
     partial = path.with_name(f"{path.name}.partial")
-    with open(partial, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        error.filename = error.filename or str(path)  # none if the disk is full
+        raise
     os.replace(partial, path)
 
 
