@@ -4,6 +4,7 @@ import dataclasses
 import fcntl
 import gzip
 import json
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -30,13 +31,16 @@ from train.tasks.models import make_model
 LOGS = "logs"
 LOCK = ".lock"  # one process at a time adds releases to a folder
 
+_LOG = logging.getLogger(__name__)
+
 
 def load_run(workdir: str | os.PathLike[str], step: int | None = None) -> Pretrained:
     """Loads the network of a run from its Orbax checkpoint.
 
     Args:
       workdir: the folder of the run.
-      step: the step of the checkpoint; None for the newest.
+      step: the step of the checkpoint; None for the newest intact one. Damaged ones are
+        logged.
 
     Returns:
       The network, its variables (their moving average, if the run has one) and a card.
@@ -48,6 +52,8 @@ def load_run(workdir: str | os.PathLike[str], step: int | None = None) -> Pretra
     examples = load_split(config, "test")
     setup = set_up(config, examples)
     restored = read_checkpoint(workdir, setup, step)
+    for message in restored.skipped:
+        _LOG.warning("%s: %s, step %d is loaded", workdir, message, restored.step)
     classes = setup.trainer.task.class_names(examples)
     given = {"num_classes": len(classes)} if classes else {}
     config = config_file.published(config)
@@ -177,9 +183,10 @@ def _add(
     first = ordered[0].seed
     if first in own:
         folder, config = own[first]
-        entry = _weights(
-            folder, name, out, facts | card_fields(config, ordered[0].test)
-        )
+        test = read_test(folder)
+        assert test is not None  # `_run` has read it
+        facts = facts | card_fields(config, ordered[0].test)
+        entry = _weights(folder, test["step"], name, out, facts)
     else:
         assert older is not None  # it has the run of this seed
         entry = older
@@ -189,17 +196,18 @@ def _add(
 
 
 def _weights(
-    folder: files.Folder, name: str, out: Path, facts: dict[str, Any]
+    folder: files.Folder, step: int, name: str, out: Path, facts: dict[str, Any]
 ) -> manifest.Release:
     """Writes the weights of a run, and returns their entry without runs.
 
     Args:
       folder: the folder of the run.
+      step: the step of the test, and of no older checkpoint if that is damaged.
       name: the name of the release.
       out: the folder of releases.
       facts: fields of the card that the checkpoint does not have.
     """
-    pretrained = load_run(folder)
+    pretrained = load_run(folder, step)
     card = dataclasses.replace(pretrained.card, **facts)
     path = out / f"{name}{SUFFIX}"
     size, sha256 = digest(save(path, pretrained.variables, card))

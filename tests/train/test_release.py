@@ -20,7 +20,7 @@ from shiftjax.errors import MissingFileError
 from shiftjax.releases import manifest
 from shiftjax.weights import Card, Pretrained, open_pretrained, save
 from tests.shiftjax.conftest import random_variables
-from tests.train.runs import NETWORK
+from tests.train.runs import NETWORK, copy_of
 from train import config as config_file
 from train import experiments
 from train.__main__ import parse
@@ -108,8 +108,8 @@ def test_weights_for_gray_images_are_released(tmp_path, gray, rng, monkeypatch):
     model = gray.model()
     variables = random_variables(rng, model, np.zeros((1, 8, 8, 1), np.float32))
     run = Pretrained(model, variables, gray)
-    monkeypatch.setattr("train.release.load_run", lambda folder: run)
-    entry = _weights(None, "resnet20.gray", tmp_path, {})
+    monkeypatch.setattr("train.release.load_run", lambda folder, step: run)
+    entry = _weights(None, 0, "resnet20.gray", tmp_path, {})
     assert entry.params == sum(x.size for x in jax.tree.leaves(variables["params"]))
     rgb = shiftjax.summarize(model, 8)
     assert rgb.macs - entry.macs == 8 * 8 * 9 * 2 * 16
@@ -201,6 +201,20 @@ def test_what_cannot_be_released(tmp_path, finished, other_seed):
     with pytest.raises(InputError, match="released with recipe 'quick', not 'slow'"):
         release([workdir], "c", zoo, recipe="slow")
     assert list(manifest.read(zoo)) == ["shiftresnet20.c"]
+
+
+def test_a_damaged_checkpoint_is_not_released(tmp_path, finished, caplog):
+    """The weights are those of the test, or there are none."""
+    config = copy_of(finished, tmp_path / "run")
+    (tmp_path / "run" / "checkpoints" / "20" / "manifest" / "data.json").unlink()
+    with pytest.raises(InputError, match="checkpoint of step 20 is damaged"):
+        release([config.workdir], "a", tmp_path / "zoo")
+    assert not list((tmp_path / "zoo").glob("*.safetensors"))
+    assert not caplog.messages
+    load_run(config.workdir)
+    (said,) = caplog.messages
+    assert "checkpoint of step 20 is damaged" in said
+    assert said.endswith(", step 15 is loaded")
 
 
 def test_the_data_of_a_release_are_named_and_not_placed(finished, tmp_path):

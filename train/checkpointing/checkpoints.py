@@ -183,9 +183,10 @@ class Checkpoints:
                 self._current = candidate
                 return dataclasses.replace(restored, skipped=tuple(skipped))
         if skipped:
+            advice = "" if step else "; move the directory away to start again"
             raise InputError(
-                f"nothing to restore in {self._store.directory}: {'; '.join(skipped)}; "
-                "move the directory away to start again"
+                f"nothing to restore in {self._store.directory}: {'; '.join(skipped)}"
+                f"{advice}"
             )
         return None
 
