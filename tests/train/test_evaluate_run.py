@@ -1,9 +1,11 @@
 """Evaluation of a run after the fact."""
 
+import dataclasses
+
 import pytest
 
 from shiftjax.errors import InputError, MissingFileError
-from tests.train.runs import STEPS, lines
+from tests.train.runs import STEPS, copy_of, lines
 from train import config as config_file
 from train.evaluation import evaluate_run
 
@@ -30,6 +32,15 @@ def test_other_splits_and_steps_can_be_evaluated(finished):
     earlier = evaluate_run(workdir, step=15)
     assert earlier["step"] == 15
     assert earlier["loss"] != evaluate_run(workdir)["loss"]
+
+
+def test_the_weights_that_a_run_began_with_are_not_needed(finished, tmp_path):
+    """As on a machine that has only the folder of the run."""
+    config = copy_of(finished, tmp_path / "run")
+    began = dataclasses.replace(config, init=str(tmp_path / "gone.safetensors"))
+    config_file.save_config(began, config.workdir)
+    result = evaluate_run(config.workdir)
+    assert result["top1"] == finished.outcome.test["top1"]
 
 
 def test_what_cannot_be_evaluated_is_named(finished, tmp_path, tiny):
