@@ -382,6 +382,7 @@ def _finish(
     if writer is not None:
         for split, means in reversed(found.items()):  # the line of "test" is the last
             writer.write(_line(setup, setup.total_steps, split, means))
+        writer.flush()  # the curves are drawn from the file
         _draw(setup, workdir)
     return found["test"]
 
@@ -396,5 +397,4 @@ def _line(
 
 def _draw(setup: Setup, workdir: files.Folder) -> None:
     """Draws the curves of a run."""
-    metric = setup.trainer.task.best_metric
-    plot_curves(workdir, workdir / CURVES, metric=metric)
+    plot_curves(workdir, workdir / CURVES, metric=setup.trainer.task.best_metric)

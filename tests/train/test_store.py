@@ -85,6 +85,28 @@ def test_a_run_stops_resumes_and_is_read_there(
     assert not (tmp_path / "gs:").exists()
 
 
+def test_the_curves_there_have_the_test(store, finished, run, monkeypatch):
+    """As after a kill before the test, whose line would stay in memory."""
+    folder = Path(store.local(RUN))
+    shutil.copytree(finished.config.workdir, folder)
+    (folder / "curves.png").unlink()
+    (folder / ".lock").unlink()
+    metrics = folder / "metrics.jsonl"
+    texts = [x for x in metrics.read_text().splitlines() if '"test"' not in x]
+    metrics.write_text("".join(f"{text}\n" for text in texts))
+    for step in (folder / "checkpoints").iterdir():
+        (step / "commit_success.txt").touch()
+    drawn = []
+
+    def plot(workdir, *_, **__):
+        drawn.extend(read_metrics(workdir))
+
+    monkeypatch.setattr("train.loop.plot_curves", plot)
+    outcome, _ = run(dataclasses.replace(finished.config, workdir=RUN))
+    assert drawn[-1]["split"] == "test"
+    assert drawn[-1]["top1"] == outcome.test["top1"]
+
+
 def test_a_step_that_was_not_written_whole_is_no_checkpoint(store, tmp_path):
     state = {"a": np.arange(3.0)}
     with Checkpoints("gs://bucket/run/checkpoints") as checkpoints:
