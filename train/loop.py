@@ -307,7 +307,7 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
                 MetricsWriter(
                     workdir,
                     resume_step=step,
-                    keep_test=step == setup.total_steps,
+                    keep_test=step == setup.total_steps and bool(read_test(workdir)),
                     log_to=config.log_to,
                 )
             )

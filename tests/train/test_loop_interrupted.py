@@ -190,6 +190,16 @@ def test_a_damaged_checkpoint_is_passed_over_and_said(finished, run, tmp_path):
     assert places(config.workdir) == places(finished.config.workdir)
 
 
+def test_a_test_that_was_half_written_is_written_once(finished, run, tmp_path):
+    """As after a kill between its line for the raw variables and its own."""
+    config = copy_of(finished, tmp_path / "run")
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"test"', '"test_raw"'))
+    assert places(config.workdir)[-1] == (STEPS, "test_raw")
+    run(config)
+    assert places(config.workdir) == places(finished.config.workdir)
+
+
 def test_a_run_may_go_on_with_another_number_of_devices(
     finished, run, tmp_path, stop_at
 ):

@@ -49,7 +49,8 @@ class MetricsWriter:
     Args:
       workdir: the directory of the run, which is created if needed.
       resume_step: the step at which the run resumes; None for a new run.
-      keep_test: False to drop a test too: that of a run that had fewer epochs before.
+      keep_test: False to drop a test too: that of a run that had fewer epochs before,
+        or one that is not whole.
       log_to: names of other writers, of the table `train.logging.writers.WRITERS`.
 
     Raises:
