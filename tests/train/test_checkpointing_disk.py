@@ -47,6 +47,27 @@ def test_a_failed_save_surfaces_later_and_can_be_tried_again(tmp_path, monkeypat
         assert checkpoints.steps() == [2]
 
 
+def test_a_disk_that_was_full_for_a_moment_costs_one_save(
+    tmp_path, monkeypatch, caplog
+):
+    """The next save is on the disk when it returns, as that of a last step must be."""
+    save, calls = CHECKPOINTER.save_checkpointables_async, []
+
+    def full_at_first(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 1:
+            raise OSError(28, os.strerror(28))
+        return save(*args, **kwargs)
+
+    monkeypatch.setattr(CHECKPOINTER, "save_checkpointables_async", full_at_first)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, make_state(1), {})
+        checkpoints.save(2, make_state(2), {})
+        assert checkpoints.steps() == [2]
+    (said,) = caplog.messages
+    assert said.endswith("No space left on device; step 2 is saved instead")
+
+
 def test_an_error_of_the_run_is_not_hidden_by_one_of_the_disk(tmp_path, monkeypatch):
     def read_only(*args, **kwargs):
         raise PermissionError(13, os.strerror(13))

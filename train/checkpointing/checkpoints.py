@@ -7,6 +7,7 @@ intact state that does not fit this run is an error; no state is loaded in part.
 
 import dataclasses
 import heapq
+import logging
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -31,6 +32,8 @@ from train.checkpointing.manifest import (
     verify_arrays,
 )
 from train.checkpointing.store import StepStore
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +120,9 @@ class Checkpoints:
     ) -> None:
         """Saves a step in the background; on return the state may be donated.
 
-        Waits first for the previous save to finish. Does nothing for the last step that
-        was saved or restored.
+        Waits first for the previous save to finish. If the file system refused that
+        one, this one is not in the background: it is on disk on return. Does nothing
+        for the last step that was saved or restored.
 
         Args:
           step: the number of updates.
@@ -127,10 +131,11 @@ class Checkpoints:
           metrics: numbers that rank the steps; those that are not finite are left out.
 
         Raises:
-          InputError: if the previous save could not be written, or the directory
-            already holds an intact checkpoint of this step.
+          InputError: if neither the previous save nor this one could be written, or
+            the directory already holds an intact checkpoint of this step. With several
+            processes, if the previous save could not be written.
         """
-        self.wait()
+        retries = self._previous_failed(step)
         if step == self._current:
             return
         if step in self.steps() and step not in self._damaged:
@@ -148,6 +153,8 @@ class Checkpoints:
             self._begin(manifest, host)
             self._pending = self._worker.submit(self._store.finish)
         self._current = step
+        if retries:
+            self.wait()
 
     def restore(self, template: PyTree, step: int | None = None) -> Restored | None:
         """Reads the newest intact checkpoint, or that of one step.
@@ -227,6 +234,17 @@ class Checkpoints:
             if error is None:
                 raise
             error.add_note(str(failure))  # the first error is raised
+
+    def _previous_failed(self, step: int) -> bool:
+        """Waits for the previous save; returns True if `step` is to take its place."""
+        try:
+            self.wait()
+        except InputError as error:
+            if jax.process_count() > 1:  # the others may not have failed
+                raise
+            _LOG.warning("%s; step %d is saved instead", error, step)
+            return True
+        return False
 
     def _write(self, manifest: Manifest, host: PyTree) -> None:
         """Writes a step."""
