@@ -25,6 +25,7 @@ from shiftjax.errors import InputError
 from shiftjax.releases import manifest
 from train import config as config_file
 from train import files
+from train.exits import LOST
 from train.logging.records import METRICS_FILE, read_metrics
 from train.machine import cores
 from train.stopping import StopRequest
@@ -287,6 +288,9 @@ class ZooWorker:
             last = output.close()
             if code < 0 and not self._asked:
                 self._fail(job, f"killed by {signal.Signals(-code).name}")
+                continue
+            if code == LOST and self._now(job).state not in ("stopped", "missing"):
+                self._say("another process has begun it", job)
                 continue
             if code > 0:
                 self._fail(job, last)

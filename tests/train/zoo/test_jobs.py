@@ -25,6 +25,7 @@ from train.logging.records import read_metrics
 from train.workdir import LOCK
 from train.zoo.entries import Entry
 from train.zoo.jobs import WorkerOptions, ZooWorker, look, on_share, show
+from train.zoo.output import Output
 
 MODEL, SEEDS = "shiftresnet20_e1", (0, 1)
 NETWORK = {"depth": 8, "implementation": "reference"}  # which compiles quickly
@@ -342,6 +343,21 @@ def test_what_could_not_be_released_is_not_trained(
     with pytest.raises(InputError, match=message):
         work([entry], options)
     assert not options.root.exists()
+
+
+def test_a_run_that_another_worker_began_first_has_not_failed(make_entry, options):
+    """Both saw that it was missing, and one of their two processes got the lock."""
+    worker = ZooWorker([make_entry()], options, Console(file=io.StringIO()))
+    job = look(worker.entries, options)[0]
+    workdir = job.entry.workdir(0, options.root)
+    workdir.mkdir(parents=True)
+    loser = subprocess.Popen([sys.executable, "-S", "-c", "raise SystemExit(75)"])
+    loser.wait()
+    worker._running[workdir] = (job, loser, Output(workdir / "log.txt"))
+    with (workdir / LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        worker._collect()
+    assert (worker.failed, worker._running) == ([], {})
 
 
 def test_a_folder_with_another_run_is_left_as_it_is(make_entry, options):
