@@ -13,6 +13,7 @@ import math
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,6 +26,7 @@ Record = dict[str, Any]
 
 CSV_FILE = "metrics.csv"
 WANDB_ID_FILE = "wandb_id.txt"
+FLUSH_SECONDS = 10  # between two writes of events of training to the disk
 _PLACES = ("step", "epoch", "split")
 
 
@@ -62,20 +64,35 @@ class TensorBoardWriter:
     def __init__(
         self, workdir: files.Folder, records: Sequence[Record], step: int
     ) -> None:
-        from tensorboardX import SummaryWriter
+        # Not SummaryWriter: a full disk ends its thread, for which it waits for ever.
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2
 
         del records
-        self._events = SummaryWriter(
-            str(workdir / "tensorboard"),
-            purge_step=step + 1,
-            filename_suffix=f".{step + 1}",  # or files of the same second share a name
-            flush_secs=10,
-        )
+        folder = workdir / "tensorboard"
+        folder.mkdir(parents=True, exist_ok=True)
+        # Without a suffix, files of the same second would share a name.
+        self._events = EventsWriter(str(folder / "events"), f".{step + 1}")
+        self._protos: Any = event_pb2  # whose classes are made when it is imported
+        log = self._protos.SessionLog
+        self._add(step + 1, session_log=log(status=log.START))
+        self._flushed = time.monotonic()
 
     def write(self, record: Record) -> None:
         """Adds the numbers of a line."""
+        from tensorboardX.summary import scalar
+
         for name, value in _numbers(record):
-            self._events.add_scalar(name, value, record["step"])
+            self._add(record["step"], summary=scalar(name, value))
+        late = time.monotonic() - self._flushed >= FLUSH_SECONDS
+        if late or record["split"] != "train":  # the next line may be far away
+            self._events.flush()
+            self._flushed = time.monotonic()
+
+    def _add(self, step: int, **content: Any) -> None:
+        """Adds an event."""
+        event = self._protos.Event(wall_time=time.time(), step=step, **content)
+        self._events.write_event(event)
 
     def close(self) -> None:
         """Closes the file."""

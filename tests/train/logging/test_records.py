@@ -17,6 +17,7 @@ import pytest
 from tensorboardX.proto import event_pb2
 
 from shiftjax.errors import InputError, MissingFileError
+from tests.train.checkpoint_states import run_python
 from train.logging.records import MetricsWriter, plot_curves, read_metrics
 
 ROOT = Path(__file__).parents[3]
@@ -191,6 +192,34 @@ def test_events_say_the_same_and_hide_what_a_resumed_run_drops(tmp_path):
 
 
 # --- what the file system does ------------------------------------------------------
+
+FULL_DISK = """
+import resource, sys
+from shiftjax.errors import InputError
+from train.logging.records import MetricsWriter
+
+numbers = {f"metric{i}": 0.5 for i in range(8)}
+try:
+    with MetricsWriter(sys.argv[1], resume_step=None) as writer:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
+        for step in range(20):
+            writer.write({"step": step, "split": "train"} | numbers)
+except InputError as error:
+    print(error)
+"""
+
+
+def test_a_disk_that_takes_no_more_events_ends_the_run(tmp_path):
+    """The events reach the limit before the lines do."""
+    process = run_python(FULL_DISK, tmp_path)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    wanted = f"cannot write {tmp_path}/metrics.jsonl: File too large\n"
+    assert (process.returncode, out) == (0, wanted), err
+    assert "Traceback" not in err
+    assert (tmp_path / "metrics.jsonl").stat().st_size < 4000
 
 
 def test_a_workdir_that_cannot_be_used(tmp_path):
