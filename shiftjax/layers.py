@@ -92,15 +92,18 @@ class ConvNorm(Unit):
             raise InputError(
                 "kernel_size=1: a depthwise convolution needs a kernel_size above 1"
             )
+        groups = x.shape[-1] if self.depthwise else 1
         if (name := self.choose(x, train).name) != REFERENCE:
+            shape = x.shape[-1] // groups, self.features
+            if self.kernel_size > 1:
+                shape = self.kernel_size, self.kernel_size, *shape
             options = {"strides": strides, "depthwise": self.depthwise}
-            return self.run(name, x, train, **options)
+            return self.run(name, x, train, {"conv": shape}, **options)
         assert not isinstance(x, Planes)
         positive("features", self.features)
         if self.kernel_size == 1:
             kept = x[..., ::strides, ::strides, :]
             return self.norm("norm", train)(self.pointwise(self.features, "conv")(kept))
-        groups = x.shape[-1] if self.depthwise else 1
         y = self.conv(self.features, self.kernel_size, strides, "conv", groups)(x)
         return self.norm("norm", train)(y)
 
@@ -156,11 +159,18 @@ class ShiftConv(Unit):
           InputError: if the expansion leaves no channel to shift.
         """
         wide = expanded(self.expansion, self.features)
-        kernel_size, strides, dilation = self.kernel_size, self.strides, self.dilation
+        strides = positive("strides", self.strides)
+        kernel_size, dilation = self.kernel_size, self.dilation
         window = {"kernel_size": kernel_size, "strides": strides, "dilation": dilation}
         block = BlockOptions(wide, self.features, self.promoted_dtype(x), **window)
         if (name := self.choose(x, train, block).name) != REFERENCE:
-            return self.run(name, x, train, **window)
+            batch, height, width, channels = x.shape
+            kernels = {"expand/conv": (channels, wide)}
+            kernels["project/conv"] = wide, self.features
+            size = -(-height // strides), -(-width // strides)
+            if x.shape != (batch, *size, self.features):
+                kernels["shortcut/conv"] = channels, self.features
+            return self.run(name, x, train, kernels, **window)
         assert not isinstance(x, Planes)
         unit = functools.partial(self.unit, ConvNorm)
         y = nn.relu(unit(wide, name="expand")(x, train))

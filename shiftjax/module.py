@@ -1,12 +1,15 @@
 """The base class of all modules with parameters."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict
 from flax.typing import Dtype, Initializer
 
+from shiftjax.errors import InputError, listed
 from shiftjax.fast.cpu.layout import Activations, Planes
 from shiftjax.fast.dispatch import REFERENCE, BlockOptions, Choice, choose, function
 from shiftjax.fast.pixels import product_of_pixels
@@ -116,11 +119,34 @@ class Unit(nn.Module, kw_only=True):
             name=name,
         )
 
-    def run(self, name: str, x: Any, train: bool, **options: Any) -> Any:
-        """Computes this module in an implementation, with its own variables."""
-        stats = self.variables["batch_stats"]
+    def run(
+        self,
+        name: str,
+        x: Any,
+        train: bool,
+        kernels: Mapping[str, tuple[int, ...]],
+        **options: Any,
+    ) -> Any:
+        """Computes this module in an implementation, with its own variables.
+
+        Args:
+          name: name of the implementation.
+          x: the input.
+          train: if True, BatchNorm uses the statistics of the batch.
+          kernels: shapes of the kernels, by the paths of their layers.
+          **options: further options of the function.
+
+        Returns:
+          The output.
+
+        Raises:
+          InputError: if the params have other kernels. The implementations would take
+            the sizes of the module from them.
+        """
+        params, stats = self.variables["params"], self.variables["batch_stats"]
+        self._check_kernels(params, kernels)
         y, batch_stats = function(name, self.kind)(
-            self.variables["params"],
+            params,
             None if train else stats,
             x,
             dtype=self.dtype,
@@ -136,6 +162,29 @@ class Unit(nn.Module, kw_only=True):
     def promoted_dtype(self, x: Activations) -> Any:
         """Returns the dtype of products with an input."""
         return self.dtype or jnp.promote_types(x.dtype, self.param_dtype)
+
+    def _check_kernels(
+        self, params: Mapping[str, Any], kernels: Mapping[str, tuple[int, ...]]
+    ) -> None:
+        """Raises InputError unless the params have the kernels of this module."""
+        leaves: dict[str, Any] = flatten_dict(dict(params), sep="/")
+        found = {
+            path.removesuffix("/kernel"): value.shape
+            for path, value in leaves.items()
+            if path.endswith("/kernel")
+        }
+        wrong = [f"{path} is missing" for path in sorted(kernels.keys() - found.keys())]
+        wrong += [
+            f"{path} is unknown" for path in sorted(found.keys() - kernels.keys())
+        ]
+        wrong += [
+            f"the kernel of {path} is {list(found[path])}, not {list(shape)}"
+            for path, shape in kernels.items()
+            if found.get(path, shape) != shape
+        ]
+        if wrong:
+            where = "/".join(self.path) or f"the {type(self).__name__}"
+            raise InputError(f"the params do not fit {where}: {listed(wrong)}")
 
     def _average(self, old: jax.Array, new: jax.Array) -> jax.Array:
         return self.momentum * old + (1 - self.momentum) * new

@@ -305,7 +305,7 @@ INVALID = {
     "no features": (ShiftConv(0), "features=0"),
     "features a float": (ShiftConv(8.5), "features=8.5"),
     "K = 0": (ShiftConv(9, 0), "kernel_size=0"),
-    "stride 0": (ShiftConv(9, strides=0), "stride"),
+    "stride 0": (ShiftConv(9, strides=0), "strides=0"),
     "dilation 0": (CSC(9, dilation=0), "dilation=0"),
     "CSC cannot lose channels": (CSC(4), "features=4: a CSC that changes the shape"),
     "nor by adding": (
