@@ -143,7 +143,8 @@ class Unit(nn.Module, kw_only=True):
           InputError: if the params have other kernels. The implementations would take
             the sizes of the module from them.
         """
-        params, stats = self.variables["params"], self.variables["batch_stats"]
+        params = nn.meta.unbox(self.variables["params"])
+        stats = self.variables["batch_stats"]
         self._check_kernels(params, kernels)
         y, batch_stats = function(name, self.kind)(
             params,

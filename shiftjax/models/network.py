@@ -119,7 +119,7 @@ class Network(Unit, kw_only=True):
         return y.astype(jnp.promote_types(y.dtype, jnp.float32))
 
 
-def check_images(images: jax.Array, kernel: jax.Array | None) -> None:
+def check_images(images: jax.Array, kernel: Any) -> None:
     """Checks that images fit a network and its first convolution.
 
     Args:
@@ -136,6 +136,7 @@ def check_images(images: jax.Array, kernel: jax.Array | None) -> None:
             f"images are {images.dtype} {list(images.shape)}; the network takes "
             "normalized floats [batch, height, width, channels]"
         )
+    kernel = nn.meta.unbox(kernel)  # of `nn.with_partitioning`
     if kernel is not None and images.shape[-1] != kernel.shape[-2]:
         raise InputError(
             f"images have {images.shape[-1]} channels, the params {kernel.shape[-2]}"
