@@ -6,7 +6,9 @@ import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
+from flax.typing import Dtype, Initializer
 
 from shiftjax.errors import InputError, unknown_name
 from shiftjax.models import (
@@ -60,6 +62,14 @@ def _is_number(value: Any) -> bool:
     return real and not isinstance(value, bool)
 
 
+def _is_dtype(value: Any) -> bool:
+    """Returns True for a dtype of floats, or its name."""
+    try:
+        return value is not None and jnp.issubdtype(jnp.dtype(value), jnp.floating)
+    except (TypeError, ValueError, SyntaxError):
+        return False
+
+
 class OptionKind(NamedTuple):
     """The values that an attribute of a network takes.
 
@@ -85,6 +95,8 @@ def _wholes(values: Any) -> tuple[int, ...]:
     return tuple(int(value) for value in values)
 
 
+FLOATS = "a dtype of floats, such as float32, bfloat16 or float16"
+
 # By the annotation of an attribute. Those of other types are checked by the networks.
 KINDS: Mapping[Any, OptionKind] = {
     bool: OptionKind(_is_flag, bool, "True or False"),
@@ -99,6 +111,13 @@ KINDS: Mapping[Any, OptionKind] = {
         _wholes,
         "a tuple of integers",
     ),
+    Dtype: OptionKind(_is_dtype, lambda x: x, FLOATS),
+    Dtype | None: OptionKind(
+        lambda x: x is None or _is_dtype(x),
+        lambda x: x,
+        f"None or {FLOATS}",
+    ),
+    Initializer: OptionKind(callable, lambda x: x, "an initializer, a function"),
 }
 
 

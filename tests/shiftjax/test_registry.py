@@ -199,6 +199,15 @@ WRONG_TYPES = {
     ("shiftresnet20", "expansion", (3,)): r"expansion=\(3,\): it must be a number",
     ("shiftresnet50", "blocks", "3463"): "blocks='3463': it must be a tuple of int",
     ("shiftnet_a", "shortcut", 1): "shortcut=1: it must be a string",
+    ("resnet20", "dtype", "flaot32"): "dtype='flaot32': it must be None or a dtype of",
+    ("resnet20", "dtype", 3): "dtype=3: it must be None or a dtype of floats",
+    ("resnet20", "param_dtype", "int32"): "param_dtype='int32': it must be a dtype of",
+    ("resnet20", "param_dtype", None): "param_dtype=None: it must be a dtype of floats",
+    (
+        "resnet20",
+        "kernel_init",
+        "zeros",
+    ): "kernel_init='zeros': it must be an initializer",
 }
 
 
@@ -207,6 +216,14 @@ def test_an_option_of_another_type_is_refused(case):
     name, option, value = case
     with pytest.raises(InputError, match=WRONG_TYPES[case]):
         create_model(name, **{option: value})
+
+
+@pytest.mark.parametrize(
+    "dtype", ["bfloat16", jnp.bfloat16, np.float16, np.dtype("float32"), float]
+)
+def test_a_dtype_may_be_given_in_any_form(dtype):
+    model = create_model("resnet20", dtype=dtype, param_dtype=dtype)
+    assert model.dtype == model.param_dtype == dtype
 
 
 def test_an_option_may_be_a_number_of_numpy():
