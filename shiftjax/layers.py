@@ -279,7 +279,10 @@ class SC2(CSC):
 def expanded(expansion: float, features: int) -> int:
     """Returns the number of shifted channels, or raises if it is zero."""
     positive("features", features)
-    width = int(expansion * features) if math.isfinite(expansion) else 0
+    try:
+        width = int(expansion * features) if math.isfinite(expansion) else 0
+    except TypeError as error:
+        raise InputError(f"expansion={expansion!r}: it must be a number") from error
     if width < 1:
         raise InputError(
             f"expansion={expansion}: {features} features leave no channel to shift; "

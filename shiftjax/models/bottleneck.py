@@ -23,7 +23,7 @@ import flax.linen as nn
 import jax
 
 from shiftjax.errors import InputError
-from shiftjax.layers import ConvNorm, Shift
+from shiftjax.layers import ConvNorm, Shift, expanded
 from shiftjax.models.network import Features, Network
 from shiftjax.module import Activations, Unit
 
@@ -59,11 +59,14 @@ class BottleneckBlock(Unit):
 
         Returns:
           `[batch, h, w, 4 * features]`, `h = ceil(height / strides)`, w alike.
+
+        Raises:
+          InputError: if the expansion leaves no channel to shift.
         """
         unit = functools.partial(self.unit, ConvNorm)
         y = nn.relu(unit(self.features, name="reduce")(x, train))
         if self.expansion:
-            wide = int(self.expansion * self.features)
+            wide = expanded(self.expansion, self.features)
             y = nn.relu(unit(wide, name="expand")(y, train))
             y = Shift(self.kernel_size, self.strides, self.dilation, name="shift")(y)
             y = nn.relu(unit(self.features, name="project")(y, train))

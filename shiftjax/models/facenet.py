@@ -28,10 +28,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from shiftjax.errors import InputError
 from shiftjax.layers import ConvNorm
 from shiftjax.models import shiftnet
 from shiftjax.models.network import Features, Network
-from shiftjax.models.resnet import ResidualBlock, reduced
+from shiftjax.models.resnet import ResidualBlock
 from shiftjax.models.shiftnet import ShiftNet
 from shiftjax.module import Activations
 from shiftjax.shift import positive
@@ -103,8 +104,9 @@ class FaceResNet(FaceNet):
         features: Features = {}
         x, chosen = self.enter(images, train)
         unit = functools.partial(self.unit, implementation=chosen)
-        stem = reduced(positive("width", self.width), 2)
-        x = nn.relu(unit(ConvNorm, stem, 7, 2, name="stem")(x, train))
+        if positive("width", self.width) < 2:
+            raise InputError(f"width={self.width}: it must be an integer of at least 2")
+        x = nn.relu(unit(ConvNorm, self.width // 2, 7, 2, name="stem")(x, train))
         features["stem"] = x
         for stage, count in enumerate(self.blocks, 1):
             for index in range(count):

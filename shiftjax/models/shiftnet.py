@@ -22,9 +22,11 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 
+from shiftjax.errors import InputError
 from shiftjax.layers import CSC, SC2
 from shiftjax.models.network import Features, Network
 from shiftjax.module import Activations
+from shiftjax.shift import positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Stage:
       first: E of the first module, which has stride 2.
       others: E of the modules after it.
       count: number of modules after the first.
+
+    Raises:
+      InputError: if a size is not a positive integer, or the number is negative.
     """
 
     features: int
@@ -44,6 +49,13 @@ class Stage:
     first: float
     others: float
     count: int
+
+    def __post_init__(self) -> None:
+        """Checks the integers; the modules check E."""
+        positive("features", self.features)
+        positive("kernel_size", self.kernel_size)
+        if self.count != 0:
+            positive("count", self.count)
 
 
 STAGES_A = (
@@ -96,10 +108,9 @@ class ShiftNet(Network):
 
     def __post_init__(self) -> None:
         """Makes the stages a tuple of `Stage`, by which equal networks are equal."""
-        self.stages = tuple(
-            given if isinstance(given, Stage) else Stage(**given)
-            for given in self.stages
-        )
+        if not isinstance(self.stages, tuple | list):
+            raise InputError(f"stages={self.stages!r}: it must be a tuple of stages")
+        self.stages = tuple(map(_stage, self.stages))
         super().__post_init__()
 
     def trunk(self, images: jax.Array, train: bool) -> tuple[Activations, Features]:
@@ -112,10 +123,14 @@ class ShiftNet(Network):
 
         Returns:
           The output, and the features of stem and stages by name.
+
+        Raises:
+          InputError: if the number of features of the stem is not a positive integer.
         """
         features: Features = {}
         x, chosen = self.enter(images, train)
-        x = self.conv(self.stem_features, 7, 2, name="stem")(x)
+        stem_features = positive("stem_features", self.stem_features)
+        x = self.conv(stem_features, 7, 2, name="stem")(x)
         features["stem"] = x
         module = self.block(SC2 if self.second_shift else CSC)
         for number, stage in enumerate(self.stages, 1):
@@ -135,6 +150,16 @@ class ShiftNet(Network):
             features[f"stage{number}"] = x
         x = nn.relu(self.norm("norm", train)(x))
         return x, features
+
+
+def _stage(given: Any) -> Stage:
+    """Returns a stage, or raises InputError if the fields are not those of one."""
+    if isinstance(given, Stage):
+        return given
+    fields = [field.name for field in dataclasses.fields(Stage)]
+    if not isinstance(given, Mapping) or sorted(given) != sorted(fields):
+        raise InputError(f"stages: {given!r} must have the fields {', '.join(fields)}")
+    return Stage(**given)
 
 
 VARIANTS: Mapping[str, functools.partial[ShiftNet]] = {

@@ -326,6 +326,7 @@ INVALID = {
     "convolution without features": (ConvNorm(0), "features=0"),
     "depthwise product": (ConvNorm(9, 1, depthwise=True), "depthwise"),
     "expansion not a number": (ShiftConv(8, expansion=float("nan")), "expansion=nan"),
+    "expansion a text": (CSC(12, expansion="3"), "expansion='3': it must be a number"),
     "expansion infinite": (ShiftConv(8, expansion=float("inf")), "expansion=inf"),
 }
 

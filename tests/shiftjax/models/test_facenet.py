@@ -103,7 +103,12 @@ def test_a_face_network_has_a_size_and_no_classes():
     for name, option, value, message in (
         ("shift_facenet", "embedding_size", 0, "embedding_size=0"),
         ("facenet_resnet26_w11", "width", 0, "width=0"),
-        ("facenet_resnet26_w11", "width", 1, "leaves no channel of 1"),
+        (
+            "facenet_resnet26_w11",
+            "width",
+            1,
+            "width=1: it must be an integer of at least 2",
+        ),
     ):
         model = create_model(name, **{option: value})
         with pytest.raises(InputError, match=message):

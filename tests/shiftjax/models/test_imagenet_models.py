@@ -1,9 +1,12 @@
 """The ImageNet networks, small ones of their kind, in NumPy."""
 
+import math
+
 import jax
 import numpy as np
 import pytest
 
+from shiftjax.errors import InputError
 from shiftjax.models.active_resnet import ActiveResNet
 from shiftjax.models.bottleneck import BottleneckResNet
 from shiftjax.models.shiftnet import ShiftNet, Stage
@@ -168,3 +171,43 @@ def test_stages_may_be_as_on_a_card():
         jax.eval_shape(network.init, jax.random.key(0), images) for network in networks
     )
     assert ours == theirs
+
+
+STAGE = {"features": 9, "kernel_size": 3, "first": 1, "others": 1, "count": 0}
+NOT_STAGES = {
+    "a number": (3, "stages=3: it must be a tuple of stages"),
+    "numbers": ((9, 3), "stages: 9 must have the fields features, kernel_size, first"),
+    "a field too few": (({"features": 9},), "must have the fields features, "),
+    "a field too many": ((STAGE | {"stride": 2},), "must have the fields features, "),
+    "features": ((STAGE | {"features": "9"},), "features='9': it must be an integer"),
+    "window": ((STAGE | {"kernel_size": 0},), "kernel_size=0: it must be an integer"),
+    "count": ((STAGE | {"count": 1.5},), r"count=1\.5: it must be an integer"),
+    "negative count": ((STAGE | {"count": -1},), "count=-1: it must be an integer"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_STAGES)
+def test_stages_that_are_none_are_named(name):
+    stages, message = NOT_STAGES[name]
+    with pytest.raises(InputError, match=message):
+        ShiftNet(stages=stages)
+
+
+INVALID = {
+    "stem": (ShiftNet(stem_features=0), "stem_features=0: it must be an integer"),
+    "no channel": (
+        BottleneckResNet(expansion=-1),
+        "expansion=-1: 64 features leave no channel to shift",
+    ),
+    "infinite": (BottleneckResNet(expansion=math.inf), "expansion=inf: 64 features"),
+    "not a number": (BottleneckResNet(expansion=math.nan), "expansion=nan: 64 feat"),
+    "text": (BottleneckResNet(expansion="3"), "expansion='3': it must be a number"),
+}
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_an_invalid_option_is_named_with_its_value(name):
+    model, message = INVALID[name]
+    images = jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")
+    with pytest.raises(InputError, match=message):
+        jax.eval_shape(model.init, jax.random.key(0), images)
