@@ -24,6 +24,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from shiftjax import json_fields
 from shiftjax.adaptation import with_channels, with_new_head
+from shiftjax.convert.torch_files import parse_safetensors
 from shiftjax.errors import InputError, MissingFileError, listed
 from shiftjax.files import write_atomically
 from shiftjax.image_sizes import Size, check_shape, extent
@@ -357,19 +358,13 @@ def _shapes(card: Card, where: str) -> Any:
 
 def _parse(data: bytes, where: str) -> Pretrained:
     """Parses the content of a file of weights; `where` names it in errors."""
-    import safetensors.numpy
-
     try:
-        arrays = safetensors.numpy.load(data)
+        arrays = parse_safetensors(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        card = _card(json.loads(header["__metadata__"][CARD]))
-    except (
-        safetensors.SafetensorError,
-        KeyError,
-        TypeError,
-        ValueError,
-        RecursionError,
-    ) as error:
+        if CARD not in (metadata := header.get("__metadata__", {})):
+            raise InputError("it has no card; `shiftjax convert` reads PyTorch's files")
+        card = _card(json.loads(metadata[CARD]))
+    except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{where} is not a file of weights: {error}") from error
     _check_variables(arrays, card, where)
     variables = unflatten_dict(

@@ -318,22 +318,6 @@ def test_a_card_of_another_network(released, fields, message):
         load_pretrained(str(path))
 
 
-@pytest.mark.parametrize("metadata", [None, {"card": "{}"}, {"card": "["}])
-def test_a_file_without_a_card(tmp_path, metadata):
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(safetensors.numpy.save({"a": np.zeros(2)}, metadata))
-    with pytest.raises(InputError, match="is not a file of weights"):
-        load_pretrained(str(path))
-
-
-@pytest.mark.parametrize("content", [b"", b"\xff" * 40, b"PK\x03\x04" + b"\0" * 40])
-def test_a_file_of_another_format(tmp_path, content):
-    path = tmp_path / "x.safetensors"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match="is not a file of weights"):
-        load_pretrained(str(path))
-
-
 def test_saving_refuses_what_is_not_the_networks(tmp_path, variables):
     path = tmp_path / "x.safetensors"
     with pytest.raises(InputError, match="mean has 3 channels and std 1"):

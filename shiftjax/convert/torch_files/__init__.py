@@ -8,8 +8,9 @@ formats.py    files of `torch.save` and safetensors, and their tensors by name
 
 from shiftjax.convert.torch_files.formats import (
     named_tensors,
+    parse_safetensors,
     read_safetensors,
     read_torch_file,
 )
 
-__all__ = ["named_tensors", "read_safetensors", "read_torch_file"]
+__all__ = ["named_tensors", "parse_safetensors", "read_safetensors", "read_torch_file"]

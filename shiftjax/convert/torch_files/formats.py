@@ -88,18 +88,37 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       MissingFileError: if the file does not exist.
       InputError: if it is damaged, or has numbers of a type that is not read.
     """
-    import safetensors
-
     if not Path(path).is_file():
         raise MissingFileError(f"there is no file {path}")
     try:
-        tensors = safetensors.deserialize(Path(path).read_bytes())
+        return parse_safetensors(Path(path).read_bytes())
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def parse_safetensors(data: bytes) -> dict[str, np.ndarray]:
+    """Parses the content of a file of safetensors.
+
+    Args:
+      data: the content.
+
+    Returns:
+      The tensors by name, as read-only arrays; unlike those of `safetensors.numpy`,
+      they may be bfloat16.
+
+    Raises:
+      InputError: if it is damaged, or has numbers of a type that is not read.
+    """
+    import safetensors
+
+    try:
+        tensors = safetensors.deserialize(data)
     except safetensors.SafetensorError as error:
-        raise InputError(f"{path}: it is cut short or damaged: {error}") from error
+        raise InputError(f"it is cut short or damaged: {error}") from error
     for name, tensor in tensors:
         if tensor["dtype"] not in SAFETENSORS_DTYPES:
             raise InputError(
-                f"{path}: its tensor {name} is {tensor['dtype']}, which is not one of "
+                f"its tensor {name} is {tensor['dtype']}, which is not one of "
                 + ", ".join(SAFETENSORS_DTYPES)
             )
     return {
