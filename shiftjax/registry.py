@@ -3,7 +3,7 @@
 import dataclasses
 import fnmatch
 import numbers
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -202,6 +202,36 @@ def defining_options(model: Unit) -> dict[str, Any]:
     """
     names = [name for name in _options(model) if name not in EXECUTION]
     return {name: getattr(model, name) for name in names}
+
+
+def json_options(model: Unit, given: Iterable[str]) -> dict[str, Any]:
+    """Returns the options that a file of weights has, as values of JSON.
+
+    Args:
+      model: a result of `create_model`.
+      given: names of the options that it was made with.
+
+    Returns:
+      Those that define the network, and those given, by name.
+
+    Example:
+      >>> model = create_model("resnet20", dtype=jnp.bfloat16)
+      >>> json_options(model, ["dtype"])["dtype"]
+      'bfloat16'
+    """
+    values = {name: getattr(model, name) for name in given} | defining_options(model)
+    return {name: _as_json(value) for name, value in values.items()}
+
+
+def _as_json(value: Any) -> Any:
+    """Returns the value of an option as JSON has it."""
+    if isinstance(value, shiftnet.Stage):
+        return dataclasses.asdict(value)
+    if isinstance(value, tuple | list):
+        return [_as_json(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return jnp.dtype(value).name
 
 
 def _options(model: Unit) -> dict[str, Any]:

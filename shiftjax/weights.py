@@ -28,7 +28,7 @@ from shiftjax.convert.torch_files import parse_safetensors
 from shiftjax.errors import InputError, MissingFileError, listed
 from shiftjax.files import write_atomically
 from shiftjax.image_sizes import Size, check_shape, extent
-from shiftjax.registry import create_model, defining_options
+from shiftjax.registry import create_model, json_options
 from shiftjax.releases import manifest
 from shiftjax.releases.manifest import Release
 from shiftjax.shift import positive
@@ -289,11 +289,11 @@ def save(path: str | os.PathLike, variables: Mapping[str, Any], card: Card) -> b
     import safetensors.numpy
 
     fields = dataclasses.asdict(card)
-    fields["options"] = {**defining_options(card.model()), **card.options}
+    fields["options"] = json_options(card.model(), card.options)
     for name in ADDED:  # so that versions without this field read the file
         if fields[name] in (None, ""):
             del fields[name]
-    text = json.dumps(fields, sort_keys=True, default=dataclasses.asdict)  # of stages
+    text = json.dumps(fields, sort_keys=True)
     _card(json.loads(text))  # raises for a card that no file may have
     data = safetensors.numpy.save(arrays, {CARD: text})
     write_atomically(path, data)

@@ -51,3 +51,20 @@ def test_params_of_16_bits_are_loaded_as_they_were_saved(
     loaded = open_pretrained(path).variables
     assert_trees_close(loaded, variables, 0)
     assert {x.dtype for x in jax.tree.leaves(loaded["params"])} == {jnp.dtype(dtype)}
+
+
+def test_options_may_be_numbers_of_numpy_and_dtypes(tmp_path, rng):
+    """The file is that of the same options as values of Python."""
+    options = {"depth": 8, "num_classes": 2, "remat": True}
+    options |= {"dtype": "bfloat16", "kernel_size": 3, "expansion": 1}
+    theirs = {"depth": np.int64(8), "num_classes": np.int32(2), "remat": np.True_}
+    theirs |= {"dtype": jnp.bfloat16, "kernel_size": np.int8(3), "expansion": 1}
+    cards = [
+        Card("shiftresnet20", given, ("a", "b"), 8, (0.5,) * 3, (0.5,) * 3)
+        for given in (options, theirs)
+    ]
+    images = np.zeros((1, 8, 8, 3), np.float32)
+    variables = random_variables(rng, cards[0].model(), images)
+    path = tmp_path / "x.safetensors"
+    assert save(path, variables, cards[0]) == save(path, variables, cards[1])
+    assert open_pretrained(path).model == cards[0].model()
