@@ -12,6 +12,7 @@ Sources: https://protobuf.dev/programming-guides/encoding, and caffe.proto in
 https://github.com/BVLC/caffe.
 """
 
+import io
 import os
 import zlib
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ LONGEST = 10  # bytes of an integer
 
 # What NumPy and the functions below raise for a file of another kind, or a damaged one.
 UNREADABLE = (ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error)
+UNREADABLE += (NotImplementedError, RuntimeError)  # of archives
 
 
 def read_caffe_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
@@ -52,13 +54,14 @@ def read_caffe_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise InputError(f"{path}: it must end in {' or '.join(SUFFIXES)}")
     if not path.is_file():
         raise MissingFileError(f"there is no file {path}")
+    data = path.read_bytes()
     try:
         if path.suffix == ".npz":
-            with path.open("rb") as opened, np.load(opened) as file:
+            with np.load(io.BytesIO(data)) as file:
                 names = [name for name in file if name.rpartition(".")[2].isdecimal()]
                 blobs = {name: file[name] for name in names}
         else:
-            blobs = dict(_blobs(memoryview(path.read_bytes())))
+            blobs = dict(_blobs(memoryview(data)))
     except UNREADABLE as error:
         raise InputError(
             f"{path} is not a file of Caffe weights, or is cut short: {error}"

@@ -172,6 +172,20 @@ def test_files_that_are_cut_or_foreign(blobs, tmp_path):
         read_caffe_file(tmp_path / "missing.npz")
 
 
+# By the place of a byte in the table of contents: a later version of the format,
+# encrypted data, patched data, and an unknown compression.
+@pytest.mark.parametrize(("place", "value"), [(6, 99), (8, 1), (8, 32), (10, 77)])
+def test_an_archive_with_a_damaged_byte(tmp_path, place, value):
+    """Other exceptions than those of an archive that is cut short."""
+    path = tmp_path / "net.npz"
+    np.savez(path, **{"conv0.0": np.ones(3, np.float32)})
+    data = bytearray(path.read_bytes())
+    data[data.index(b"PK\x01\x02") + place] = value
+    path.write_bytes(data)
+    with pytest.raises(InputError, match=r"net\.npz is not a file of Caffe weights"):
+        read_caffe_file(path)
+
+
 def test_what_does_not_fit_is_named(blobs):
     own = blobs(**SMALL)
     del own["shift1_1/2.1"], own["bn/bnlast.2"]
