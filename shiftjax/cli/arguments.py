@@ -5,6 +5,7 @@ import contextlib
 import io
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Annotated, Any
 
 import tyro
@@ -121,7 +122,8 @@ def one_line(box: str) -> str:
             names = [line.split()[0] for line in lines if line.startswith("--")]
             parts.append(f"did you mean {' or '.join(names[:3])}?")
         elif not lines[0].startswith(("For full helptext", "Argument helptext")):
-            parts.append(" ".join(lines))
+            # What each type of a union says is left out; they are named before.
+            parts.append(" ".join(takewhile(lambda line: line != "Got errors:", lines)))
     return "; ".join(parts)
 
 

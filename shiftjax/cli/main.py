@@ -13,7 +13,7 @@ import tyro
 
 from shiftjax.cli import commands, face_commands, style_commands
 from shiftjax.cli.arguments import open_console, parse_command_line
-from shiftjax.errors import InputError, named_if_denied
+from shiftjax.errors import InputError, named_if_denied, unknown_name
 from shiftjax.version import __version__
 
 USER_MISTAKE = 2
@@ -62,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"shiftjax {__version__}")
         return 0
     try:
+        known = {entry.name for entry in metadata.entry_points(group=GROUP)} | {*OWN}
+        if given and given[0] not in known and not given[0].startswith("-"):
+            raise unknown_name("command", given[0], known)
         command = parse_command_line(
             every_command(), "shiftjax", given, description=DESCRIPTION
         )
