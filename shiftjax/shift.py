@@ -280,6 +280,8 @@ def _as_table(table: ArrayLike) -> np.ndarray:
             "the table is traced: it must be known when the program is traced; "
             "shiftjax.family.interpolate takes traced displacements"
         ) from error
+    except ValueError as error:
+        raise InputError("the table has rows of different lengths") from error
     is_table = moves.ndim == 2 and moves.shape[1] in AXES
     if not is_table or not np.issubdtype(moves.dtype, np.integer):
         raise InputError(

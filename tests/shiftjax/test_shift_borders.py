@@ -144,6 +144,11 @@ def test_forward_derivatives_and_batches(rng):
             r"int64 \[5, 4\]: it must be integers \[channels, 2\], or of 1 or 3",
         ),
         (
+            lambda x: displace(x, [(0, 0), (1,)]),
+            InputError,
+            "the table has rows of different lengths",
+        ),
+        (
             lambda x: displace(x[0], [(0, 0, 0)] * 5),
             InputError,
             r"shape \[4, 3, 5\]; a shift needs \[\.\.\., depth, height, width, chan",
