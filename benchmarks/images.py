@@ -22,7 +22,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.cases import Case, Options, Program, Table
-from train.data.decoding import Decoding
+from train.data import opencv
+from train.data.decoding import CropDecoder, Decoding
 from train.data.encoded import Encoded
 from train.data.folder import Files
 from train.data.random_crop import random_box
@@ -50,6 +51,9 @@ def input_tables(options: Options, machine: dict[str, Any]) -> list[Table]:
             Case("shiftjax", "jax", "benchmarks.images:shiftjax", own),
             Case(step, "jax", "benchmarks.images:feeding", own),
         ]
+        if importlib.util.find_spec("cv2"):
+            name = "shiftjax with OpenCV"
+            cases.append(Case(name, "jax", "benchmarks.images:with_opencv", own))
         if machine.get("torch"):
             name = f"PyTorch's DataLoader with {other}"
             cases.append(Case(name, "torch", "benchmarks.images:data_loader", own))
@@ -63,7 +67,18 @@ def input_tables(options: Options, machine: dict[str, Any]) -> list[Table]:
 
 def shiftjax(images: int, cores: int) -> Program:
     """Makes batches as in the trainer, with a thread per core."""
-    examples, folder = _examples(images, cores)
+    return _batches(images, cores, "pillow")
+
+
+def with_opencv(images: int, cores: int) -> Program:
+    """Makes batches with `--augment.crop-decoder opencv`."""
+    opencv.check_installed()
+    return _batches(images, cores, "opencv")
+
+
+def _batches(images: int, cores: int, decoder: CropDecoder) -> Program:
+    """Makes batches of all images, cropped anew at each call."""
+    examples, folder = _examples(images, cores, decoder)
     epoch = 0
 
     def call() -> Any:
@@ -77,7 +92,7 @@ def shiftjax(images: int, cores: int) -> Program:
 
 def feeding(images: int, cores: int) -> Program:
     """Makes batches ahead of steps, as in the trainer, that only sleep."""
-    examples, folder = _examples(images, cores)
+    examples, folder = _examples(images, cores, "pillow")
     batches = np.array_split(np.arange(images), -(-images // STEP))
 
     def decode(batch: np.ndarray) -> Any:
@@ -97,12 +112,16 @@ def feeding(images: int, cores: int) -> Program:
     return Program(call, lambda _: None, steps=max(images // cores, 1))
 
 
-def _examples(images: int, cores: int) -> tuple[Encoded, tempfile.TemporaryDirectory]:
+def _examples(
+    images: int, cores: int, decoder: CropDecoder
+) -> tuple[Encoded, tempfile.TemporaryDirectory]:
     """Writes the images, into a folder that exists as long as it is referred to."""
     folder = tempfile.TemporaryDirectory()
     paths = _write_photographs(Path(folder.name), images)
     files = Files(paths, np.zeros(images, np.int32), ("photograph",))
-    decoding = Decoding(image_size=IMAGE_SIZE, crop_scale=SCALE, threads=cores)
+    decoding = Decoding(
+        image_size=IMAGE_SIZE, crop_scale=SCALE, crop_decoder=decoder, threads=cores
+    )
     return Encoded.of(files, decoding), folder
 
 

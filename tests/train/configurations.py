@@ -48,6 +48,7 @@ OTHER = Config(
         1.0,
         True,
         (0.25, 0.75),
+        "opencv",
         erase=0.25,
         jitter=0.4,
         rand_augment=2,

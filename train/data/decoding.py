@@ -9,12 +9,14 @@ from typing import Literal, get_args
 import numpy as np
 
 from shiftjax import image_files, image_sizes
-from train.data import bulk
+from train.data import bulk, opencv
 from train.data.random_crop import random_box, uniforms
 
 Decode = Literal["once", "each_epoch"]
+CropDecoder = Literal["pillow", "opencv"]
 OnCorrupt = Literal["stop", "skip"]
 ON_CORRUPT: tuple[str, ...] = get_args(OnCorrupt)
+CROP_DECODERS: tuple[str, ...] = get_args(CropDecoder)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,8 @@ class Decoding:
       resize: the short side before the center is cropped; None for `image_size`.
       crop_scale: the smallest and the largest area of a random-resized crop of training
         images, as shares of the image; None for the center.
+      crop_decoder: "pillow", or "opencv" for random-resized crops of JPEG files; see
+        `train.data.opencv`.
       seed: the seed of the random crops.
       decode: "once", into memory, or "each_epoch"; None for once, unless there are
         random crops or the source would take more than half of the memory.
@@ -40,6 +44,7 @@ class Decoding:
     channels: int = 3
     resize: int | None = None
     crop_scale: tuple[float, float] | None = None
+    crop_decoder: CropDecoder = "pillow"
     seed: int = 0
     decode: Decode | None = None
     on_corrupt: OnCorrupt = "stop"
@@ -84,6 +89,11 @@ class Decoding:
         if draw is not None and self.crop_scale is not None:
             draws = uniforms(self.seed, draw, number)
             box = functools.partial(random_box, draws=draws, scale=self.crop_scale)
+            if self.crop_decoder == "opencv":
+                size, channels = self.image_size, self.channels
+                found = opencv.decode_crop(image, size, channels, box, upright=upright)
+                if found is not None:
+                    return found
         return image_files.decode(
             image,
             self.image_size,

@@ -19,8 +19,18 @@ from typing import Any
 
 from shiftjax import image_sizes
 from shiftjax.errors import InputError, unknown_name
-from train.data import arrays, digits, fake, folder, hugging_face, splits, tar, tfds
-from train.data.decoding import ON_CORRUPT, Decoding
+from train.data import (
+    arrays,
+    digits,
+    fake,
+    folder,
+    hugging_face,
+    opencv,
+    splits,
+    tar,
+    tfds,
+)
+from train.data.decoding import CROP_DECODERS, ON_CORRUPT, Decoding
 from train.data.encoded import Encoded
 from train.data.examples import Examples
 from train.data.image_set import ImageSet
@@ -149,6 +159,10 @@ def load_source(
         raise unknown_name("split", split, splits.SPLITS)
     if request.on_corrupt not in ON_CORRUPT:
         raise unknown_name("value of on_corrupt", request.on_corrupt, ON_CORRUPT)
+    if request.crop_decoder not in CROP_DECODERS:
+        raise unknown_name("crop_decoder", request.crop_decoder, CROP_DECODERS)
+    if request.crop_decoder == "opencv":
+        opencv.check_installed()
     official = _open(source, request)
     examples = splits.select_split(
         official, split, validation_examples, cut_test=cut_test

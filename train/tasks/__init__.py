@@ -55,6 +55,7 @@ def load_split(config: Config, split: str) -> Examples:
         "labelled": task.labelled,
         "resize": config.data.resize,
         "crop_scale": augment.crop_scale if augment.random_resized_crop else None,
+        "crop_decoder": augment.crop_decoder,
         "seed": config.seed,
         "decode": config.data.decode,
         "on_corrupt": config.data.on_corrupt,
