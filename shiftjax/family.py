@@ -168,7 +168,7 @@ def interpolate(x: ArrayLike, offsets: ArrayLike, *, stride: int = 1) -> jax.Arr
             f"must be [{x.shape[-1]}, 2]"
         )
     stride = positive("stride", stride)
-    wide = jnp.promote_types(x.dtype, jnp.float32)
+    wide = np.promote_types(x.dtype, np.float32)
     dy, dx = offsets.astype(wide).T
     rows = _along(x.astype(wide), dy, -3, stride)
     return _along(rows, dx, -2, stride).astype(x.dtype)
@@ -228,7 +228,7 @@ def _gather(x: jax.Array, steps: jax.Array, axis: int, stride: int) -> jax.Array
     length = x.shape[axis]
     # All displacements beyond the image are equal, and the bound keeps them in int32.
     steps = jnp.clip(steps.astype(jnp.float32), -length, length).astype(jnp.int32)
-    index = jnp.arange(0, length, stride)[:, None] + steps[None]
+    index = jnp.arange(0, length, stride, jnp.int32)[:, None] + steps[None]
     # A negative index would count from the end; `length` is outside.
     index = jnp.where(index < 0, length, index)
     index = index if axis == -2 else index[:, None]
@@ -338,8 +338,8 @@ def offset_penalty(params: Any) -> jax.Array:
       2.5
     """
     found = [
-        jnp.abs(leaf).sum()
+        jnp.abs(leaf).sum(dtype=np.promote_types(leaf.dtype, np.float32))
         for path, leaf in jax.tree.leaves_with_path(params)
         if getattr(path[-1], "key", None) == OFFSETS
     ]
-    return sum(found, jnp.zeros(()))
+    return jnp.asarray(sum(found, 0.0))

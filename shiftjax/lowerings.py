@@ -95,7 +95,7 @@ def by_slice(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
 def by_gather(x: jax.Array, table: Table, stride: int, size: Size) -> jax.Array:
     """Gathers from the flattened image; an index outside it reads zero."""
     height, width, channels = x.shape[-3:]
-    dy, dx = jnp.asarray(table, jnp.int32).T[:, None, None]
+    dy, dx = jnp.asarray(table, int).T[:, None, None]
     rows = stride * jnp.arange(size[0])[:, None, None] + dy
     columns = stride * jnp.arange(size[1])[None, :, None] + dx
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from shiftjax import InputError
-from shiftjax.family import ActiveShift, SparseShift
+from shiftjax.family import ActiveShift, SparseShift, offset_penalty
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -30,3 +30,16 @@ def test_a_sparse_shift_makes_no_nan_of_its_own():
     with jax.debug_nans(True):
         y = SparseShift().apply(params, jnp.arange(4.0).reshape(1, 4, 1))
     assert y[0, :, 0].tolist() == [1, 2, 3, 0]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("x64", [False, True])
+@pytest.mark.parametrize("module", [ActiveShift(), SparseShift(strides=2)])
+def test_no_type_is_promoted(module, dtype, x64):
+    with jax.numpy_dtype_promotion("strict"), jax.enable_x64(x64):
+        x, offsets = jnp.ones((2, 5, 4, 3), dtype), jnp.full((3, 2), -0.75, dtype)
+        params = {"params": {"offsets": offsets}}
+        y, pull = jax.vjp(module.apply, params, x)
+        assert y.dtype == dtype
+        assert pull(y)[0]["params"]["offsets"].dtype == dtype
+        assert offset_penalty(params).item() == 6 * 0.75

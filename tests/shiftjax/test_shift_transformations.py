@@ -214,3 +214,12 @@ def test_no_lowering_needs_rank_promotion(lowering, stride):
     with jax.numpy_rank_promotion("raise"):
         y = displace(x, table, stride=stride, lowering=lowering)
         assert y.shape == (2, 5 // stride + stride - 1, 4 // stride, 9)
+
+
+@pytest.mark.parametrize("lowering", LOWERINGS)
+@pytest.mark.parametrize("x64", [False, True])
+def test_no_lowering_needs_type_promotion(reference, lowering, x64):
+    x, table = np.arange(2 * 3 * 9, dtype=np.float32).reshape(2, 3, 9), displacements(9)
+    with jax.numpy_dtype_promotion("strict"), jax.enable_x64(x64):
+        y = displace(x, table, lowering=lowering)
+    np.testing.assert_array_equal(y, reference.displace(x, table))
