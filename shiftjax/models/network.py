@@ -136,6 +136,11 @@ def check_images(images: jax.Array, kernel: Any) -> None:
             f"images are {images.dtype} {list(images.shape)}; the network takes "
             "normalized floats [batch, height, width, channels]"
         )
+    if 0 in images.shape[1:]:
+        raise InputError(
+            f"images are {list(images.shape)}: height, width and channels must be at "
+            "least 1"
+        )
     kernel = nn.meta.unbox(kernel)  # of `nn.with_partitioning`
     if kernel is not None and images.shape[-1] != kernel.shape[-2]:
         raise InputError(

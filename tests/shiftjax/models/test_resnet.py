@@ -297,6 +297,9 @@ INVALID = {
     "kernel size": (ShiftResNet(8, kernel_size=0), IMAGES, "kernel_size=0"),
     "dilation": (ShiftResNet(8, dilation=1.5), IMAGES, "dilation=1.5"),
     "bytes": (ResNet(8), IMAGES.astype(jnp.uint8), r"uint8 \[2, 8, 8, 3\]"),
+    "no rows": (ResNet(8), IMAGES[:, :0], r"\[2, 0, 8, 3\]: height, width and chan"),
+    "no columns": (ShiftResNet(8), IMAGES[:, :, :0], r"\[2, 8, 0, 3\]: height"),
+    "no channels": (ResNet(8), IMAGES[..., :0], r"\[2, 8, 8, 0\]: height"),
     "one image": (ResNet(8), IMAGES[0], r"float32 \[8, 8, 3\]"),
 }
 
@@ -306,6 +309,12 @@ def test_an_invalid_option_or_input_is_named_with_its_value(name):
     model, images, message = INVALID[name]
     with pytest.raises(InputError, match=message):
         jax.eval_shape(model.init, jax.random.key(0), images)
+
+
+def test_no_images_have_no_logits():
+    model = ResNet(8)
+    variables = jax.eval_shape(model.init, jax.random.key(0), IMAGES)
+    assert jax.eval_shape(model.apply, variables, IMAGES[:0]).shape == (0, 10)
 
 
 @pytest.mark.parametrize("implementation", ["reference", "cpu"])
