@@ -113,7 +113,7 @@ class ActiveResNet(Network):
           The output, and the features of stem and stages by name.
 
         Raises:
-          InputError: if the width is not a positive integer.
+          InputError: if the width or a number of blocks is not a positive integer.
         """
         features: Features = {}
         width = positive("width", self.width)
@@ -124,7 +124,7 @@ class ActiveResNet(Network):
         x = self.conv(width, 3, 2, name="stem")(x)
         x = features["stem"] = block(width, name="stem_block")(x, train)
         for stage, count in enumerate(self.blocks, 1):
-            for index in range(count):
+            for index in range(positive(f"blocks[{stage - 1}]", count)):
                 x = block(
                     width * 2 ** (stage - 1),
                     1 if index else 2,

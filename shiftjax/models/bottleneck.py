@@ -26,6 +26,7 @@ from shiftjax.errors import InputError
 from shiftjax.layers import ConvNorm, Shift, expanded
 from shiftjax.models.network import Features, Network
 from shiftjax.module import Activations, Unit
+from shiftjax.shift import positive
 
 GROWTH = 4  # ratio of the output channels of a block to those inside it
 
@@ -111,7 +112,8 @@ class BottleneckResNet(Network):
           The output of the last stage, and the features of stem and stages by name.
 
         Raises:
-          InputError: if the net reduction is out of its range.
+          InputError: if the net reduction is out of its range, or a number of blocks is
+            not a positive integer.
         """
         if not 0 < self.net_reduction <= 64**2:
             raise InputError(
@@ -132,7 +134,7 @@ class BottleneckResNet(Network):
         features["stem"] = x
         for stage, count in enumerate(self.blocks, 1):
             inner = int(64 * 2 ** (stage - 1) / math.sqrt(self.net_reduction))
-            for index in range(count):
+            for index in range(positive(f"blocks[{stage - 1}]", count)):
                 x = unit(
                     self.block(BottleneckBlock),
                     inner,

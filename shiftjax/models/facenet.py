@@ -99,7 +99,8 @@ class FaceResNet(FaceNet):
           The output of the last stage, and the features of stem and stages by name.
 
         Raises:
-          InputError: if the width is not an integer above 1.
+          InputError: if the width is not an integer above 1, or a number of blocks is
+            not a positive integer.
         """
         features: Features = {}
         x, chosen = self.enter(images, train)
@@ -109,7 +110,7 @@ class FaceResNet(FaceNet):
         x = nn.relu(unit(ConvNorm, self.width // 2, 7, 2, name="stem")(x, train))
         features["stem"] = x
         for stage, count in enumerate(self.blocks, 1):
-            for index in range(count):
+            for index in range(positive(f"blocks[{stage - 1}]", count)):
                 x = unit(
                     self.block(ResidualBlock),
                     self.width * 2 ** (stage - 1),

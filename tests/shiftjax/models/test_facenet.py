@@ -103,6 +103,7 @@ def test_a_face_network_has_a_size_and_no_classes():
     for name, option, value, message in (
         ("shift_facenet", "embedding_size", 0, "embedding_size=0"),
         ("facenet_resnet26_w11", "width", 0, "width=0"),
+        ("facenet_resnet26_w11", "blocks", (1, 0), r"blocks\[1\]=0: it must be an int"),
         (
             "facenet_resnet26_w11",
             "width",

@@ -201,6 +201,11 @@ INVALID = {
     ),
     "infinite": (BottleneckResNet(expansion=math.inf), "expansion=inf: 64 features"),
     "not a number": (BottleneckResNet(expansion=math.nan), "expansion=nan: 64 feat"),
+    "no blocks": (
+        BottleneckResNet(blocks=(0, -1)),
+        r"blocks\[0\]=0: it must be an integer of at least 1",
+    ),
+    "negative blocks": (ActiveResNet(blocks=(1, -1)), r"blocks\[1\]=-1: it must be"),
     "text": (BottleneckResNet(expansion="3"), "expansion='3': it must be a number"),
 }
 
