@@ -93,6 +93,11 @@ class ConvNorm(Unit):
                 "kernel_size=1: a depthwise convolution needs a kernel_size above 1"
             )
         groups = x.shape[-1] if self.depthwise else 1
+        if positive("features", self.features) % groups:
+            raise InputError(
+                f"features={self.features}: a depthwise convolution of {groups} "
+                f"channels needs a multiple of {groups}"
+            )
         if (name := self.choose(x, train).name) != REFERENCE:
             shape = x.shape[-1] // groups, self.features
             if self.kernel_size > 1:
@@ -100,7 +105,6 @@ class ConvNorm(Unit):
             options = {"strides": strides, "depthwise": self.depthwise}
             return self.run(name, x, train, {"conv": shape}, **options)
         assert not isinstance(x, Planes)
-        positive("features", self.features)
         if self.kernel_size == 1:
             kept = x[..., ::strides, ::strides, :]
             return self.norm("norm", train)(self.pointwise(self.features, "conv")(kept))

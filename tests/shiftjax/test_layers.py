@@ -324,6 +324,10 @@ INVALID = {
     "convolution of stride 0": (ConvNorm(4, 3, 0), "strides=0"),
     "product of stride 0": (ConvNorm(4, 1, 0), "strides=0"),
     "convolution without features": (ConvNorm(0), "features=0"),
+    "depthwise of other features": (
+        ConvNorm(4, 3, depthwise=True),
+        "features=4: a depthwise convolution of 9 channels needs a multiple of 9",
+    ),
     "depthwise product": (ConvNorm(9, 1, depthwise=True), "depthwise"),
     "expansion not a number": (ShiftConv(8, expansion=float("nan")), "expansion=nan"),
     "expansion a text": (CSC(12, expansion="3"), "expansion='3': it must be a number"),
