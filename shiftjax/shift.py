@@ -15,7 +15,7 @@ Convolutions", CVPR 2018, https://arxiv.org/abs/1711.08141, section 3.1.
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -112,6 +112,7 @@ def shift(
     """
     kernel_size = positive("kernel_size", kernel_size)
     dilation, stride = positive("dilation", dilation), positive("stride", stride)
+    _check_name("border", border, BORDERS)
     return _shift(as_feature_map(x), kernel_size, dilation, stride, border)
 
 
@@ -155,8 +156,8 @@ def displace(
       `[..., ceil(height / stride), ceil(width / stride), channels]`, the dtype of `x`.
 
     Raises:
-      InputError: if a shape or the dtype of the table does not fit, the table is
-        traced, or the stride is not a positive integer.
+      InputError: if a shape or the dtype of the table does not fit, it is traced or
+        has a displacement of 2**31 or more, or the stride is not a positive integer.
       UnknownNameError: if there is no such border or lowering.
 
     Example:
@@ -174,10 +175,9 @@ def displace(
             f"the table is {moves.dtype} {list(moves.shape)}; {x.shape[-1]} channels "
             f"need integers [{x.shape[-1]}, {axes}]"
         )
-    if border not in BORDERS:
-        raise unknown_name("border", border, BORDERS)
-    if lowering is not None and lowering not in LOWERINGS:
-        raise unknown_name("lowering", lowering, LOWERINGS)
+    _check_name("border", border, BORDERS)
+    if lowering is not None:
+        _check_name("lowering", lowering, LOWERINGS)
     lengths = x.shape[-1 - axes : -1]
     kept = tuple(-(-length // stride) for length in lengths)
     if 0 in x.shape:
@@ -271,6 +271,12 @@ def _displace_within(
     return moved[(..., *window, slice(None))]
 
 
+def _check_name(kind: str, name: str, known: Iterable[str]) -> None:
+    """Raises UnknownNameError for another name, or for what is no name."""
+    if name not in list(known):  # a list compares: it needs no hash
+        raise unknown_name(kind, name, known)
+
+
 def _as_table(table: ArrayLike) -> np.ndarray:
     """Converts a table to NumPy; raises InputError if it is none."""
     try:
@@ -288,6 +294,9 @@ def _as_table(table: ArrayLike) -> np.ndarray:
             f"the table is {moves.dtype} {list(moves.shape)}: it must be integers "
             "[channels, 2], or of 1 or 3 columns"
         )
+    far = moves[(moves <= -(2**31)) | (moves >= 2**31)]
+    if far.size:
+        raise InputError(f"the table has {far[0]}: displacements must be below 2**31")
     return moves.astype(np.int64)
 
 

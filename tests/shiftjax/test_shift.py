@@ -272,6 +272,18 @@ INVALID = {
     "table of one column": (lambda: displace(X, np.zeros(9, int)), r"int64 \[9\]"),
     "displace stride 0": (lambda: displace(X, [(0, 0)] * 9, stride=0), "stride=0"),
     "displace of two axes": (lambda: displace(X[0, 0], [(0, 0)]), r"shape \[4, 9\]"),
+    "border in a list": (
+        lambda: displace(X, [(0, 0)] * 9, border=["edge"]),
+        r"unknown border \['edge'\]: did you mean 'edge'",
+    ),
+    "border of a shift in a list": (
+        lambda: shift(X, border=["edge"]),
+        r"unknown border \['edge'\]: did you mean 'edge'",
+    ),
+    "lowering in a list": (
+        lambda: displace(X, [(0, 0)] * 9, lowering=["pad"]),
+        r"unknown lowering \['pad'\]",
+    ),
 }
 
 
@@ -288,6 +300,23 @@ def test_valid_options_do_not_let_equal_but_invalid_ones_in():
     for value in (1.0, True):
         with pytest.raises(InputError, match=f"stride={value}"):
             shift(X, 1, stride=value)
+
+
+@pytest.mark.parametrize("lowering", [None, *LOWERINGS])
+@pytest.mark.parametrize("border", ["zeros", "wrap"])
+@pytest.mark.parametrize("far", [2**31, -(2**31), np.iinfo(np.int64).min])
+def test_a_displacement_beyond_int32_is_named(far, border, lowering):
+    """Such as rounded displacements that were no numbers."""
+    table = np.array([(0, 1)] * 8 + [(0, far)])
+    with pytest.raises(InputError, match=f"the table has {far}: displ"):
+        displace(X, table, border=border, lowering=lowering)
+
+
+@pytest.mark.parametrize("lowering", ["select", "pad", "slice", "gather", "roll"])
+@pytest.mark.parametrize("far", [2**31 - 1, 1 - 2**31])
+def test_a_displacement_of_int32_is_outside(far, lowering):
+    moved = displace(X + 1, [(0, far)] * 4 + [(far, 0)] * 5, lowering=lowering)
+    assert not moved.any()
 
 
 def test_an_unknown_lowering_is_answered_with_the_nearest():
