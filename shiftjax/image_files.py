@@ -11,6 +11,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from shiftjax.errors import InputError, reading
+from shiftjax.files import user_path
 from shiftjax.image_sizes import Size, extent
 
 # fmt: off
@@ -63,6 +64,7 @@ def walk_images(folder: str | Path) -> Iterator[Path]:
         with reading(error.filename):
             raise error
 
+    folder = user_path(folder)
     above = {os.fspath(folder): {os.path.realpath(folder)}}
     for inside, folders, files in os.walk(folder, onerror=stop, followlinks=True):
         around = above.pop(inside)

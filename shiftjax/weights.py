@@ -13,7 +13,6 @@ import logging
 import os
 from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -26,7 +25,7 @@ from shiftjax import json_fields
 from shiftjax.adaptation import with_channels, with_new_head
 from shiftjax.convert.torch_files import parse_safetensors
 from shiftjax.errors import InputError, MissingFileError, listed
-from shiftjax.files import write_atomically
+from shiftjax.files import user_path, write_atomically
 from shiftjax.image_sizes import Size, check_shape, extent
 from shiftjax.registry import create_model, json_options
 from shiftjax.releases import manifest
@@ -231,9 +230,9 @@ def open_pretrained(
       InputError: if the file is damaged or belongs to another network.
     """
     name = os.fspath(name)
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.is_dir() and name not in manifest.release_names(directory):
-        return _load_run(name)
+        return _load_run(str(path))
     if name.endswith(SUFFIX):
         if not path.is_file():
             raise MissingFileError(f"there is no file {path}")
@@ -255,7 +254,7 @@ def _load_run(workdir: str) -> Pretrained:
       InputError: if no trainer is installed, or the folder has no run.
     """
     for entry in metadata.entry_points(group=LOADERS):
-        return entry.load()(os.path.expanduser(workdir))
+        return entry.load()(workdir)
     raise InputError(
         f"{workdir} is a folder: the runs of the trainer need shiftjax[train]"
     )
@@ -278,7 +277,7 @@ def save(path: str | os.PathLike, variables: Mapping[str, Any], card: Card) -> b
       InputError: if the file has another ending or cannot be written, the variables do
         not fit the network, or a field of the card is invalid.
     """
-    path = Path(path)
+    path = user_path(path)
     if path.suffix != SUFFIX:
         raise InputError(f"{path}: a file of weights must end in {SUFFIX}")
     arrays = {

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 
 from shiftjax.errors import InputError, MissingFileError
-from shiftjax.files import write_atomically
+from shiftjax.files import user_path, write_atomically
 from shiftjax.lowerings import by_depthwise
 from shiftjax.shift import displace_p
 from shiftjax.weights import Pretrained
@@ -198,7 +198,7 @@ def export(pretrained: Pretrained, path: str | Path, *, uint8: bool = False) -> 
         missing.
       MissingFileError: if the folder does not exist.
     """
-    path = Path(path)
+    path = user_path(path)
     writers = {STABLEHLO: to_stablehlo, ONNX: to_onnx}
     if path.suffix not in writers:
         raise InputError(f"{path}: the name must end in {STABLEHLO} or {ONNX}")

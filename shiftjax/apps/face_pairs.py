@@ -25,6 +25,7 @@ from pathlib import Path
 
 from shiftjax import image_files
 from shiftjax.errors import InputError, MissingFileError, reading
+from shiftjax.files import user_path
 
 # The number of all pairs of a kind, and a function from its number to a pair.
 Numbered = tuple[int, Callable[[int], tuple[Path, Path]]]
@@ -66,7 +67,7 @@ def read_pairs(
       InputError: if the file is empty, a line is malformed, there are too few folds, or
         a fold does not have the pairs of both kinds that the first line promises.
     """
-    file, folder = Path(file), Path(folder)
+    file, folder = user_path(file), user_path(folder)
     if not folder.is_dir():
         raise MissingFileError(f"there is no folder of images {folder}")
     (number, header), *lines = _read_lines(file)
@@ -145,7 +146,7 @@ def draw_pairs(
     for name, number in (("folds", folds), ("count", count)):
         if number < 1:
             raise InputError(f"{name} {number}: it must be at least 1")
-    folder = Path(folder)
+    folder = user_path(folder)
     if not folder.is_dir():
         raise MissingFileError(f"there is no folder of images {folder}")
     images = _Images(folder)
@@ -206,7 +207,7 @@ def write_pairs(file: str | os.PathLike, pairs: Sequence[Pair]) -> None:
         fields = [name, one, two] if pair.same else [name, one, other, two]
         lines.append("\t".join(map(str, fields)))
     try:
-        Path(file).write_text("\n".join([*lines, ""]), encoding="utf-8")
+        user_path(file).write_text("\n".join([*lines, ""]), encoding="utf-8")
     except OSError as error:
         raise InputError(f"{file}: {error}") from error
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from shiftjax.errors import InputError, needs_extra
+from shiftjax.files import user_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -31,6 +32,6 @@ def save_plot(save: Callable[[str], object], path: str) -> None:
       InputError: if the file cannot be written.
     """
     try:
-        save(path)
+        save(str(user_path(path)))
     except (OSError, ValueError) as error:
         raise InputError(f"--plot {path}: {error}") from error

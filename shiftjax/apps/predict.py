@@ -12,6 +12,7 @@ import numpy as np
 
 from shiftjax import image_files
 from shiftjax.errors import InputError, MissingFileError
+from shiftjax.files import user_path
 from shiftjax.weights import Card, Pretrained
 
 BATCH_SIZE = 64
@@ -262,7 +263,7 @@ def _files(paths: Iterable[str | Path]) -> Iterator[Path]:
     Raises:
       MissingFileError: if a path does not exist.
     """
-    for path in map(Path, paths):
+    for path in map(user_path, paths):
         if path.is_dir():
             yield from image_files.find_images(path)
         elif path.is_file():

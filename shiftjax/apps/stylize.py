@@ -15,6 +15,7 @@ from shiftjax.apps.frames import ImageFile
 from shiftjax.apps.predict import normalize_images
 from shiftjax.apps.thumbnails import decode_thumbnail
 from shiftjax.errors import InputError, MissingFileError, unknown_name
+from shiftjax.files import user_path
 from shiftjax.models.stylizer import VARIANTS, StyleNet
 from shiftjax.releases import manifest
 from shiftjax.weights import SUFFIX, Pretrained
@@ -216,7 +217,7 @@ def targets(paths: Iterable[str | Path], output: str | Path) -> list[tuple[Path,
       InputError: if a folder has no images, two results would have the same file, or a
         result would overwrite one of the images.
     """
-    given, output = [Path(path) for path in paths], Path(output)
+    given, output = [user_path(path) for path in paths], user_path(output)
     if output.suffix.lower() in image_files.EXTENSIONS:
         if len(given) != 1 or given[0].is_dir():
             raise InputError(

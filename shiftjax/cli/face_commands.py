@@ -11,6 +11,7 @@ from rich.table import Table
 from shiftjax.cli.arguments import File, Folder, Image, Output, Weights
 from shiftjax.cli.commands import Skips, say
 from shiftjax.errors import InputError, MissingFileError
+from shiftjax.files import user_path
 
 if TYPE_CHECKING:
     from shiftjax.weights import Card
@@ -193,9 +194,12 @@ class Embed:
         found = embedder.embed_files(files, skips)
         if not found.files:
             raise InputError(f"{self.folder} has no image that can be read")
-        names = [file.relative_to(self.folder).as_posix() for file in found.files]
+        folder = user_path(self.folder)
+        names = [file.relative_to(folder).as_posix() for file in found.files]
         try:
-            np.savez(self.output, embeddings=found.vectors, files=np.array(names))
+            np.savez(
+                user_path(self.output), embeddings=found.vectors, files=np.array(names)
+            )
         except OSError as error:
             raise InputError(f"--output {self.output}: {error}") from error
         count, size = found.vectors.shape
@@ -208,9 +212,9 @@ class Embed:
 
     def _check(self) -> None:
         """Raises InputError for options that do not fit."""
-        if not Path(self.folder).is_dir():
+        if not user_path(self.folder).is_dir():
             raise MissingFileError(f"there is no folder {self.folder}")
-        output = Path(self.output)
+        output = user_path(self.output)
         if output.suffix != ".npz":
             raise InputError(f"--output {output}: it must end in .npz")
         if not output.parent.is_dir():
@@ -241,6 +245,7 @@ class Embed:
 
 def _image(path: str) -> Path:
     """Returns the path of an image file; raises if there is no file."""
-    if not Path(path).is_file():
+    file = user_path(path)
+    if not file.is_file():
         raise MissingFileError(f"there is no image {path}")
-    return Path(path)
+    return file

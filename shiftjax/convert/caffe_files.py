@@ -16,12 +16,12 @@ import io
 import os
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 
 from shiftjax.errors import InputError, MissingFileError
+from shiftjax.files import user_path
 
 SUFFIXES = (".caffemodel", ".npz")
 LAYER, NAME, BLOBS, DATA, SHAPE = 100, 1, 7, 5, 7  # fields
@@ -49,7 +49,7 @@ def read_caffe_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       MissingFileError: if the file does not exist.
       InputError: if it has another ending, is cut short, or is another kind of file.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if path.suffix not in SUFFIXES:
         raise InputError(f"{path}: it must end in {' or '.join(SUFFIXES)}")
     if not path.is_file():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shiftjax.errors import InputError, needs_extra
+from shiftjax.files import user_path
 from shiftjax.releases import manifest
 from shiftjax.releases.manifest import Release
 from shiftjax.weights import Card, Pretrained, open_pretrained
@@ -100,7 +101,7 @@ def write_hub_folder(
     runs = tuple(dataclasses.replace(run, log="") for run in release.runs)
     entry = dataclasses.replace(release, file=WEIGHTS, runs=runs)
     config = json.dumps(dataclasses.asdict(pretrained.card), indent=2)
-    folder = Path(output).expanduser()
+    folder = user_path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / WEIGHTS).write_bytes(data)

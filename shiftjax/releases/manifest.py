@@ -20,7 +20,7 @@ import numpy as np
 
 from shiftjax import json_fields as fields
 from shiftjax.errors import InputError, MissingFileError, unknown_name
-from shiftjax.files import write_atomically
+from shiftjax.files import user_path, write_atomically
 
 FILE = "manifest.json"
 ENVIRONMENT = "SHIFTJAX_CHECKPOINTS"
@@ -164,7 +164,7 @@ def locate(file: str, directory: str | os.PathLike | None = None) -> Path:
         from shiftjax.releases.hub import fetch
 
         return fetch(folder.removeprefix(HUB), file)
-    path = Path(folder).expanduser() / file
+    path = user_path(folder) / file
     if not path.is_file():
         raise MissingFileError(
             f"{path} does not exist: set directory= or {ENVIRONMENT} to its folder, "

@@ -14,7 +14,6 @@ import os
 import struct
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ import numpy as np
 from shiftjax.convert.torch_files.unpickle import load_torch_pickle
 from shiftjax.convert.torch_files.values import DTYPES, Record, Storage, Tensor
 from shiftjax.errors import InputError, MissingFileError
+from shiftjax.files import user_path
 
 ARCHIVE = b"PK\x03\x04"
 LEGACY = b"\x80"  # a pickle of protocol 2
@@ -62,9 +62,10 @@ def read_torch_file(path: str | os.PathLike[str]) -> Any:
       InputError: if it is not a file of `torch.save`, is damaged, or contains a call
         that is not known to be harmless.
     """
-    if not Path(path).is_file():
+    path = user_path(path)
+    if not path.is_file():
         raise MissingFileError(f"there is no file {path}")
-    data = Path(path).read_bytes()
+    data = path.read_bytes()
     try:
         if data.startswith(ARCHIVE):
             return _read_archive(data)
@@ -88,10 +89,11 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       MissingFileError: if the file does not exist.
       InputError: if it is damaged, or has numbers of a type that is not read.
     """
-    if not Path(path).is_file():
+    path = user_path(path)
+    if not path.is_file():
         raise MissingFileError(f"there is no file {path}")
     try:
-        return parse_safetensors(Path(path).read_bytes())
+        return parse_safetensors(path.read_bytes())
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
 
