@@ -116,6 +116,8 @@ def one_line(box: str) -> str:
             sections.append([])
         elif line and line[0] not in "╭╰":
             sections[-1].append(line)
+    if not box.lstrip().startswith(("╭", "|")):
+        del sections[0]  # the title, which an output without UTF-8 has on its own line
     parts = []
     for lines in filter(None, sections):
         if lines[0].startswith("Perhaps you meant"):

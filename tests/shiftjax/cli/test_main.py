@@ -1,5 +1,6 @@
 """The command: 0 on success, 2 and one line on a mistake."""
 
+import io
 import os
 import subprocess
 import sys
@@ -129,6 +130,14 @@ def test_a_mistake_is_told_in_one_line(capsys, name):
     (line,) = captured.err.splitlines()
     assert line.startswith("shiftjax: ")
     assert words in line
+
+
+def test_a_mistake_is_told_once_without_utf8(capsys, monkeypatch):
+    """There the box of tyro has no frame, and its title is a line."""
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    assert main(["summary", "resnet20", "--image-siz", "3"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("shiftjax: Unrecognized options: --image-siz, 3; did you")
 
 
 def test_as_a_program():
