@@ -162,6 +162,23 @@ def create_model(name: str, **overrides: Any) -> Unit:
       >>> create_model("shiftresnet20", expansion=4, num_classes=100).expansion
       4
     """
+    return build_model(name, overrides)
+
+
+def build_model(name: str, overrides: Mapping[str, Any]) -> Unit:
+    """Creates a network as `create_model` does, with options of any names.
+
+    Args:
+      name: see `create_model`.
+      overrides: attributes of the network to set, by name.
+
+    Returns:
+      The network.
+
+    Raises:
+      UnknownNameError: if the network or an option is unknown.
+      InputError: see `create_model`.
+    """
     if name in FAMILIES:
         option = FAMILIES[name]
         if option not in overrides:
@@ -172,7 +189,7 @@ def create_model(name: str, **overrides: Any) -> Unit:
         builder = VARIANTS[name]
     else:
         raise unknown_name("model", name, [*VARIANTS, *FAMILIES])
-    options = _options(builder())
+    options, converted = _options(builder()), dict(overrides)
     for option, value in overrides.items():
         if option not in options:
             raise unknown_name(f"option of {name}", option, options)
@@ -181,8 +198,8 @@ def create_model(name: str, **overrides: Any) -> Unit:
             continue
         if not kind.accepts(value):
             raise InputError(f"{option}={value!r}: it must be {kind.text}")
-        overrides[option] = kind.convert(value)
-    return builder(**overrides)
+        converted[option] = kind.convert(value)
+    return builder(**converted)
 
 
 def defining_options(model: Unit) -> dict[str, Any]:

@@ -34,22 +34,26 @@ Options = Annotated[
 ]
 
 
-def parse_options(given: Sequence[str]) -> dict[str, Any]:
+def parse_options(network: str, given: Sequence[str]) -> dict[str, Any]:
     """Parses options of a network from a command line.
 
     Args:
+      network: name of the network.
       given: texts "name=value". A value that is no Python literal is a string.
 
     Returns:
       The values by name.
 
     Raises:
-      InputError: if a text has no name or no "=".
+      InputError: if a text has no name or no "=", or a family lacks its option.
+      UnknownNameError: if the network or an option is unknown.
 
     Example:
-      >>> parse_options(["expansion=4", "implementation=cpu"])
+      >>> parse_options("shiftresnet20", ["expansion=4", "implementation=cpu"])
       {'expansion': 4, 'implementation': 'cpu'}
     """
+    from shiftjax.registry import FAMILIES, build_model, list_models
+
     options: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -59,6 +63,12 @@ def parse_options(given: Sequence[str]) -> dict[str, Any]:
             options[name] = ast.literal_eval(value)
         except (SyntaxError, ValueError):
             options[name] = value
+    if network in FAMILIES and FAMILIES[network] not in options:
+        raise InputError(
+            f"{network} needs --options {FAMILIES[network]}=NUMBER; or use "
+            + ", ".join(list_models(f"{network}_*"))
+        )
+    build_model(network, options)  # raises for what is none of its options
     return options
 
 

@@ -80,13 +80,9 @@ class Summarize:
 
     def run(self, console: Console) -> None:
         """Prints the summary as a table."""
-        from shiftjax.registry import create_model
         from shiftjax.summary import summarize
 
-        options = parse_options(self.options)
-        reserved = {"image_size", "channels"} & options.keys()
-        if reserved:
-            create_model(self.model, **options)  # raises: they are not the network's
+        options = parse_options(self.model, self.options)
         console.print(
             summarize(
                 self.model,

@@ -67,6 +67,9 @@ def test_summary_of_a_network_with_options(capsys):
         "expansion=three": "expansion='three': it must be a number",
         "expanison=3": "unknown option of shiftresnet20_e3 'expanison': did you mean",
         "channels=3": "unknown option of shiftresnet20_e3 'channels'",
+        "name_or_model=3": "unknown option of shiftresnet20_e3 'name_or_model'",
+        "name=3": "unknown option of shiftresnet20_e3 'name'",
+        "depht=8": "unknown option of shiftresnet20_e3 'depht': did you mean 'depth'",
     }.items(),
 )
 def test_an_option_that_does_not_fit_is_named(capsys, text, message):
@@ -103,7 +106,10 @@ def test_help_names_every_option(capsys, command):
 
 MISTAKES = {
     "unknown model": (["summary", "resnet2O"], "did you mean 'resnet20'"),
-    "family without its option": (["summary", "shiftresnet20"], "needs expansion"),
+    "family without its option": (
+        ["summary", "shiftresnet20"],
+        "shiftresnet20 needs --options expansion=NUMBER; or use shiftresnet20_e1",
+    ),
     "nothing matches": (["list", "vgg*"], "'vgg*': `shiftjax list` prints"),
     "no weights match": (
         ["list", "resnet50*", "--pretrained"],
