@@ -237,18 +237,22 @@ class Convert:
     std: Numbers = None
     """Standard deviation of each channel, by which the difference is divided; by
     default that of the authors' training."""
+    options: Options = ()
+    """Options of the network, e.g. expansion=4 for shiftresnet20."""
 
     def run(self, console: Console) -> None:
         """Prints the size of the written file."""
         from shiftjax.convert import caffe, caffe_files, state_dicts
         from shiftjax.weights import Card, save
 
+        options = parse_options(self.model, self.options)
         names = self.class_names
         if self.checkpoint.endswith(caffe_files.SUFFIXES):
-            variables = caffe.from_caffe(self.checkpoint, self.model)
+            variables = caffe.from_caffe(self.checkpoint, self.model, **options)
             fields = dict(caffe.PREPARATION)
         else:
-            variables = state_dicts.from_torch(self.checkpoint, self.model)
+            source = self.checkpoint
+            variables = state_dicts.from_torch(source, self.model, **options)
             fields = state_dicts.preparation(self.model)
         classes = len(variables["params"]["head"]["bias"])
         if not names and classes == 1000:
@@ -258,7 +262,7 @@ class Convert:
         for name in ("image_size", "resize", "mean", "std"):
             if (value := getattr(self, name)) is not None:
                 fields[name] = value
-        card = Card(self.model, {"num_classes": classes}, names, **fields)
+        card = Card(self.model, {"num_classes": classes} | options, names, **fields)
         size = len(save(self.output, variables, card))
         say(console, f"{self.output}: {size:,} bytes, {self.model}, {classes} classes")
 

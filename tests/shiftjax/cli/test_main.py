@@ -110,6 +110,10 @@ MISTAKES = {
         ["summary", "shiftresnet20"],
         "shiftresnet20 needs --options expansion=NUMBER; or use shiftresnet20_e1",
     ),
+    "such a family to convert to": (
+        ["convert", "net.pth", "--model", "shiftresnet56", "-o", "net.safetensors"],
+        "shiftresnet56 needs --options expansion=NUMBER; or use shiftresnet56_e1",
+    ),
     "nothing matches": (["list", "vgg*"], "'vgg*': `shiftjax list` prints"),
     "no weights match": (
         ["list", "resnet50*", "--pretrained"],

@@ -180,6 +180,18 @@ def test_the_command_writes_a_file_of_weights(tmp_path, weights, capsys):
     assert line.count("\n") == 1
 
 
+def test_the_command_takes_options_of_the_network(tmp_path, weights, capsys):
+    path, out = tmp_path / "net.pth", str(tmp_path / "net.safetensors")
+    path.write_bytes(torch_writer.legacy(torch_writer.module(weights)))
+    words = ["convert", str(path), "--model", "shiftresnet20", "-o", out, "--options"]
+    assert main([*words, "expansion=1", "param_dtype=bfloat16"]) == 0
+    model, variables = shiftjax.load_pretrained(out)
+    assert (model.expansion, model.num_classes) == (1, 10)
+    assert variables["params"]["head"]["bias"].dtype == jnp.bfloat16
+    assert main([*words, "expansion=1", "source=2"]) == 2
+    assert "unknown option of shiftresnet20 'source'" in capsys.readouterr().err
+
+
 def test_a_true_file_of_python_2_7_and_pytorch_1_4():
     """With the logits that PyTorch computed: `authors_torch.py` wrote it."""
     path = Path(__file__).parent / "data" / "shiftresnet8_0.5.t7"
