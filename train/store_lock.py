@@ -4,6 +4,7 @@ A store cannot lock. The process that trains writes the object again and again, 
 new time. One that finds it waits: if the object changes, the folder is in use, and if
 it does not, its writer was killed. No clocks of different machines are compared. Of
 processes that find no object at the same time, the last one to write it has the lock.
+A process that finds that another one has its lock, as after a suspension, ends.
 """
 
 import contextlib
@@ -11,11 +12,12 @@ import json
 import os
 import secrets
 import socket
+import sys
 import threading
 import time
 from typing import Any
 
-from train import files
+from train import exits, files
 from train.exits import TemporaryError
 from train.machine import is_running
 
@@ -26,7 +28,7 @@ ABANDONED_SECONDS = 300.0  # by the clocks, after which a lock is not displayed
 
 
 class StoreLock:
-    """A lock, held until `close`.
+    """A lock, held until `close`. The process ends if another one takes it.
 
     Args:
       path: the object.
@@ -42,7 +44,7 @@ class StoreLock:
         self._refresh()
         time.sleep(LOOK_SECONDS)  # another process may have found it free too
         found = _read(path)
-        if found is not None and found.get("token") != self._token:
+        if found is not None and not self._is_own(found):
             raise _in_use(path, found)
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._keep_fresh, daemon=True)
@@ -53,12 +55,20 @@ class StoreLock:
         self._released.set()
         self._thread.join()
         with contextlib.suppress(Exception):  # a later process waits, as after a kill
-            self._path.unlink(missing_ok=True)
+            if self._is_own(_read(self._path)):
+                self._path.unlink(missing_ok=True)
 
     def _keep_fresh(self) -> None:
         while not self._released.wait(REFRESH_SECONDS):
-            with contextlib.suppress(OSError):  # the next one may succeed
+            with contextlib.suppress(Exception):  # the next one may succeed
+                found = _read(self._path)
+                if not self._is_own(found):
+                    _end(_lost(self._path, found))
                 self._refresh()
+
+    def _is_own(self, found: dict[str, Any] | None) -> bool:
+        """Returns True if the object is still what this process wrote."""
+        return found is not None and found.get("token") == self._token
 
     def _refresh(self) -> None:
         facts = {
@@ -110,6 +120,24 @@ def _in_use(path: files.Folder, holder: dict[str, Any]) -> TemporaryError:
         f"{path.parent} is in use: process {holder.get('process')} on "
         f"{holder.get('host')} trains in it"
     )
+
+
+def _lost(path: files.Folder, holder: dict[str, Any] | None) -> TemporaryError:
+    """Builds the error for a lock that another process has taken."""
+    by = "is gone"
+    if holder is not None:
+        by = f"is that of process {holder.get('process')} on {holder.get('host')}"
+    return TemporaryError(
+        f"the lock of {path.parent} {by}, as after {STALE_SECONDS:.0f} s in which this "
+        "process was suspended or could not reach the store: it stops without saving, "
+        "and the same command resumes the run"
+    )
+
+
+def _end(error: TemporaryError) -> None:
+    """Prints an error and ends this process at once, before it writes anything."""
+    print(f"train: {error}", file=sys.stderr, flush=True)
+    os._exit(exits.code(error))
 
 
 def _read(path: files.Folder) -> dict[str, Any] | None:

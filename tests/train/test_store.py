@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import queue
 import shutil
 import socket
 from contextlib import closing
@@ -194,6 +196,37 @@ def test_of_two_that_find_no_lock_the_last_to_write_it_trains(
     with pytest.raises(TemporaryError, match="in use: process 7 on elsewhere trains"):
         StoreLock(lock)
     assert json.loads(lock.read_text()) == other
+
+
+@pytest.mark.parametrize(
+    ("taken", "told"),
+    [
+        ({"host": "elsewhere", "process": 7, "token": "x", "time": 0}, "process 7 on"),
+        (None, "run is gone"),  # its next holder has already ended
+    ],
+)
+def test_a_process_that_has_lost_its_lock_ends_and_leaves_it(
+    store, hasty, monkeypatch, capfd, taken, told
+):
+    """As after a suspension. Two processes would train in the folder."""
+    ended = queue.Queue()
+
+    def end(code):
+        ended.put(code)
+        raise OSError  # the process goes on, so the thread looks again
+
+    monkeypatch.setattr(os, "_exit", end)
+    lock = files.folder("gs://bucket/run/.lock")
+    with closing(StoreLock(lock)):
+        if taken is None:
+            lock.unlink()
+        else:
+            files.write(lock, json.dumps(taken).encode())
+        assert ended.get(timeout=30) == 75
+    line, *_ = capfd.readouterr().err.splitlines()
+    assert line.startswith("train: the lock of gs://bucket/run is")
+    assert told in line
+    assert (json.loads(lock.read_text()) if lock.exists() else None) == taken
 
 
 def test_the_lock_of_a_process_that_has_ended_here_is_taken_at_once(store):
