@@ -60,11 +60,15 @@ def learning_rate(
 
 
 def check_boundaries(schedule: Schedule) -> None:
-    """Checks that the learning rate falls after the warm-up only.
+    """Checks that the learning rate falls after the warm-up only, and at some step.
 
     Raises:
-      InputError: if a boundary is within the warm-up: the rate would miss its peak.
+      InputError: if a boundary is NaN or infinite, or within the warm-up: the rate
+        would miss its peak.
     """
+    for boundary in schedule.boundaries:
+        if not math.isfinite(boundary):
+            raise InputError(f"--schedule.boundaries {boundary}: it must be finite")
     first = min(schedule.boundaries, default=math.inf)
     if schedule.kind == "steps" and first < schedule.warmup_epochs:
         raise InputError(

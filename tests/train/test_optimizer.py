@@ -266,6 +266,15 @@ def test_a_boundary_may_be_at_the_end_of_the_warmup_and_not_before():
         check_boundaries(Schedule("steps", 0.4, 1.0, boundaries=(2.0, 0.5)))
 
 
+@pytest.mark.parametrize("kind", ["steps", "cosine"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_boundary_is_finite(kind, value):
+    """Also one that is not used: as NaN differs from itself, no run could resume."""
+    schedule = Schedule(kind, boundaries=(2.0, float(value)))
+    with pytest.raises(InputError, match=f"boundaries {value}: it must be finite"):
+        check_boundaries(schedule)
+
+
 def test_the_rate_falls_at_each_boundary_also_where_two_are_one_step():
     schedule = Schedule("steps", 1.0, boundaries=(1.0, 1.01, 2.0), factor=0.5)
     check(schedule, 30, 10.0, {9: 1.0, 10: 0.25, 19: 0.25, 20: 0.125})
