@@ -12,14 +12,17 @@ from jax.experimental import multihost_utils
 
 
 class StopRequest:
-    """Records SIGTERM and Ctrl-C, so that the loop can save and stop by itself.
+    """Records SIGTERM, Ctrl-C and SIGHUP, so that the loop can save and stop by itself.
 
     A second signal ends the process at once. Outside the main thread, where Python
     allows no signal handlers, signals are not recorded.
 
+    A terminal that is closed sends SIGHUP, often more than once, which has no further
+    effect. Where it is ignored, as under nohup, it stays ignored.
+
     In a run of several processes, a signal to one stops all after the same dispatch.
     They agree through JAX's preemption service, which receives SIGTERM and the notices
-    of cloud providers; Ctrl-C is sent to it as SIGTERM.
+    of cloud providers; the other signals are sent to it as SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -32,6 +35,8 @@ class StopRequest:
     def __enter__(self) -> "StopRequest":
         if threading.current_thread() is threading.main_thread():
             own = [signal.SIGINT] if self._several else [signal.SIGTERM, signal.SIGINT]
+            if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+                own.append(signal.SIGHUP)
             for number in own:
                 self._before[number] = signal.signal(number, self._note)
         return self
@@ -49,9 +54,23 @@ class StopRequest:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         self.signal = number
-        signal.signal(number, self._before[number])
+        if number == signal.SIGHUP:
+            signal.signal(number, signal.SIG_IGN)
+            _leave_terminal()
+        else:
+            signal.signal(number, self._before[number])
         if self._several:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _leave_terminal() -> None:
+    """Discards the output from now on, but for files.
+
+    A write to a terminal that is gone fails, and one to a pipe whose reader has ended.
+    """
+    for output in (1, 2):
+        if not os.path.isfile(f"/dev/fd/{output}"):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output)
 
 
 def stop_with_input(say: Callable[[str], None]) -> None:

@@ -2,9 +2,12 @@
 
 import dataclasses
 import os
+import pty
 import random
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -30,6 +33,7 @@ from train.loop import StopRequest
 
 pytestmark = pytest.mark.usefixtures("quick")
 
+ROOT = Path(__file__).parents[2]
 PATIENCE = 120  # seconds for what takes ten on a quiet machine
 
 
@@ -51,6 +55,58 @@ def test_a_signal_is_noted_and_a_second_one_is_not_held_up():
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.fixture
+def _terminal():
+    """SIGHUP as in a terminal, not as under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("_terminal", "capfd")
+def test_a_closed_terminal_is_noted_and_may_be_told_of_again():
+    """By the kernel and by the shell, within a moment."""
+    with StopRequest() as stop:
+        handler = signal.getsignal(signal.SIGHUP)
+        assert callable(handler)  # by default it would end the process
+        for _ in range(2):
+            signal.raise_signal(signal.SIGHUP)
+            assert stop.signal == signal.SIGHUP
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+@pytest.mark.usefixtures("_terminal")
+def test_under_nohup_a_closed_terminal_is_ignored():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        assert stop.signal is None
+
+
+@pytest.mark.parametrize("open_output", [pty.openpty, os.pipe])
+def test_output_that_nobody_reads_any_more_is_no_error(open_output):
+    """Else a run would end before it has saved, at a line that cannot be printed."""
+    code = (
+        "import signal; from train.stopping import StopRequest\n"
+        "with StopRequest() as stop:\n"
+        "    print('ready', flush=True)\n"
+        "    while not stop.reached(): signal.sigtimedwait([], 0.1)\n"
+        "print('saved', flush=True)"
+    )
+    ours, theirs = open_output()
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=theirs, stderr=theirs, cwd=ROOT
+    )
+    os.close(theirs)
+    try:
+        assert b"ready" in os.read(ours, 100)
+        os.close(ours)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(PATIENCE) == 0
+    finally:
+        process.kill()
 
 
 def test_outside_the_main_thread_no_signal_is_noted():
