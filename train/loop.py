@@ -17,7 +17,6 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from shiftjax.errors import InputError
 from train import comparison, files, hosts
 from train import config as config_file
 from train.assemble import Setup, set_up
@@ -33,7 +32,7 @@ from train.logging.profile import Profile
 from train.logging.records import MetricsWriter, plot_curves, read_test
 from train.logging.window import Dispatch, Instant, Window
 from train.machine import note_start
-from train.restoring import restore_newest
+from train.restoring import diverged, restore_newest
 from train.state import TrainState
 from train.steps import NEVER
 from train.stopping import StopRequest
@@ -199,16 +198,7 @@ class Loop:
         if message := self._profile.end(step):
             self.reporter.message(message)
         if sums["bad_step"] != NEVER:
-            self.checkpoints.wait()  # one may still be written
-            saved = max(self.checkpoints.steps(), default=None)
-            saved_text = "no checkpoint was saved yet"
-            if saved is not None:
-                saved_text = f"the last checkpoint, of step {saved}, is kept"
-            raise InputError(
-                f"step {int(sums['bad_step'])} diverged, its loss or its update is not "
-                f"finite; {saved_text}: try a lower --schedule.learning-rate or "
-                "--optimizer.clip-norm 1"
-            )
+            raise diverged(int(sums["bad_step"]), self.checkpoints)
         self._window.add(sums, end)
         if every(self._periods["log"], step - 1) != step and (
             step != self.setup.total_steps

@@ -1,4 +1,4 @@
-"""The checkpoint from which a run resumes, the same on every host."""
+"""The checkpoint from which a run resumes: of one step, also after a divergence."""
 
 from typing import Any
 
@@ -37,6 +37,28 @@ def restore_newest(
     if restored is not None:
         _check_data(setup, restored)
     return restored
+
+
+def diverged(step: int, checkpoints: Checkpoints) -> InputError:
+    """Builds the error for a run whose loss or update is not finite.
+
+    Args:
+      step: the first such step.
+      checkpoints: the checkpoints of the run, of which one may still be written.
+    """
+    failure = ""
+    try:
+        checkpoints.wait()
+    except InputError as error:
+        failure = f" ({error})"
+    saved = max(checkpoints.steps(), default=None)
+    saved_text = "no checkpoint was saved yet"
+    if saved is not None:
+        saved_text = f"the last checkpoint, of step {saved}, is kept"
+    return InputError(
+        f"step {step} diverged, its loss or its update is not finite; {saved_text}"
+        f"{failure}: try a lower --schedule.learning-rate or --optimizer.clip-norm 1"
+    )
 
 
 def _check_data(setup: Setup, restored: Restored) -> None:

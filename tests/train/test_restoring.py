@@ -11,6 +11,7 @@ from train import coordination
 from train.checkpointing import Restored
 from train.config import Config, Data
 from train.exits import TemporaryError
+from train.logging.window import Dispatch, Instant
 from train.loop import Loop
 from train.restoring import restore_newest
 
@@ -69,3 +70,20 @@ def test_a_run_resumes_on_as_many_examples_as_it_began_with():
 
 def test_checkpoints_of_earlier_versions_have_no_number_of_examples():
     assert restore_newest(setup_of(range(40)), at_step(3, {}), None) is not None
+
+
+def test_a_save_that_fails_does_not_hide_a_divergence():
+    """The cause of the end is said, and that the newest checkpoint is not there."""
+
+    def wait() -> None:
+        raise InputError("cannot write the checkpoint of step 6: disk full")
+
+    checkpoints: Any = types.SimpleNamespace(wait=wait, steps=lambda: [3, 5])
+    reporter: Any = None
+    loop = Loop(setup_of(range(40)), reporter, None, checkpoints, {})
+    with pytest.raises(InputError) as caught:
+        loop._collect(Dispatch(8, {"bad_step": 7}), lambda: Instant(0.0, 0.0))
+    message = str(caught.value)
+    assert message.startswith("step 7 diverged")
+    assert "of step 5, is kept (cannot write the checkpoint of step 6" in message
+    assert "\n" not in message
