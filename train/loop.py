@@ -275,7 +275,8 @@ def train(config: Config, reporter_console: Any = None) -> Outcome:
     workdir = files.folder(config.workdir)
     with contextlib.ExitStack() as stack:
         lock = hosts.first_does(lambda: stack.enter_context(open_workdir(config)))
-        hosts.check_shared(workdir)
+        if hosts.agreed(lock is not None):  # else the folder cannot be written
+            hosts.check_shared(workdir)
         checkpoints = stack.enter_context(
             Checkpoints(
                 workdir / CHECKPOINTS,

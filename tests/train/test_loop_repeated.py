@@ -68,6 +68,18 @@ def test_a_finished_run_in_a_read_only_folder_is_shown_and_evaluated(
     assert before == {p: p.stat().st_mtime_ns for p in (workdir, *workdir.rglob("*"))}
 
 
+def test_hosts_leave_no_mark_in_a_folder_that_cannot_be_written(
+    finished, run, tmp_path, read_only, monkeypatch
+):
+    """The mark by which they find out if they have one folder."""
+    config = copy_of(finished, tmp_path / "run")
+    read_only(Path(config.workdir))
+    monkeypatch.setattr("train.coordination.count", lambda: 2)
+    monkeypatch.setattr("train.coordination.exchange", lambda text: [text, text])
+    outcome, _ = run(config)
+    assert outcome.test == finished.outcome.test
+
+
 def test_a_run_that_is_not_finished_needs_a_folder_to_write(
     finished, tmp_path, read_only
 ):
