@@ -84,6 +84,14 @@ class Setup:
         classes = self.trainer.task.class_names(self.train_set)
         return begin_with(self.config.init, state, len(classes) or None)
 
+    def template(self) -> TrainState:
+        """Returns the shapes of a state, which a checkpoint of the run has.
+
+        The weights of --init, whose file may be gone, do not change them.
+        """
+        config = dataclasses.replace(self.config, init=None)
+        return jax.eval_shape(dataclasses.replace(self, config=config).initial_state)
+
     def epoch(self, step: int) -> float:
         """Returns the number of passes over the data after a number of steps."""
         return step * self.order.batch_size / self.order.examples

@@ -152,13 +152,9 @@ def read_checkpoint(
       InputError: if there is none.
     """
     folder, restored = files.folder(workdir) / CHECKPOINTS, None
-    # The weights of --init, which may be gone, do not change the state's shapes.
-    config = dataclasses.replace(setup.config, init=None)
-    untrained = dataclasses.replace(setup, config=config)
     if files.in_store(folder) or folder.exists():  # else it would be made
         with Checkpoints(folder) as checkpoints:
-            template = jax.eval_shape(untrained.initial_state)
-            restored = checkpoints.restore(template, step=step)
+            restored = checkpoints.restore(setup.template(), step=step)
     if restored is None:
         raise InputError(f"{workdir} holds no checkpoint yet")
     return restored

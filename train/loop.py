@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from shiftjax.errors import InputError
 from train import comparison, files, hosts
 from train import config as config_file
 from train.assemble import Setup, set_up
@@ -327,7 +328,12 @@ def _set_up(config: Config) -> Setup:
 
     def build() -> Setup:
         setup = set_up(config)
-        jax.eval_shape(setup.initial_state)  # raises if the network cannot be built
+        try:
+            jax.eval_shape(setup.initial_state)  # raises if it cannot be built
+        except InputError:  # a run that resumes does not need the weights of --init
+            if not any(files.folder(config.workdir).glob(f"{CHECKPOINTS}/[0-9]*")):
+                raise
+            setup.template()
         return setup
 
     return hosts.all_do(build)
@@ -344,8 +350,7 @@ def _start(
     setup: Setup, checkpoints: Checkpoints
 ) -> tuple[TrainState, dict[str, float], list[str]]:
     """Returns the newest or first state, the sums of its open line, and messages."""
-    state = setup.initial_state()
-    restored = restore_newest(setup, checkpoints, jax.eval_shape(lambda: state))
+    restored = restore_newest(setup, checkpoints, setup.template())
     config = setup.config
     where = (
         f"{config.model.name} on {len(setup.train_set):,} examples of "
@@ -353,6 +358,7 @@ def _start(
         f"{setup.replicas.count} {setup.replicas.devices[0].platform} device(s)"
     )
     if restored is None:
+        state = hosts.all_do(setup.initial_state)
         return state, {}, [f"{where}; in {config.workdir}"]
     resumed = f"resuming {config.workdir} at step {restored.step:,}"
     sums = restored.metadata.get("sums", {})

@@ -3,6 +3,7 @@
 import dataclasses
 import fcntl
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -194,6 +195,22 @@ def test_a_refused_process_does_not_change_the_run_that_trains(tiny, tmp_path):
         assert config_file.load_config(config.workdir) == config
     with open_workdir(other):  # the lock is free again
         assert config_file.load_config(config.workdir) == other
+
+
+def test_the_weights_that_a_run_began_with_are_not_needed_to_resume_it(
+    finished, run, tiny, tmp_path
+):
+    """And those of a new run are, before its folder is made."""
+    gone = str(tmp_path / "gone.safetensors")
+    config = dataclasses.replace(copy_of(finished, tmp_path / "run"), init=gone)
+    config_file.save_config(config, config.workdir)
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "20")
+    outcome, text = run(config)
+    assert "at step 15" in text
+    assert raw(outcome.state) == raw(finished.outcome.state)
+    with pytest.raises(InputError, match=r"gone\.safetensors"):
+        run(tiny(tmp_path / "new", init=gone))
+    assert not (tmp_path / "new").exists()
 
 
 def test_two_runs_in_one_workdir_are_refused(finished, run, tmp_path):
