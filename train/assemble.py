@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax.traverse_util import flatten_dict
 
 import shiftjax
 from shiftjax.errors import InputError
@@ -148,11 +149,22 @@ def begin_with(name: str, state: TrainState, num_classes: int | None) -> TrainSt
     own = {name: tree for name, tree in own.items() if tree}
     given, wanted = (jax.tree.map(jnp.shape, tree) for tree in (variables, own))
     if given != wanted:
-        raise InputError(
-            f"--init {name}: it is of another network than --model.name with its "
-            "--model.overrides"
-        )
+        raise InputError(f"--init {name}: {_misfit(given, wanted)}")
     variables = {name: getattr(state, name) | tree for name, tree in variables.items()}
     # The average needs a copy, because each leaf is donated separately.
     ema = state.ema and jax.tree.map(jnp.copy, state.ema | variables)
     return dataclasses.replace(state, **variables, ema=ema)
+
+
+def _misfit(given: Any, wanted: Any) -> str:
+    """Says why weights do not fit a network, from the shapes of both."""
+    old, new = flatten_dict(given), flatten_dict(wanted)
+    unlike = [path for path in old if old[path] != new.get(path)]
+    if old.keys() == new.keys() and len(unlike) == 1:  # as the first kernel
+        x, y = old[unlike[0]], new[unlike[0]]
+        if len(x) == len(y) == 4 and (x[:2], x[3]) == (y[:2], y[3]):
+            return (
+                f"it is for images of {x[2]} channel(s), and those of the run have "
+                f"{y[2]}: --data.mean and --data.std have one number for each"
+            )
+    return "it is of another network than --model.name with its --model.overrides"

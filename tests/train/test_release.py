@@ -308,6 +308,21 @@ def test_weights_of_another_network_are_refused(fine_tune, tiny):
         fine_tune(model=deeper)
 
 
+def test_weights_for_images_of_other_channels_are_refused_as_such(
+    tmp_path, gray, rng, tiny
+):
+    """Colors are no other network, which a user would look for in vain."""
+    variables = random_variables(rng, gray.model(), np.zeros((1, 8, 8, 1), np.float32))
+    path = str(tmp_path / "gray.safetensors")
+    save(path, variables, gray)
+    model = Model("resnet20", {"depth": 8})
+    with pytest.raises(InputError, match=r"for images of 1 channel.*run have 3: --dat"):
+        set_up(tiny("w", model=model, init=path)).initial_state()
+    wider = Model("resnet20", {"depth": 14})
+    with pytest.raises(InputError, match="is of another network than"):
+        set_up(tiny("w", model=wider, init=path)).initial_state()
+
+
 def test_weights_of_other_classes_get_a_new_head(finished, tmp_path, tiny):
     pretrained = load_run(finished.config.workdir)
     path = str(tmp_path / "digits.safetensors")
