@@ -173,6 +173,7 @@ class ZooWorker:
         self._awaited: set[Root] = set()  # runs of a worker that was killed
         self._tried: set[Root] = set()
         self._asked = False
+        self._idle_until = 0.0  # by the clock, if nothing was left to start
 
     def work(self) -> None:
         """Trains until nothing is missing, the time is over, or a signal arrives.
@@ -212,13 +213,17 @@ class ZooWorker:
         ended, self._awaited = self._awaited - orphans, orphans
         if ended:
             self._release_trained()
+        free = self.options.jobs - len(self._running) - len(orphans)
+        if free <= 0 or (time.monotonic() < self._idle_until and not ended):
+            return  # a look reads the logs of all runs
         todo = [
             job
             for job in look(self.entries, self.options)
             if job.state in ("stopped", "missing")
             and self._workdir(job) not in self._tried
         ]
-        free = self.options.jobs - len(self._running) - len(orphans)
+        if not todo:  # until a run of another worker has stopped
+            self._idle_until = time.monotonic() + SHOW_SECONDS
         for job in sorted(todo, key=lambda job: job.state == "missing"):
             if free <= 0:
                 return
@@ -284,6 +289,7 @@ class ZooWorker:
             if code is None:
                 continue
             del self._running[workdir]
+            self._idle_until = 0.0
             _hang_up(process)
             last = output.close()
             if code < 0 and not self._asked:

@@ -5,6 +5,8 @@ import io
 import json
 import os
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from train.logging.records import read_metrics
 from train.workdir import Holder, holder
 from train.zoo import jobs
 from train.zoo.entries import Entry
+from train.zoo.output import Output
 
 ROOT = Path(__file__).parents[3]
 
@@ -107,6 +110,38 @@ def test_the_reason_of_a_failure_is_kept(entry, options, store, monkeypatch):
         jobs.ZooWorker([entry], options, Console(file=io.StringIO())).work()
     log = Path(store.local(entry.workdir(0, options.root) / "log.txt"))
     assert "needs the package gcsfs" in log.read_text()
+
+
+def test_logs_are_not_read_again_and_again_with_nothing_left_to_start(
+    entry, options, monkeypatch
+):
+    """A look reads the logs of all runs: many requests, if they are in a store."""
+    options = dataclasses.replace(options, jobs=2)
+    worker = jobs.ZooWorker([entry], options, Console(file=io.StringIO()))
+    workdir = entry.workdir(0, options.root)
+    look, looks = jobs.look, []
+    (job,) = look([entry], options)
+    run = subprocess.Popen(
+        [sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE
+    )
+    worker._running[workdir] = (job, run, Output(workdir / "log.txt"))
+    worker._tried.add(workdir)
+
+    def counted(*given):
+        looks.append(given)
+        return look(*given)
+
+    monkeypatch.setattr(jobs, "look", counted)
+    for _ in range(5):
+        worker._collect()
+        worker._start_some()
+    assert len(looks) == 1
+    run.kill()
+    run.communicate()
+    worker._collect()  # after which there may be something to start
+    looks.clear()
+    worker._start_some()
+    assert len(looks) == 1
 
 
 @pytest.mark.parametrize(
