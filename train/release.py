@@ -243,7 +243,7 @@ def _run(
 ) -> manifest.Run:
     """Describes a finished run, and copies its log."""
     records, test = read_metrics(folder), read_test(folder)
-    if test is None:
+    if test is None or _is_short(test, config):
         raise InputError(
             f"{folder} is not finished: continue it with `python -m train resume "
             f"--workdir {folder}`"
@@ -263,6 +263,15 @@ def _run(
         commit=trained_by(folder),
         log=log,
     )
+
+
+def _is_short(test: dict[str, Any], config: Config) -> bool:
+    """Returns True for a test of fewer epochs, of a run that is to be prolonged.
+
+    A run ends within half a step of its epochs. The log has four decimals.
+    """
+    half = test["epoch"] / test["step"] / 2
+    return config.epochs - test["epoch"] > half + 1e-4
 
 
 def _means(record: dict[str, Any]) -> dict[str, float]:

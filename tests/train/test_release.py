@@ -203,6 +203,19 @@ def test_what_cannot_be_released(tmp_path, finished, other_seed):
     assert list(manifest.read(zoo)) == ["shiftresnet20.c"]
 
 
+def test_a_run_that_was_not_prolonged_yet_is_not_released(tmp_path, finished):
+    """The start with more epochs failed after it had written the configuration."""
+    config = copy_of(finished, tmp_path / "run")
+    longer = dataclasses.replace(config, epochs=8.3)  # 21 steps of 0.4 epochs
+    config_file.save_config(longer, config.workdir)
+    with pytest.raises(InputError, match="run is not finished: continue it"):
+        release([config.workdir], "a", tmp_path / "zoo")
+    as_long = dataclasses.replace(config, epochs=8.1)  # 20 steps, as for 8 epochs
+    config_file.save_config(as_long, config.workdir)
+    (made,) = release([config.workdir], "a", tmp_path / "zoo").runs
+    assert made.epochs == 8.1
+
+
 def test_a_damaged_checkpoint_is_not_released(tmp_path, finished, caplog):
     """The weights are those of the test, or there are none."""
     config = copy_of(finished, tmp_path / "run")
