@@ -24,8 +24,8 @@ from train.assemble import Setup, set_up
 from train.checkpointing import Checkpoints
 from train.config import Config
 from train.data.examples import Examples
-from train.data.placement import facts, host_share
-from train.data.stream import Prefetch, items
+from train.data.placement import facts, training_items
+from train.data.stream import Prefetch
 from train.evaluation import evaluate_state
 from train.logging import writers
 from train.logging.console import Reporter, describe_metrics
@@ -126,10 +126,9 @@ class Loop:
 
         def make(request: tuple[int, int]) -> Any:
             start, count = request
-            steps, order = range(start, start + count), setup.order
-            share = host_share(np.stack([order.indices(step) for step in steps]))
-            draws = host_share(np.stack([order.draws(step) for step in steps]))
-            return setup.replicas.split(items(share, fed, length, draws))
+            steps = range(start, start + count)
+            share = training_items(setup.order, steps, fed, length)
+            return setup.replicas.split(share)
 
         prefetch = Prefetch(make, self._dispatches(step))
 

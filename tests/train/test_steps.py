@@ -10,8 +10,10 @@ import pytest
 
 from tests.train.small_trainer import (
     BATCH,
+    CLASS_NAMES,
     CLASSES,
     DATA,
+    EXAMPLES,
     IMAGES,
     LABELS,
     MEAN,
@@ -27,6 +29,9 @@ from tests.train.small_trainer import (
     make_trainer,
     train,
 )
+from train.data.image_set import ImageSet
+from train.data.placement import training_items
+from train.data.stream import Order
 from train.parallel import AXIS
 from train.state import TrainState
 from train.steps import NEVER
@@ -149,6 +154,21 @@ def test_fed_examples_give_the_same_bits_as_resident_ones():
     state, sums = train(trainer, 3, fed=True)
     assert_same_bits(state, wanted)
     assert sums == wanted_sums
+
+
+@pytest.mark.parametrize("fed", [False, True])
+def test_augmentation_is_another_at_each_draw_of_a_balanced_step(fed):
+    """Half of the step is one example, whose class has no other."""
+    order = Order(EXAMPLES, BATCH, seed=0, classes=np.arange(EXAMPLES) == 7)
+    examples = ImageSet(IMAGES, LABELS, CLASS_NAMES) if fed else None
+    item = training_items(order, range(1), examples, 1)
+    item = {name: jnp.asarray(x[0]) for name, x in item.items()}
+    task = make_trainer().task
+    images, *_ = task.batch(None if fed else DATA, item, jax.random.key(0))
+    drawn = np.asarray(images)[item["index"] == 7]
+    assert len(drawn) == BATCH // 2
+    # Of 50 outcomes, 8 draws have 7.4 different ones on average.
+    assert len({image.tobytes() for image in drawn}) >= 5
 
 
 def test_augmentation_is_another_in_each_step():

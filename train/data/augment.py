@@ -1,7 +1,7 @@
 """Augmentation and normalization inside the compiled step.
 
-Each random choice is a function of a key and of the example's index in its data set,
-so it does not depend on how a batch is divided over devices. The partner of an example
+Each random choice is a function of a key and of a number of the example, so it does not
+depend on how a batch is divided over devices; see `numbers`. The partner of an example
 in mixup and CutMix is the exception: it is a neighbor on the same device.
 """
 
@@ -15,6 +15,17 @@ from train.config import Augment
 from train.data.operations import blend, gray, mean_gray
 
 
+def numbers(item: dict[str, jax.Array]) -> jax.Array:
+    """Returns the numbers that distinguish the examples of a step, int32 `[batch]`.
+
+    Args:
+      item: the examples of a step, as of `train.data.stream.items`. The numbers are
+        their positions in the data set, or, if the step may have an example repeatedly,
+        their places in the step.
+    """
+    return item["place"] if "place" in item else item["index"]
+
+
 def crop_and_flip(
     key: jax.Array, images: jax.Array, index: jax.Array, options: Augment
 ) -> jax.Array:
@@ -23,7 +34,7 @@ def crop_and_flip(
     Args:
       key: the random key of the step.
       images: `[batch, height, width, channels]`, any dtype; padded with zeros.
-      index: `[batch]`, the position of each example in the data set.
+      index: `[batch]`, the number of each example, as of `numbers`.
       options: the padding of the crop, and True or False for the flip.
 
     Returns:
@@ -73,7 +84,7 @@ def jitter(
     Args:
       key: the random key of the step.
       images: uint8 `[batch, height, width, 3]`.
-      index: `[batch]`, the position of each example in the data set.
+      index: `[batch]`, the number of each example, as of `numbers`.
       options: the strength: factors are in 1 - strength .. 1 + strength; 0 for none.
 
     Returns:
@@ -108,7 +119,7 @@ def erase(
     Args:
       key: the random key of the step.
       images: `[batch, height, width, channels]`, normalized, so that zero is the mean.
-      index: `[batch]`, the position of each example in the data set.
+      index: `[batch]`, the number of each example, as of `numbers`.
       options: the probability; 0 for none.
 
     Returns:
@@ -156,7 +167,7 @@ def mix(
       key: the random key of the step.
       images: `[batch, height, width, channels]` floats.
       targets: `[batch, classes]`, probabilities.
-      index: `[batch]`, the position of each example in the data set.
+      index: `[batch]`, the number of each example, as of `numbers`.
       options: the parameters of the Beta distributions; 0 for none.
 
     Returns:

@@ -1,7 +1,7 @@
 """The placement of examples: resident on the devices, or fed from the host."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
 import jax
@@ -11,6 +11,7 @@ from train.config import Data
 from train.data.examples import Examples
 from train.data.image_set import ImageSet
 from train.data.resident import Resident
+from train.data.stream import Order, items
 from train.parallel import Replicas
 
 FED_STEPS = 4  # few, because a dispatch holds the images of all its steps
@@ -57,6 +58,30 @@ def host_share(indices: np.ndarray) -> np.ndarray:
     share = indices.shape[1] // jax.process_count()
     start = jax.process_index() * share
     return indices[:, start : start + share]
+
+
+def training_items(
+    order: Order, steps: Sequence[int], fed: Examples | None, length: int
+) -> dict[str, Any]:
+    """Builds this host's share of the input of training steps.
+
+    Args:
+      order: the examples of each step.
+      steps: the steps.
+      fed: as in `train.data.stream.items`.
+      length: as in `train.data.stream.items`.
+
+    Returns:
+      The input, as of `train.data.stream.items`.
+    """
+
+    def share(part: Callable[[int], np.ndarray]) -> np.ndarray:
+        return host_share(np.stack([part(step) for step in steps]))
+
+    places = None
+    if order.is_balanced:
+        places = share(lambda _: np.arange(order.batch_size))
+    return items(share(order.indices), fed, length, share(order.draws), places)
 
 
 def facts(examples: Examples, split: str) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def rand_augment(
     Args:
       key: the random key of the step.
       images: uint8 `[batch, height, width, channels]`, gray or RGB.
-      index: `[batch]`, the position of each example in the data set.
+      index: `[batch]`, the number of each example, as of `train.data.augment.numbers`.
       options: the number of operations, 0 for none, and their magnitude.
 
     Returns:

@@ -57,6 +57,11 @@ class Order:
         self._permutation = functools.lru_cache(maxsize=2)(self._shuffled)
 
     @property
+    def is_balanced(self) -> bool:
+        """True if classes are equally often; a step may have an example repeatedly."""
+        return bool(self._of_class)
+
+    @property
     def steps_per_epoch(self) -> float:
         """The number of steps in an epoch; not always an integer."""
         return self.examples / self.batch_size
@@ -118,6 +123,7 @@ def items(
     fed: Examples | None,
     length: int,
     draws: np.ndarray | None = None,
+    places: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Builds the input of several steps.
 
@@ -126,17 +132,22 @@ def items(
       fed: the data set, if it is fed from the host; None if it is on the device.
       length: the number of steps to pad to, so that every dispatch has one shape.
       draws: `[steps, batch]`, as of `Order.draws`; None for evaluation.
+      places: `[steps, batch]`, the place of each example in its step over all hosts;
+        None if a step has each example once.
 
     Returns:
-      "index" `[length, batch]`, and for a fed data set their "images" and "labels".
+      "index" `[length, batch]`, with places also "place", and for a fed data set the
+      "images" and "labels".
     """
     index = _padded(indices, length)
+    item = {"index": index}
+    if places is not None:
+        item["place"] = _padded(places, length)
     if fed is None:
-        return {"index": index}
+        return item
     flat = None if draws is None else _padded(draws, length).ravel()
     images, labels = fed.batch(index.ravel(), flat)
-    return {
-        "index": index,
+    return item | {
         "images": images.reshape(*index.shape, *images.shape[1:]),
         "labels": labels.reshape(index.shape),
     }

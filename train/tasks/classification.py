@@ -10,7 +10,7 @@ import optax
 
 from shiftjax.errors import InputError
 from train.config import Augment, Config
-from train.data.augment import crop_and_flip, erase, jitter, mix, normalize
+from train.data.augment import crop_and_flip, erase, jitter, mix, normalize, numbers
 from train.data.examples import Examples
 from train.data.rand_augment import rand_augment
 from train.data.resident import Resident, images_and_labels
@@ -81,7 +81,7 @@ class Classification:
     def batch(self, data: Resident | None, item: Item, key: jax.Array) -> Batch:
         """Makes a training batch: images `[batch, ...]`, targets and labels."""
         images, labels = images_and_labels(data, item)
-        index, options = item["index"], self.augment
+        index, options = numbers(item), self.augment
         images = augmented(key, images, index, options, self.mean, self.std)
         targets = jax.nn.one_hot(labels, self.num_classes)
         targets = optax.smooth_labels(targets, self.label_smoothing)
@@ -144,7 +144,7 @@ def augmented(
     Args:
       key: the random key of the step.
       images: uint8 `[batch, height, width, channels]`.
-      index: `[batch]`, the position of each example in the data set.
+      index: `[batch]`, the number of each example, as of `train.data.augment.numbers`.
       options: the augmentation.
       mean: mean of each channel, for values in 0 .. 1.
       std: standard deviation of each channel, for values in 0 .. 1.

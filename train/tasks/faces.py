@@ -21,7 +21,7 @@ from shiftjax.errors import InputError
 from shiftjax.models import facenet
 from shiftjax.models.facenet import FaceNet, l2_normalize
 from train.config import Augment, Config, published
-from train.data.augment import normalize
+from train.data.augment import normalize, numbers
 from train.data.examples import Examples
 from train.data.resident import Resident, images_and_labels
 from train.faces.losses import arcface_logits, center_losses, move_centers
@@ -230,7 +230,7 @@ class FaceRecognition:
     def batch(self, data: Resident | None, item: Item, key: jax.Array) -> Batch:
         """Makes a training batch: images `[batch, ...]` and labels."""
         images, labels = images_and_labels(data, item)
-        index, options = item["index"], self.augment
+        index, options = numbers(item), self.augment
         return augmented(key, images, index, options, self.mean, self.std), labels
 
     def loss(self, variables: Collections, batch: Batch) -> tuple[jax.Array, Any]:

@@ -23,7 +23,7 @@ from shiftjax.errors import InputError
 from shiftjax.models import stylizer
 from shiftjax.models.stylizer import StyleNet
 from train.config import Augment, Config, published
-from train.data.augment import crop_and_flip, normalize
+from train.data.augment import crop_and_flip, normalize, numbers
 from train.data.examples import Examples
 from train.data.resident import Resident, images_and_labels
 from train.logging.metric_names import text
@@ -122,7 +122,7 @@ class StyleTransfer:
     def batch(self, data: Any, item: Item, key: jax.Array) -> Any:
         """Makes a training batch: uint8 images, network and Gram matrices."""
         images, _ = images_and_labels(data["images"], item)
-        images = crop_and_flip(key, images, item["index"], self.augment)
+        images = crop_and_flip(key, images, numbers(item), self.augment)
         return images, data["params"], data["grams"]
 
     def loss(self, variables: Collections, batch: Any) -> tuple[jax.Array, Any]:

@@ -48,7 +48,8 @@ class Task(Protocol):
 
     The device's share of a batch is an `Item`: "index" `[batch]` has the positions of
     the examples in their set, or -1 for no example; if the set is not resident on the
-    device, there are also "images" and "labels". A task averages over
+    device, there are also "images" and "labels"; a balanced step has "place" too, see
+    `train.data.augment.numbers`. A task averages over
     `train.parallel.AXIS` whatever must be equal on every device; the trainer averages
     the gradient and the statistics of BatchNorm.
 
