@@ -158,7 +158,8 @@ def begin_with(name: str, state: TrainState, num_classes: int | None) -> TrainSt
 
 def _misfit(given: Any, wanted: Any) -> str:
     """Says why weights do not fit a network, from the shapes of both."""
-    old, new = flatten_dict(given), flatten_dict(wanted)
+    old: dict[Any, Any] = flatten_dict(given)
+    new: dict[Any, Any] = flatten_dict(wanted)
     unlike = [path for path in old if old[path] != new.get(path)]
     if old.keys() == new.keys() and len(unlike) == 1:  # as the first kernel
         x, y = old[unlike[0]], new[unlike[0]]
