@@ -23,8 +23,12 @@ from train.logging.records import read_metrics
 FOLDER = Path(__file__).parent
 SIZE = 5
 FRAME = "#999999"
-IMAGENETTE = {"shiftnet_c": "ShiftNet-C", "shiftresnet50": "ShiftResNet-50"}
-COLORS = ("#56b4e9", "#0072b2")
+IMAGENETTE = {
+    "shiftnet_c": "ShiftNet-C",
+    "shiftresnet50": "ShiftResNet-50",
+    "resnet50": "ResNet-50",
+}
+COLORS = ("#56b4e9", "#0072b2", "#d55e00")
 
 
 def letter() -> np.ndarray:
