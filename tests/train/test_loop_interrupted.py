@@ -90,6 +90,7 @@ def test_output_that_nobody_reads_any_more_is_no_error(open_output):
     """Else a run would end before it has saved, at a line that cannot be printed."""
     code = (
         "import signal; from train.stopping import StopRequest\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may be under nohup\n"
         "with StopRequest() as stop:\n"
         "    print('ready', flush=True)\n"
         "    while not stop.reached(): signal.sigtimedwait([], 0.1)\n"
@@ -107,6 +108,7 @@ def test_output_that_nobody_reads_any_more_is_no_error(open_output):
         assert process.wait(PATIENCE) == 0
     finally:
         process.kill()
+        process.wait()
 
 
 def test_outside_the_main_thread_no_signal_is_noted():
