@@ -136,8 +136,10 @@ def _lost(path: files.Folder, holder: dict[str, Any] | None) -> TemporaryError:
 
 def _end(error: TemporaryError) -> None:
     """Prints an error and ends this process at once, before it writes anything."""
-    print(f"train: {error}", file=sys.stderr, flush=True)
-    os._exit(exits.code(error))
+    try:
+        print(f"train: {error}", file=sys.stderr, flush=True)
+    finally:  # also if nobody can read it any more
+        os._exit(exits.code(error))
 
 
 def _read(path: files.Folder) -> dict[str, Any] | None:

@@ -1,11 +1,13 @@
 """A whole run in an object store: as in a local folder, to the bit."""
 
 import dataclasses
+import io
 import json
 import os
 import queue
 import shutil
 import socket
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -252,3 +254,20 @@ def test_a_store_that_cannot_be_used_is_said_at_once(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"s4://b/run: .* local folder or below gs://"):
         files.folder("s4://b/run")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_has_lost_its_lock_ends_also_if_it_cannot_say_so(monkeypatch):
+    """With its terminal gone it would train on beside its successor."""
+
+    class Gone(io.StringIO):
+        def write(self, _):
+            raise BrokenPipeError
+
+    def end(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    monkeypatch.setattr(os, "_exit", end)
+    with pytest.raises(SystemExit) as caught:
+        store_lock._end(TemporaryError("the lock is gone"))
+    assert caught.value.code == 75
