@@ -85,8 +85,8 @@ class Augment:
     crop_scale: tuple[float, float] = (0.08, 1.0)
     """Smallest and largest area of that box, as shares of the image."""
     crop_decoder: Literal["pillow", "opencv"] = "pillow"
-    """OpenCV decodes JPEG files for that box in two thirds of Pillow's time, and does
-    not average pixels."""
+    """OpenCV decodes JPEG files for that box in 0.7 of Pillow's time, and does not
+    average pixels."""
     erase: float = option(0.0, low=0, high=1)
     """Probability that a random rectangle of an image is set to the mean color."""
     jitter: float = option(0.0, low=0, high=1)

@@ -68,9 +68,11 @@ def _leave_terminal() -> None:
 
     A write to a terminal that is gone fails, and one to a pipe whose reader has ended.
     """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     for output in (1, 2):
         if not os.path.isfile(f"/dev/fd/{output}"):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+            os.dup2(nowhere, output)
+    os.close(nowhere)
 
 
 def stop_with_input(say: Callable[[str], None]) -> None:

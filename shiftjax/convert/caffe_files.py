@@ -31,8 +31,15 @@ FIXED = {1: 8, 5: 4}  # and their bytes
 LONGEST = 10  # bytes of an integer
 
 # What NumPy and the functions below raise for a file of another kind, or a damaged one.
-UNREADABLE = (ValueError, TypeError, KeyError, EOFError, BadZipFile, zlib.error)
-UNREADABLE += (NotImplementedError, RuntimeError)  # of archives
+UNREADABLE = (
+    ValueError,
+    TypeError,
+    KeyError,
+    EOFError,
+    RuntimeError,  # of archives that are encrypted, or of an unknown kind
+    BadZipFile,
+    zlib.error,
+)
 
 
 def read_caffe_file(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

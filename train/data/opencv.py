@@ -1,4 +1,4 @@
-"""Random-resized crops of JPEG files by OpenCV, in two thirds of Pillow's time.
+"""Random-resized crops of JPEG files by OpenCV, in 0.7 of Pillow's time.
 
 What differs is the filter. Pillow averages the pixels of a box that shrinks. OpenCV
 interpolates between the nearest four, as TensorFlow's input pipelines do.
@@ -66,7 +66,7 @@ def decode_crop(
     size = image_sizes.extent(image_size)
     short = min(chosen[2] - chosen[0], chosen[3] - chosen[1])
     scale = next(x for x in (8, 4, 2, 1) if x == 1 or short >= x * max(size))
-    # The flags are bits: no color is gray, and the names of the scales say so too.
+    # Each flag is a bit. Those of the scales are named for gray, and one adds color.
     reduced = {
         8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
         4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
