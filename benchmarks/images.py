@@ -10,6 +10,7 @@ for input: without any, its time is that of decoding over `LOAD`. The wait for t
 batch, which nothing can hide, is a thirty-second part of it.
 """
 
+import contextlib
 import dataclasses
 import importlib.util
 import io
@@ -22,7 +23,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.cases import Case, Options, Program, Table
-from train.data import opencv
+from shiftjax.errors import InputError
+from train.data import jpeg
 from train.data.decoding import CropDecoder, Decoding
 from train.data.encoded import Encoded
 from train.data.folder import Files
@@ -37,6 +39,7 @@ SIZE = (500, 375)
 BYTES = 110_000
 IMAGE_SIZE = 224
 SCALE = (0.08, 1.0)
+FASTER: dict[str, jpeg.Decoder] = {"OpenCV": "opencv", "nvImageCodec": "nvimgcodec"}
 
 
 def input_tables(options: Options, machine: dict[str, Any]) -> list[Table]:
@@ -51,9 +54,12 @@ def input_tables(options: Options, machine: dict[str, Any]) -> list[Table]:
             Case("shiftjax", "jax", "benchmarks.images:shiftjax", own),
             Case(step, "jax", "benchmarks.images:feeding", own),
         ]
-        if importlib.util.find_spec("cv2"):
-            name = "shiftjax with OpenCV"
-            cases.append(Case(name, "jax", "benchmarks.images:with_opencv", own))
+        for library, decoder in FASTER.items():
+            with contextlib.suppress(InputError):
+                jpeg.check_installed(decoder)
+                name, chosen = f"shiftjax with {library}", {"decoder": decoder}
+                program = "benchmarks.images:shiftjax"
+                cases.append(Case(name, "jax", program, own | chosen))
         if machine.get("torch"):
             name = f"PyTorch's DataLoader with {other}"
             cases.append(Case(name, "torch", "benchmarks.images:data_loader", own))
@@ -65,19 +71,10 @@ def input_tables(options: Options, machine: dict[str, Any]) -> list[Table]:
     return found
 
 
-def shiftjax(images: int, cores: int) -> Program:
-    """Makes batches as in the trainer, with a thread per core."""
-    return _batches(images, cores, "pillow")
-
-
-def with_opencv(images: int, cores: int) -> Program:
-    """Makes batches with `--augment.crop-decoder opencv`."""
-    opencv.check_installed()
-    return _batches(images, cores, "opencv")
-
-
-def _batches(images: int, cores: int, decoder: CropDecoder) -> Program:
-    """Makes batches of all images, cropped anew at each call."""
+def shiftjax(images: int, cores: int, decoder: CropDecoder = "pillow") -> Program:
+    """Makes batches as in the trainer, cropped anew at each call, by threads."""
+    if decoder != "pillow":
+        jpeg.check_installed(decoder)
     examples, folder = _examples(images, cores, decoder)
     epoch = 0
 

@@ -9,11 +9,11 @@ from typing import Literal, get_args
 import numpy as np
 
 from shiftjax import image_files, image_sizes
-from train.data import bulk, opencv
+from train.data import bulk, jpeg
 from train.data.random_crop import random_box, uniforms
 
 Decode = Literal["once", "each_epoch"]
-CropDecoder = Literal["pillow", "opencv"]
+CropDecoder = Literal["pillow", jpeg.Decoder]
 OnCorrupt = Literal["stop", "skip"]
 ON_CORRUPT: tuple[str, ...] = get_args(OnCorrupt)
 CROP_DECODERS: tuple[str, ...] = get_args(CropDecoder)
@@ -30,8 +30,8 @@ class Decoding:
       resize: the short side before the center is cropped; None for `image_size`.
       crop_scale: the smallest and the largest area of a random-resized crop of training
         images, as shares of the image; None for the center.
-      crop_decoder: "pillow", or "opencv" for random-resized crops of JPEG files; see
-        `train.data.opencv`.
+      crop_decoder: "pillow", or for random-resized crops of JPEG files "opencv" or
+        "nvimgcodec"; see `train.data.jpeg`.
       seed: the seed of the random crops.
       decode: "once", into memory, or "each_epoch"; None for once, unless there are
         random crops or the source would take more than half of the memory.
@@ -89,9 +89,15 @@ class Decoding:
         if draw is not None and self.crop_scale is not None:
             draws = uniforms(self.seed, draw, number)
             box = functools.partial(random_box, draws=draws, scale=self.crop_scale)
-            if self.crop_decoder == "opencv":
-                size, channels = self.image_size, self.channels
-                found = opencv.decode_crop(image, size, channels, box, upright=upright)
+            if self.crop_decoder != "pillow":
+                found = jpeg.decode_crop(
+                    image,
+                    self.image_size,
+                    self.channels,
+                    box,
+                    decoder=self.crop_decoder,
+                    upright=upright,
+                )
                 if found is not None:
                     return found
         return image_files.decode(

@@ -25,7 +25,7 @@ from train.data import (
     fake,
     folder,
     hugging_face,
-    opencv,
+    jpeg,
     splits,
     tar,
     tfds,
@@ -161,8 +161,8 @@ def load_source(
         raise unknown_name("value of on_corrupt", request.on_corrupt, ON_CORRUPT)
     if request.crop_decoder not in CROP_DECODERS:
         raise unknown_name("crop_decoder", request.crop_decoder, CROP_DECODERS)
-    if request.crop_decoder == "opencv":
-        opencv.check_installed()
+    if request.crop_decoder != "pillow":
+        jpeg.check_installed(request.crop_decoder)
     official = _open(source, request)
     examples = splits.select_split(
         official, split, validation_examples, cut_test=cut_test
