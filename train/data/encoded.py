@@ -97,7 +97,7 @@ class Encoded:
         Raises:
           InputError: for a damaged image, unless it is skipped; if none can be read.
         """
-        images = np.empty((len(positions), *self.image_shape), np.uint8)
+        images = np.zeros((len(positions), *self.image_shape), np.uint8)
         labels = np.zeros(len(positions), np.int32)
         faults = self._fill(positions, draws, images, labels)
         for distance in range(1, len(self)):
