@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from shiftjax.cli import commands, face_commands, style_commands
+from shiftjax.cli import commands, convert_command, face_commands, style_commands
 from shiftjax.cli.arguments import open_console, parse_command_line
 from shiftjax.errors import InputError, named_if_denied, unknown_name
 from shiftjax.version import __version__
@@ -29,7 +29,7 @@ OWN = {
     "verify": commands.Verify,
     "analyze": commands.Analyze,
     "export": commands.Export,
-    "convert": commands.Convert,
+    "convert": convert_command.Convert,
     "hub": commands.Hub,
     "stylize": style_commands.Stylize,
     "verify-faces": face_commands.VerifyFaces,

@@ -1,0 +1,75 @@
+"""The command of the library that converts weights."""
+
+import dataclasses
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from shiftjax.cli.arguments import (
+    Network,
+    Numbers,
+    Options,
+    Output,
+    Pixels,
+    parse_options,
+)
+from shiftjax.cli.commands import say
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Convert a checkpoint of PyTorch or Caffe, with its authors' names, to weights."""
+
+    checkpoint: Annotated[
+        tyro.conf.Positional[str], tyro.conf.arg(metavar="CHECKPOINT")
+    ]
+    """File of torch.save with a state dict or a module, of which no code is run; or a
+    .safetensors with PyTorch's names, a .caffemodel, or an .npz of its blobs."""
+    model: Network
+    """Architecture of the checkpoint, from `shiftjax list`."""
+    output: Output
+    """File to write, which ends in .safetensors."""
+    class_names: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME...")] = ()
+    """Names of the classes in order; by default 0, 1, 2, ..., and for 1000 classes
+    those of ImageNet if torchvision is installed, which has them."""
+    image_size: Pixels = None
+    """Height and width of the images in pixels; by default 32, and 224 from Caffe and
+    for resnet50."""
+    resize: Pixels = None
+    """Short side of the images before their center is cropped; by default the image
+    size, and 256 from Caffe and for resnet50."""
+    mean: Numbers = None
+    """Mean of each channel, subtracted from values in 0 .. 1; by default that of the
+    authors' training."""
+    std: Numbers = None
+    """Standard deviation of each channel, by which the difference is divided; by
+    default that of the authors' training."""
+    options: Options = ()
+    """Options of the network, e.g. expansion=4 for shiftresnet20."""
+
+    def run(self, console: Console) -> None:
+        """Prints the size of the written file."""
+        from shiftjax.convert import caffe, caffe_files, state_dicts
+        from shiftjax.weights import Card, save
+
+        options = parse_options(self.model, self.options)
+        names = self.class_names
+        if self.checkpoint.endswith(caffe_files.SUFFIXES):
+            variables = caffe.from_caffe(self.checkpoint, self.model, **options)
+            fields = dict(caffe.PREPARATION)
+        else:
+            source = self.checkpoint
+            variables = state_dicts.from_torch(source, self.model, **options)
+            fields = state_dicts.preparation(self.model)
+        classes = len(variables["params"]["head"]["bias"])
+        if not names and classes == 1000:
+            names = caffe.imagenet_classes()
+        if not self.class_names and len(names) != classes:
+            names = tuple(map(str, range(classes)))
+        for name in ("image_size", "resize", "mean", "std"):
+            if (value := getattr(self, name)) is not None:
+                fields[name] = value
+        card = Card(self.model, {"num_classes": classes} | options, names, **fields)
+        size = len(save(self.output, variables, card))
+        say(console, f"{self.output}: {size:,} bytes, {self.model}, {classes} classes")
