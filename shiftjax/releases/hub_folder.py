@@ -86,8 +86,8 @@ def write_hub_folder(
 
     Raises:
       UnknownNameError: if there is no such release.
-      InputError: if the release is damaged, the folder cannot be written, or the client
-        of the Hub is not installed.
+      InputError: if the release is damaged, the folder has another release or cannot
+        be written, or the client of the Hub is not installed.
     """
     pretrained = open_pretrained(name, directory)
     release = pretrained.release
@@ -102,6 +102,7 @@ def write_hub_folder(
     entry = dataclasses.replace(release, file=WEIGHTS, runs=runs)
     config = json.dumps(dataclasses.asdict(pretrained.card), indent=2)
     folder = user_path(output)
+    _check_folder(folder, name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / WEIGHTS).write_bytes(data)
@@ -111,6 +112,18 @@ def write_hub_folder(
     except OSError as error:
         raise InputError(f"{folder} cannot be written: {error}") from error
     return folder
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    """Raises InputError if a folder has a manifest that would be lost."""
+    if not (folder / manifest.FILE).is_file():
+        return
+    for release in manifest.read(folder).values():
+        if (release.name, release.file) != (name, WEIGHTS):
+            raise InputError(
+                f"{folder} has the release {release.name} in {release.file}, which its "
+                "manifest would no longer name: give another folder"
+            )
 
 
 def model_card(pretrained: Pretrained, release: Release, repository: str) -> str:

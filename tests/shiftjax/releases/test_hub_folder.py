@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import sys
 
 import jax
@@ -134,6 +135,24 @@ def test_the_command_says_how_to_upload(tmp_path, capsys):
     assert main([*words, "--repository", "ada/digits"]) == 0
     assert capsys.readouterr().out == f"{out}: next, hf upload ada/digits {out}\n"
     assert manifest.release_names(out) == ["shiftresnet20_e3.digits"]
+
+
+def test_a_manifest_of_other_releases_is_not_overwritten(tmp_path, folder):
+    """The folder may be written again, but not in place of a folder of releases."""
+    release = manifest.find(NAME)
+    for place, releases in {
+        "others": {"resnet20.mine": dataclasses.replace(release, name="resnet20.mine")},
+        "releases": {NAME: release},
+    }.items():
+        (tmp_path / place).mkdir()
+        manifest.write_manifest(tmp_path / place, releases)
+        with pytest.raises(InputError, match=f"{place} has the release .*another"):
+            write_hub_folder(NAME, tmp_path / place)
+        assert manifest.read(tmp_path / place) == releases
+        assert [path.name for path in (tmp_path / place).iterdir()] == [manifest.FILE]
+    again = tmp_path / "again"
+    shutil.copytree(folder, again)
+    assert write_hub_folder(NAME, again) == again
 
 
 def test_what_cannot_be_written(tmp_path, folder, monkeypatch):
