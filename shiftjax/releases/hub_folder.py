@@ -86,8 +86,8 @@ def write_hub_folder(
 
     Raises:
       UnknownNameError: if there is no such release.
-      InputError: if the release is damaged, the folder has another release or cannot
-        be written, or the client of the Hub is not installed.
+      InputError: if the release is damaged or has no results, the folder has another
+        release or cannot be written, or the client of the Hub is not installed.
     """
     pretrained = open_pretrained(name, directory)
     release = pretrained.release
@@ -135,10 +135,17 @@ def model_card(pretrained: Pretrained, release: Release, repository: str) -> str
       repository: the repository that the example names.
 
     Raises:
-      InputError: if the client of the Hub is not installed.
+      InputError: if the release has no results, or the client of the Hub is not
+        installed.
     """
-    card = pretrained.card
-    metrics = [name for name in release.runs[0].test if name != "loss"] or ["loss"]
+    card, tests = pretrained.card, [run.test for run in release.runs]
+    measured = [m for m in (tests or [{}])[0] if all(m in test for test in tests)]
+    if not measured:
+        raise InputError(
+            f"{release.name} has no result in the manifest that all its runs have, "
+            "which a model card needs"
+        )
+    metrics = [name for name in measured if name != "loss"] or ["loss"]
     body = BODY.format(
         name=release.name,
         architecture=release.architecture,

@@ -155,6 +155,15 @@ def test_a_manifest_of_other_releases_is_not_overwritten(tmp_path, folder):
     assert write_hub_folder(NAME, again) == again
 
 
+@pytest.mark.parametrize("tests", [[], [{}], [{"top1": 0.5}, {"accuracy": 0.5}]])
+def test_a_release_without_results_has_no_model_card(tests):
+    runs = tuple(manifest.Run(seed, test) for seed, test in enumerate(tests))
+    pretrained = open_pretrained(NAME)
+    release = dataclasses.replace(pretrained.release, runs=runs)
+    with pytest.raises(InputError, match=f"{NAME} has no result"):
+        model_card(pretrained, release, "ada/shift")
+
+
 def test_what_cannot_be_written(tmp_path, folder, monkeypatch):
     with pytest.raises(InputError, match=r"did you mean 'shiftresnet20_e1\.cifar100'"):
         write_hub_folder("shiftresnet20_e1.cifar1000", tmp_path)
