@@ -15,6 +15,8 @@ from shiftjax.cli.arguments import (
     parse_options,
 )
 from shiftjax.cli.commands import say
+from shiftjax.errors import InputError
+from shiftjax.files import user_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Convert:
         from shiftjax.convert import caffe, caffe_files, state_dicts
         from shiftjax.weights import Card, save
 
+        self._check()
         options = parse_options(self.model, self.options)
         names = self.class_names
         if self.checkpoint.endswith(caffe_files.SUFFIXES):
@@ -73,3 +76,11 @@ class Convert:
         card = Card(self.model, {"num_classes": classes} | options, names, **fields)
         size = len(save(self.output, variables, card))
         say(console, f"{self.output}: {size:,} bytes, {self.model}, {classes} classes")
+
+    def _check(self) -> None:
+        """Raises InputError if the checkpoint would be overwritten."""
+        if user_path(self.output).resolve() == user_path(self.checkpoint).resolve():
+            raise InputError(
+                f"--output {self.output} is the checkpoint, which would be "
+                "overwritten: give another file"
+            )

@@ -4,9 +4,11 @@ import functools
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import shiftjax
 from shiftjax import InputError, MissingFileError, UnknownNameError, convert
+from shiftjax.cli.main import main
 from shiftjax.models.resnet import CifarResNet
 from tests.shiftjax.convert import torch_writer
 
@@ -114,3 +116,29 @@ def test_a_network_that_is_not_the_authors_is_refused(monkeypatch, weights):
         InputError, match="other cannot be converted: it is not a CIFAR network"
     ):
         convert.from_torch(weights, "other")
+
+
+@pytest.fixture
+def command(tmp_path, weights):
+    """Runs the command on a file of the state dict; returns its code and message."""
+    source = tmp_path / "net.safetensors"
+
+    def run(capsys, *options, output="out.safetensors", state_dict=weights):
+        arrays = {name: np.asarray(array) for name, array in state_dict.items()}
+        safetensors.numpy.save_file(arrays, source)
+        words = ["convert", str(source), "--model", "shiftresnet20_e1"]
+        code = main([*words, "-o", str(tmp_path / output), *options])
+        return code, capsys.readouterr().err
+
+    return run
+
+
+def test_the_command_keeps_the_checkpoint(tmp_path, command, capsys):
+    code, error = command(capsys, output="net.safetensors")
+    assert code == 2
+    assert "net.safetensors is the checkpoint" in error
+    path = str(tmp_path / "net.safetensors")
+    assert "conv1.weight" in safetensors.numpy.load_file(path)
+    missing = str(tmp_path / "no.pth")
+    assert main(["convert", missing, "--model", "shiftresnet20_e1", "-o", path]) == 2
+    assert capsys.readouterr().err == f"shiftjax: there is no file {missing}\n"
