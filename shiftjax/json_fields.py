@@ -88,10 +88,15 @@ def is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def whole_number(low: int, high: int = 2**53) -> FieldKind:
+LARGEST = 2**53
+
+
+def whole_number(low: int, high: int = LARGEST) -> FieldKind:
     """Returns the kind of integers of `low` to `high`."""
     return FieldKind(
-        f"a whole number of at least {low}",
+        f"a whole number of at least {low}"
+        if high == LARGEST
+        else f"a whole number of {low} to {high}",
         lambda x: is_number(x) and isinstance(x, int) and low <= x <= high,
     )
 

@@ -284,16 +284,17 @@ def save(path: str | os.PathLike, variables: Mapping[str, Any], card: Card) -> b
         name: np.ascontiguousarray(value)
         for name, value in flatten_dict(dict(variables), sep="/").items()
     }
+    fields = dataclasses.asdict(card)
+    # Raises for what no file may have, before an image of this size and these channels.
+    _card(json.loads(json.dumps(fields | {"options": {}})))
     _check_variables(arrays, card, str(path))
     import safetensors.numpy
 
-    fields = dataclasses.asdict(card)
     fields["options"] = json_options(card.model(), card.options)
     for name in ADDED:  # so that versions without this field read the file
         if fields[name] in (None, ""):
             del fields[name]
     text = json.dumps(fields, sort_keys=True)
-    _card(json.loads(text))  # raises for a card that no file may have
     data = safetensors.numpy.save(arrays, {CARD: text})
     write_atomically(path, data)
     return data

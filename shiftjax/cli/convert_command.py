@@ -1,7 +1,8 @@
 """The command of the library that converts weights."""
 
 import dataclasses
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -73,6 +74,7 @@ class Convert:
         for name in ("image_size", "resize", "mean", "std"):
             if (value := getattr(self, name)) is not None:
                 fields[name] = value
+        self._check_channels(variables, fields)
         card = Card(self.model, {"num_classes": classes} | options, names, **fields)
         size = len(save(self.output, variables, card))
         say(console, f"{self.output}: {size:,} bytes, {self.model}, {classes} classes")
@@ -84,3 +86,16 @@ class Convert:
                 f"--output {self.output} is the checkpoint, which would be "
                 "overwritten: give another file"
             )
+
+    def _check_channels(
+        self, variables: Mapping[str, Any], fields: Mapping[str, Any]
+    ) -> None:
+        """Raises InputError for other numbers of channels than those of the weights."""
+        stem = variables["params"]["stem"]
+        channels = stem.get("conv", stem)["kernel"].shape[-2]
+        for name in ("mean", "std"):
+            if (count := len(fields[name])) != channels:
+                raise InputError(
+                    f"--{name} has {count} numbers, and the images of "
+                    f"{self.checkpoint} have {channels} channel(s): give one for each"
+                )

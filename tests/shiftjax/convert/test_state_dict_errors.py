@@ -142,3 +142,32 @@ def test_the_command_keeps_the_checkpoint(tmp_path, command, capsys):
     missing = str(tmp_path / "no.pth")
     assert main(["convert", missing, "--model", "shiftresnet20_e1", "-o", path]) == 2
     assert capsys.readouterr().err == f"shiftjax: there is no file {missing}\n"
+
+
+def test_the_command_asks_for_the_numbers_of_gray_images(weights, command, capsys):
+    gray = weights | {"conv1.weight": weights["conv1.weight"][:, :1].copy()}
+    code, error = command(capsys, state_dict=gray)
+    assert code == 2
+    assert "--mean has 3 numbers, and the images of " in error
+    assert "net.safetensors have 1 channel" in error
+    code, error = command(capsys, "--mean", "0.5", state_dict=gray)
+    assert (code, "--std has 3 numbers" in error) == (2, True)
+    assert command(capsys, "--mean", "0.5", "--std", "1", state_dict=gray)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    {
+        ("--image-size", "-5"): "image_size=-5: it must be a whole number of 1 to 32",
+        ("--image-size", "99999"): "image_size=99999: it must be a whole number of 1 ",
+        ("--resize", "0"): "resize=0: it must be a whole number of 1 to 32768, or null",
+        ("--mean", "0.5", "0.5"): "--mean has 2 numbers, and the images of ",
+    }.items(),
+)
+def test_the_command_names_an_option_that_does_not_fit(
+    command, capsys, options, message
+):
+    code, error = command(capsys, *options)
+    assert code == 2
+    assert error.count("\n") == 1
+    assert message in error
