@@ -16,6 +16,7 @@ import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from shiftjax.convert.torch_files.unpickle import load_torch_pickle
@@ -274,6 +275,8 @@ def _array(value: Any) -> Any:
         return value.array()
     if hasattr(value, "detach"):
         value = value.detach().cpu()
-        value = value.float() if value.is_floating_point() else value
-        return np.asarray(value)
+        if not value.is_floating_point():
+            return np.asarray(value)
+        dtype = jnp.dtype(str(value.dtype).removeprefix("torch."))
+        return np.asarray(value.float()).astype(dtype)  # NumPy has no bfloat16
     return value

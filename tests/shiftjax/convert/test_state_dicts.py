@@ -161,6 +161,43 @@ def test_the_authors_files(tmp_path, weights):
     assert_converted(convert.from_torch(path, "shiftresnet20_e1"), weights)
 
 
+class HalfTensor:
+    """A tensor of PyTorch in half precision; NumPy cannot hold its bfloat16."""
+
+    def __init__(self, value, kind):
+        self.value, self.dtype = value, f"torch.{kind}"
+
+    def detach(self):
+        return self
+
+    cpu = detach
+
+    def is_floating_point(self):
+        return True
+
+    def float(self):
+        return HalfTensor(self.value, "float32")
+
+    def __array__(self, dtype=None, copy=None):
+        assert self.dtype != "torch.bfloat16"
+        return np.array(self.value, dtype or self.dtype.removeprefix("torch."))
+
+
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_tensors_in_half_precision_are_converted_with_a_warning(weights, caplog, kind):
+    halves = {
+        name: np.asarray(value, jnp.dtype(kind)).astype(np.float32)
+        for name, value in weights.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    tensors = {name: HalfTensor(value, kind) for name, value in halves.items()}
+    variables = convert.from_torch(tensors, "shiftresnet20_e1")
+    assert f"has weights in {kind}, less exact than float32" in caplog.text
+    expected = convert.from_torch(halves, "shiftresnet20_e1")
+    jax.tree.map(np.testing.assert_array_equal, variables, expected)
+    assert variables["params"]["head"]["bias"].dtype == np.float32
+
+
 def test_the_command_writes_a_file_of_weights(tmp_path, weights, capsys):
     path, out = tmp_path / "net.t7", tmp_path / "net.safetensors"
     value = {"net": torch_writer.module(weights), "acc": 85.8}
