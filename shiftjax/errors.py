@@ -11,7 +11,13 @@ import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)
+_DENIED = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOSPC,
+    errno.ENAMETOOLONG,
+)
 
 
 class InputError(ValueError):
@@ -145,7 +151,8 @@ def named_if_denied() -> Iterator[None]:
       None.
 
     Raises:
-      InputError: if a permission is missing, or the file system is read-only or full.
+      InputError: if a permission is missing, the file system is read-only or full, or a
+        name is too long for it.
 
     Example:
       >>> with named_if_denied():

@@ -1,11 +1,12 @@
 """Errors for people: one sentence, and the built-in class that code expects."""
 
 import pickle
+from pathlib import Path
 
 import pytest
 
 from shiftjax import InputError, MissingFileError, UnknownNameError
-from shiftjax.errors import unknown_name
+from shiftjax.errors import named_if_denied, unknown_name
 
 KINDS = [
     (InputError, ValueError),
@@ -55,3 +56,12 @@ def test_near_names_are_at_most_three_and_known_names_at_most_twelve():
     assert near.count("conv") == 1 + 3
     assert known.count("conv") == 12
     assert known.endswith(", ...)")
+
+
+def test_a_name_that_is_too_long_is_said():
+    """For example a list of files, in quotes, in place of one."""
+    with (
+        pytest.raises(InputError, match=r"^x*: File name too long$"),
+        named_if_denied(),
+    ):
+        Path("x" * 300).stat()
