@@ -197,7 +197,8 @@ def write_pairs(file: str | os.PathLike, pairs: Sequence[Pair]) -> None:
       pairs: pairs in the order of a file, equally many of each kind in all folds.
 
     Raises:
-      InputError: if the file cannot be written.
+      InputError: if the file cannot be written, or the name of a person is not UTF-8,
+        has a tab or a line break, or begins or ends with a space.
     """
     folds = 1 + max(pair.fold for pair in pairs)
     lines = [f"{folds}\t{len(pairs) // (2 * folds)}"]
@@ -213,8 +214,19 @@ def write_pairs(file: str | os.PathLike, pairs: Sequence[Pair]) -> None:
 
 
 def _person_and_number(file: Path) -> tuple[str, int]:
-    """Returns the person and the number of an image."""
-    return file.parent.name, int(file.stem.rpartition("_")[2])
+    """Returns the person and the number of an image.
+
+    Raises:
+      InputError: if no line can name the person.
+    """
+    name = file.parent.name
+    # A byte that is not UTF-8 is a surrogate in Python.
+    if name != name.strip() or re.search(r"[\t\r\n\ud800-\udfff]", name):
+        raise InputError(
+            f"{file.parent}: a file of pairs cannot name this folder: rename it, in "
+            "UTF-8, without tabs and line breaks, and without spaces around the name"
+        )
+    return name, int(file.stem.rpartition("_")[2])
 
 
 def _read_lines(file: Path) -> list[tuple[int, str]]:

@@ -252,6 +252,19 @@ def test_images_whose_number_no_line_can_name_are_not_drawn(tmp_path):
         draw_pairs(tmp_path, folds=1, count=2)
 
 
+@pytest.mark.parametrize("name", ["Jos\udce9", "Di\tLee", " Ed", "Ed\n"])
+def test_people_whom_no_line_can_name_are_named(tmp_path, name):
+    """A folder of another encoding than UTF-8, for example of an old archive."""
+    for number in (1, 2):
+        image = tmp_path / "faces" / name / f"{name}_{number:04}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.touch()
+    pairs = [Pair(0, *sorted(image.parent.iterdir()), same=True)]
+    with pytest.raises(InputError, match="a file of pairs cannot name"):
+        write_pairs(tmp_path / "pairs.txt", pairs)
+    assert not (tmp_path / "pairs.txt").exists()
+
+
 def test_all_pairs_of_two_people_can_be_drawn(tmp_path):
     for name, count in {"Ann": 6, "Bo": 1, "Cy": 1}.items():
         (tmp_path / name).mkdir()
