@@ -21,6 +21,7 @@ EXTENSIONS = (
 )
 # fmt: on
 _MODES = {1: "L", 3: "RGB"}
+SIXTEEN_BITS = "shiftjax: 16 bits"
 _SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -165,6 +166,10 @@ def opened(image: bytes | Path) -> Iterator[Image.Image]:
         # Pillow reads from a file in small pieces, which takes longer.
         encoded = image if isinstance(image, bytes) else image.read_bytes()
         with Image.open(io.BytesIO(encoded)) as file:
+            # Pillow scales the 16 bits of a PGM to 0 .. 65535, in its mode for 32. A
+            # copy of an image has no format, but has what the image says of itself.
+            if file.format == "PPM" and file.mode == "I":
+                file.info[SIXTEEN_BITS] = True
             yield file
     except MemoryError:
         raise
@@ -222,11 +227,12 @@ def to_mode(image: Image.Image, channels: int) -> Image.Image:
     Raises:
       InputError: if the pixels have 32 bits, which have no agreed range.
     """
-    if image.mode in ("I", "F"):
+    sixteen = image.mode.startswith("I;16") or SIXTEEN_BITS in image.info
+    if image.mode in ("I", "F") and not sixteen:
         raise InputError(
             "its pixels have 32 bits, which have no agreed range: convert them to 8"
         )
-    if image.mode.startswith("I;16"):
+    if sixteen:
         # convert() would clip 16 bits at 255, which makes an image white.
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode == "P" and "transparency" in image.info:

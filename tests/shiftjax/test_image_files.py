@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from shiftjax import image_files, image_sizes
+from shiftjax.apps import frames
 from shiftjax.errors import InputError
 
 
@@ -174,6 +175,18 @@ def test_a_large_jpeg_decoded_at_a_fraction_is_the_same_picture(size, waves):
 def test_kinds_of_pixels(mode, colour, expected):
     data = encoded(Image.new(mode, (4, 4), colour), "PNG")
     assert image_files.decode(data, 4, 3)[0, 0].tolist() == list(expected)
+
+
+@pytest.mark.parametrize(("largest", "value"), [(65535, 0x8000), (1023, 512)])
+def test_16_bits_of_a_pgm_are_shown_as_8(tmp_path, largest, value):
+    """Its numbers lie in 0 .. the third number of its first line."""
+    file = tmp_path / "gray.pgm"
+    file.write_bytes(b"P5 4 4 %d\n" % largest + value.to_bytes(2, "big") * 16)
+    for options in ({}, {"upright": True}, {"box": lambda width, height: (0, 0, 4, 2)}):
+        found = image_files.decode(file, 4, 3, **options)
+        np.testing.assert_array_equal(found, np.full((4, 4, 3), 128))
+    (frame,) = frames.read_image_file(file).frames
+    np.testing.assert_array_equal(frame, np.full((4, 4, 3), 128))
 
 
 def test_a_palette_with_transparency_makes_no_warning():
