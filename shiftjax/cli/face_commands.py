@@ -182,10 +182,13 @@ class Embed:
         from shiftjax import image_files
         from shiftjax.allocator import keep_freed_memory
         from shiftjax.apps.embed import Embedder
+        from shiftjax.apps.figures import keep_images
         from shiftjax.weights import open_pretrained
 
         self._check()
         files = image_files.find_images(self.folder)
+        if self.plot and self.nearest:
+            keep_images(self.plot, [*files, self.nearest])
         keep_freed_memory()
         embedder = Embedder(open_pretrained(self.model, self.directory))
         query = _image(self.nearest) if self.nearest else None

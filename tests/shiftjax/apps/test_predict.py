@@ -286,6 +286,17 @@ def test_a_mistake_is_one_line(capsys, folder, name):
     assert message in err
 
 
+def test_a_plot_does_not_overwrite_an_image(capsys, folder, photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    before = (photos / "a.png").read_bytes()
+    words = ["--plot", photos / "a.png", "--directory", folder]
+    for command in (["predict", "a.png", "--model", NAME], ["analyze", NAME, "a.png"]):
+        code, out, err = run(capsys, *command, *words)
+        assert (code, out) == (2, "")
+        assert "a.png: it is one of the images" in err
+        assert (photos / "a.png").read_bytes() == before
+
+
 def test_a_plot_that_cannot_be_written(capsys, folder, photos):
     words = ["predict", photos, "--model", NAME, "--directory", folder]
     code, _, err = run(capsys, *words, "--plot", photos / "strip.xyz")

@@ -230,6 +230,10 @@ MISTAKES = {
         ["embed", NET, "people", *OUT, "--plot", "a.jpg"],
         "--plot a.jpg: it needs --nearest",
     ),
+    "plot of an image": (
+        ["embed", NET, "people", *OUT, "--nearest", ONE, "--plot", ONE],
+        "Bo.png: it is one of the images",
+    ),
     "no people": (["draw-pairs", "no/people", *OUT], "there is no folder of images"),
     "no networks": (["verify-pairs", *PAIRS], "WEIGHTS"),
     "no pairs": (["verify-pairs", NET, *PAIRS], "there is no folder of images no"),
