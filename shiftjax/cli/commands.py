@@ -144,7 +144,7 @@ class Predict:
         """Prints the classes of one image."""
         if self.json:
             classes = [{"class": n, "probability": p} for n, p in prediction.classes]
-            print(json.dumps({"path": prediction.path, "classes": classes}))
+            say(console, json.dumps({"path": prediction.path, "classes": classes}))
             return
         say(console, prediction.path)
         for name, share in prediction.classes:

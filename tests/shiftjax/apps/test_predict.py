@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -295,6 +297,17 @@ def test_a_plot_does_not_overwrite_an_image(capsys, folder, photos, monkeypatch)
         assert (code, out) == (2, "")
         assert "a.png: it is one of the images" in err
         assert (photos / "a.png").read_bytes() == before
+
+
+def test_a_reader_that_has_seen_enough_ends_the_command(folder, photos, monkeypatch):
+    """As `head -1` does; all lines that are left are dropped without a traceback."""
+    read, write = os.pipe()
+    os.close(read)
+    words = ["predict", photos, "--model", NAME, "--directory", folder, "--json"]
+    with open(write, "w") as closed:
+        monkeypatch.setattr(sys, "stdout", closed)
+        with pytest.raises(SystemExit, match="1"):
+            main([str(word) for word in words])
 
 
 def test_a_plot_that_cannot_be_written(capsys, folder, photos):
