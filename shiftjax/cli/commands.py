@@ -260,6 +260,9 @@ class Verify:
         from shiftjax.apps.verify import verify
         from shiftjax.releases import manifest
 
+        if self.all and self.names:
+            given = " ".join(self.names)
+            raise InputError(f"{given} and --all: give names of releases, or --all")
         names = list(manifest.read(self.directory)) if self.all else self.names
         if not names:
             raise InputError(

@@ -274,6 +274,7 @@ MISTAKES = {
     "missing": (["predict", "none.png", "--model", NAME], "there is no image"),
     "weights": (["predict", "x", "--model", "shiftresnet20_e1.toy"], NAME),
     "top": (["predict", "x", "--model", NAME, "--top", "0"], "--top 0"),
+    "a name and all": (["verify", NAME, "--all"], f"{NAME} and --all"),
     "nothing to verify": (["verify"], "use shiftjax verify NAME... or --all"),
     "unknown": (["verify", "resnet20.toys"], "unknown weights"),
 }
