@@ -56,7 +56,7 @@ def analyze(pretrained: Pretrained, images: np.ndarray) -> list[BlockAnalysis]:
       One analysis for each block, in the order of the network.
 
     Raises:
-      InputError: if the network has no shift blocks.
+      InputError: if the network is not a ShiftResNet.
     """
     model = pretrained.model.clone(implementation="reference")
     kernel_size, dilation = _window(pretrained)
@@ -189,8 +189,8 @@ def silenced(pretrained: Pretrained, move: Move) -> Pretrained:
       The network, with zeros for the weights that read these channels.
 
     Raises:
-      InputError: if no channel has this displacement, or the network has no shift
-        blocks.
+      InputError: if no channel has this displacement, or the network is not a
+        ShiftResNet.
     """
     kernel_size, dilation = _window(pretrained)
     params, found = dict(pretrained.variables["params"]), False
@@ -222,7 +222,7 @@ def agreement(pretrained: Pretrained, images: np.ndarray) -> dict[Move, float]:
       its channels are silenced.
 
     Raises:
-      InputError: if the network has no shift blocks, or the images do not fit it.
+      InputError: if the network is not a ShiftResNet, or the images do not fit it.
     """
     classifier = Classifier(pretrained)  # which compiles the network once
     before = classifier.logits(images).argmax(-1)
@@ -279,11 +279,12 @@ def _window(pretrained: Pretrained) -> tuple[int, int]:
     """Returns kernel size and dilation of a network of shift blocks.
 
     Raises:
-      InputError: if the network has no shift blocks.
+      InputError: if the network is not a ShiftResNet.
     """
     model = pretrained.model
     if not getattr(model, "expansion", 0):  # 0 in a ResNet-50, whose blocks have none
         raise InputError(
-            f"{pretrained.card.architecture} has no shift blocks to analyze"
+            f"{pretrained.card.architecture} cannot be analyzed: it is not a "
+            "shiftresnet*, whose shifts all have one window"
         )
     return model.kernel_size, model.dilation

@@ -146,14 +146,15 @@ def test_intensities_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("resnet20", {}), ("resnet50", {"blocks": (1,)})]
+    ("name", "options"),
+    [("resnet20", {}), ("resnet50", {"blocks": (1,)}), ("shiftnet_c", {})],
 )
-def test_networks_without_shifts_are_refused(images, name, options):
+def test_other_networks_than_shift_resnets_are_refused(images, name, options):
     options = options | {"num_classes": 3}
     card = Card(name, options, ("a", "b", "c"), 8, (0.5,), (0.5,))
     model = card.model()
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
-    with pytest.raises(InputError, match=f"{name} has no shift blocks"):
+    with pytest.raises(InputError, match=f"{name} cannot be analyzed: .*shiftres"):
         analyze(Pretrained(model, variables, card), images)
 
 
