@@ -25,7 +25,7 @@ from pathlib import Path
 
 from shiftjax import image_files
 from shiftjax.errors import InputError, MissingFileError, reading
-from shiftjax.files import user_path
+from shiftjax.files import user_path, write_atomically
 
 # The number of all pairs of a kind, and a function from its number to a pair.
 Numbered = tuple[int, Callable[[int], tuple[Path, Path]]]
@@ -190,7 +190,7 @@ def _of_two(people: Sequence[Sequence[Path]]) -> Numbered:
 
 
 def write_pairs(file: str | os.PathLike, pairs: Sequence[Pair]) -> None:
-    """Writes a file of pairs, as `read_pairs` reads it.
+    """Writes a file of pairs atomically, as `read_pairs` reads it.
 
     Args:
       file: the file.
@@ -207,10 +207,7 @@ def write_pairs(file: str | os.PathLike, pairs: Sequence[Pair]) -> None:
         other, two = _person_and_number(pair.second)
         fields = [name, one, two] if pair.same else [name, one, other, two]
         lines.append("\t".join(map(str, fields)))
-    try:
-        user_path(file).write_text("\n".join([*lines, ""]), encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{file}: {error}") from error
+    write_atomically(user_path(file), "\n".join([*lines, ""]).encode())
 
 
 def _person_and_number(file: Path) -> tuple[str, int]:

@@ -1,6 +1,7 @@
 """The commands of the library for face networks."""
 
 import dataclasses
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ from rich.table import Table
 from shiftjax.cli.arguments import File, Folder, Image, Output, Weights
 from shiftjax.cli.commands import Skips, say
 from shiftjax.errors import InputError, MissingFileError
-from shiftjax.files import user_path
+from shiftjax.files import user_path, write_atomically
 
 if TYPE_CHECKING:
     from shiftjax.weights import Card
@@ -199,12 +200,9 @@ class Embed:
             raise InputError(f"{self.folder} has no image that can be read")
         folder = user_path(self.folder)
         names = [file.relative_to(folder).as_posix() for file in found.files]
-        try:
-            np.savez(
-                user_path(self.output), embeddings=found.vectors, files=np.array(names)
-            )
-        except OSError as error:
-            raise InputError(f"--output {self.output}: {error}") from error
+        archive = io.BytesIO()
+        np.savez(archive, embeddings=found.vectors, files=np.array(names))
+        write_atomically(user_path(self.output), archive.getvalue())
         count, size = found.vectors.shape
         say(console, f"{self.output}: {count:,} embeddings of {size} features")
         if query is not None and wanted is not None:

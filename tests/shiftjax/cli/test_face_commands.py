@@ -1,6 +1,7 @@
 """The commands for face networks: answers, files, exit codes and messages."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ CARD = Card(
     (0.5,) * 3,
     (0.25,) * 3,
 )
+ONE_FOLD = ("--folds", "1", "--count", "1")
 FACES = ("Ada/Ada_0001.png", "Ada/Ada_0002.png", "Bo.png", "Cy/Cy_0001.png")
 
 
@@ -196,6 +198,22 @@ def test_a_damaged_image_is_named_and_the_others_embedded(place, tmp_path, capsy
     assert main(["embed", *given]) == 2
     assert "has no image that can be read" in capsys.readouterr().err
     assert not output.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+def test_a_full_disk_leaves_the_file_that_is_there(place, tmp_path, capsys):
+    for name in ("Ada/Ada_0001", "Ada/Ada_0002", "Bo/Bo_0001"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.png").touch()
+    for output, command in {
+        tmp_path / "faces.npz": ["embed", *words(place, "plain.safetensors", "people")],
+        tmp_path / "pairs.txt": ["draw-pairs", str(tmp_path), *ONE_FOLD],
+    }.items():
+        output.write_text("before")
+        output.with_name(f"{output.name}.partial").symlink_to("/dev/full")
+        assert main([*command, "-o", str(output)]) == 2
+        assert f"{output} cannot be written: No space" in capsys.readouterr().err
+        assert output.read_text() == "before"
 
 
 NET, ONE = "plain.safetensors", "people/Bo.png"
