@@ -83,6 +83,8 @@ def write_image_file(path: Path, image: ImageFile) -> None:
         options |= {"duration": list(image.durations)}
         if image.loop is not None:
             options["loop"] = image.loop
+        elif kind != "GIF":  # there Pillow's default is endless
+            options["loop"] = 1
     partial = path.with_name(f"{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

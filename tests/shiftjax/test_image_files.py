@@ -189,6 +189,14 @@ def test_16_bits_of_a_pgm_are_shown_as_8(tmp_path, largest, value):
     np.testing.assert_array_equal(frame, np.full((4, 4, 3), 128))
 
 
+@pytest.mark.parametrize(("ending", "loop"), [("gif", None), ("png", 1), ("webp", 1)])
+def test_an_animation_that_is_shown_once_stays_one(noise, tmp_path, ending, loop):
+    once = frames.ImageFile((noise(8, 8, 3), noise(8, 8, 3)), (100, 200))
+    frames.write_image_file(tmp_path / f"once.{ending}", once)
+    with Image.open(tmp_path / f"once.{ending}") as written:
+        assert written.info.get("loop") == loop
+
+
 def test_a_palette_with_transparency_makes_no_warning():
     image = Image.new("P", (4, 4), 1)
     image.putpalette([0, 0, 0, 200, 100, 50])
