@@ -84,7 +84,7 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       path: the file.
 
     Returns:
-      The tensors by name, as read-only views of the file's bytes.
+      The tensors by name, as read-only arrays.
 
     Raises:
       MissingFileError: if the file does not exist.
@@ -126,7 +126,7 @@ def parse_safetensors(data: bytes) -> dict[str, np.ndarray]:
             )
     return {
         name: np.frombuffer(
-            tensor["data"], SAFETENSORS_DTYPES[tensor["dtype"]]
+            memoryview(tensor["data"]).toreadonly(), SAFETENSORS_DTYPES[tensor["dtype"]]
         ).reshape(tensor["shape"])
         for name, tensor in tensors
     }

@@ -7,9 +7,14 @@ import zipfile
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from shiftjax import InputError, MissingFileError
-from shiftjax.convert.torch_files import named_tensors, read_torch_file
+from shiftjax.convert.torch_files import (
+    named_tensors,
+    parse_safetensors,
+    read_torch_file,
+)
 from shiftjax.convert.torch_files.values import Record
 from tests.shiftjax.convert import torch_writer as writer
 from tests.shiftjax.convert.conftest import MARK, SYSTEM, damaged
@@ -224,6 +229,14 @@ def test_a_compressed_archive_is_refused(tmp_path):
         target.writestr("a/data.pkl", pickle.dumps({}) + bytes(10**6))
     with pytest.raises(InputError, match="compressed"):
         read_torch_file(path)
+
+
+def test_tensors_of_safetensors_are_read_only():
+    """Those of safetensors itself are not."""
+    data = safetensors.numpy.save({"a": np.zeros(3), "b": np.zeros((0, 2))})
+    tensors = parse_safetensors(data)
+    assert {name: x.shape for name, x in tensors.items()} == {"a": (3,), "b": (0, 2)}
+    assert not any(x.flags.writeable for x in tensors.values())
 
 
 @pytest.mark.parametrize("name", ["missing.t7", ""])
