@@ -271,6 +271,8 @@ def _validate_images(data: Data, augment: Augment) -> None:
             f"--augment.crop-scale {low} {high}: it must be two ascending numbers "
             "above 0 and at most 1"
         )
+    if augment.crop_decoder != "pillow" and not augment.random_resized_crop:
+        raise InputError("--augment.crop-decoder needs --augment.random-resized-crop")
     if augment.random_resized_crop and data.decode == "once":
         raise InputError(
             "--data.decode once: --augment.random-resized-crop decodes each image at "

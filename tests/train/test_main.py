@@ -122,6 +122,10 @@ STEPS = ("--schedule.kind", "steps", "--schedule.boundaries")
         (["digits", "--batch-size", "6"], ["batch_size=6", "multiple of 4"]),
         (["digits", "--devices", "5"], ["devices=5", "has 4"]),
         (["digits", "--optimizer.freeze-statistics"], ["needs --optimizer.freeze"]),
+        (
+            ["digits", "--augment.crop-decoder", "opencv"],
+            ["--augment.crop-decoder needs --augment.random-resized-crop"],
+        ),
         (["digits", "--schedule.kind", "steps"], ["needs --schedule.boundaries"]),
         (
             ["digits", *STEPS, "1.5", "8", "--schedule.warmup-epochs", "2"],
