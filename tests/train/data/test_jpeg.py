@@ -190,6 +190,16 @@ def test_what_is_refused(decoder, folder, monkeypatch):
         crops(folder, crop_decoder=decoder)
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
+def test_a_machine_that_evaluates_needs_no_decoder(decoder, split, folder, monkeypatch):
+    """A run of Linux is evaluated and released where there is no nvImageCodec."""
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    options = {"image_size": 24, "crop_scale": (0.3, 1.0), "validation_examples": 2}
+    examples = load_source(f"folder:{folder}", split, **options, crop_decoder=decoder)
+    images, _ = examples.batch(np.arange(len(examples)))
+    assert images.any(axis=(1, 2, 3)).all()
+
+
 def test_nvimgcodec_is_imported_if_it_is_there(decoder, monkeypatch):
     """Without a line about CUDA's libraries, which its own import prints."""
     line = f"from train.data import jpeg; jpeg.check_installed({decoder!r})"
