@@ -52,7 +52,8 @@ def walk_images(folder: str | Path) -> Iterator[Path]:
     """Finds the image files of a folder, at any depth.
 
     Args:
-      folder: the folder. A link to a folder that it is in is not followed.
+      folder: the folder. A link to a folder that it is in is not followed, and hidden
+        files and folders in it are left out.
 
     Yields:
       The files that end in one of `EXTENSIONS`, in any order.
@@ -72,7 +73,7 @@ def walk_images(folder: str | Path) -> Iterator[Path]:
         for name in list(folders):
             path = os.path.join(inside, name)
             real = os.path.realpath(path)
-            if real in around:
+            if real in around or name.startswith("."):
                 folders.remove(name)
             else:
                 above[path] = around | {real}

@@ -26,6 +26,16 @@ def encoded(image, kind="PNG", **options):
     return buffer.getvalue()
 
 
+def test_hidden_folders_are_left_out_but_the_given_one(tmp_path):
+    """As those of thumbnails and of deleted files, which are not in the set."""
+    root = tmp_path / ".cache" / "images"
+    for name in ("class/a.png", "class/.thumbnails/a.png", ".Trash-0/files/b.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    for folder in (root, tmp_path / ".cache"):
+        assert image_files.find_images(folder) == [root / "class" / "a.png"]
+
+
 def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
     """A link to the folder itself, two that lead to each other's, and one elsewhere."""
     for name in ("here/class", "there"):
