@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
@@ -23,6 +24,15 @@ EXTENSIONS = (
 _MODES = {1: "L", 3: "RGB"}
 SIXTEEN_BITS = "shiftjax: 16 bits"
 _SIDEWAYS = (5, 6, 7, 8)  # the EXIF orientations that exchange width and height
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 
@@ -121,9 +131,8 @@ def decode(
         # time. The filter still gets at least twice the size of the result.
         side = 2 * (resize or max(height, width))
         file.draft(None, (side, side))
-        if upright:
-            ImageOps.exif_transpose(file, in_place=True)
-        return fit(file, image_size, channels, resize)
+        whole = turned(file) if upright else file
+        return fit(whole, image_size, channels, resize)
 
 
 def _box(
@@ -133,21 +142,46 @@ def _box(
     upright: bool,
 ) -> Image.Image:
     """Decodes a box of an image, at a fraction of its size if it is large enough."""
-    sideways = upright and file.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS
+    sideways = upright and orientation(file) in _SIDEWAYS
     width, height = file.size[::-1] if sideways else file.size
     chosen = box(width, height)
     # As for whole images, the filter gets at least twice the size of the result.
     short = min(chosen[2] - chosen[0], chosen[3] - chosen[1])
     needed = [math.ceil(whole * 2 * side / short) for whole in file.size]
     file.draft(None, (needed[0], needed[1]))
-    if upright:
-        ImageOps.exif_transpose(file, in_place=True)
-    across, down = file.width / width, file.height / height
+    whole = turned(file) if upright else file
+    across, down = whole.width / width, whole.height / height
     left, top, right, bottom = (
         round(edge * scale)
         for edge, scale in zip(chosen, (across, down) * 2, strict=True)
     )
-    return file.crop((left, top, right, bottom))
+    return whole.crop((left, top, right, bottom))
+
+
+def turned(image: Image.Image) -> Image.Image:
+    """Turns an image upright by its EXIF orientation, if that can be read.
+
+    `exif_transpose` of Pillow also writes the EXIF anew, which fails if it is damaged.
+
+    Args:
+      image: the image.
+
+    Returns:
+      The image, or a turned copy.
+    """
+    image.load()  # turns a TIFF
+    turn = _TURNS.get(orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def orientation(image: Image.Image) -> Any:
+    """Returns the EXIF orientation, or None if there is none or it cannot be read."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except MemoryError:
+        raise
+    except Exception:  # Pillow raises almost anything on a damaged EXIF
+        return None
 
 
 @contextlib.contextmanager

@@ -56,8 +56,7 @@ def _tile(
     """Draws one image at (x, y), with its name and a bar for each class below it."""
     # The pixels are converted as for the network, so that the sheet shows what it sees.
     with image_files.opened(Path(prediction.path)) as file:
-        ImageOps.exif_transpose(file, in_place=True)
-        image = image_files.to_mode(file, 3)
+        image = image_files.to_mode(image_files.turned(file), 3)
         # The pixels of a small image stay visible as squares.
         small = max(image.size) < TILE
         resampling = Image.Resampling.NEAREST if small else Image.Resampling.LANCZOS

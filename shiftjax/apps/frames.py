@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, ImageSequence
+from PIL import Image, ImageSequence
 
 from shiftjax import image_files
 from shiftjax.errors import InputError
@@ -46,7 +46,7 @@ def read_image_file(path: Path) -> ImageFile:
     """
     with image_files.opened(path) as file:
         if file.format not in ANIMATED or not getattr(file, "is_animated", False):
-            return ImageFile((_pixels(ImageOps.exif_transpose(file)),))
+            return ImageFile((_pixels(image_files.turned(file)),))
         frames, durations = [], []
         for frame in ImageSequence.Iterator(file):
             # A WebP frame has its duration only once its pixels are loaded.

@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from shiftjax import image_files
 from shiftjax.errors import InputError
@@ -27,7 +27,7 @@ def encode_thumbnail(path: Path) -> str:
       InputError: if the file cannot be read as an image.
     """
     with image_files.opened(path) as file:
-        image = image_files.to_mode(ImageOps.exif_transpose(file), 3)
+        image = image_files.to_mode(image_files.turned(file), 3)
         scale = min(1, SIDE / min(image.size))
         width, height = (round(side * scale) for side in image.size)
         image = image.resize((width, height), Image.Resampling.LANCZOS)

@@ -232,6 +232,22 @@ def test_exif_orientation_is_obeyed_where_asked_for():
     assert upright == [[0, 0], [255, 255]]
 
 
+def test_a_damaged_exif_does_not_stop_an_image():
+    """Of no known form, or with a text in the place of a number beside a turn."""
+    image = np.array([[0, 255], [0, 255]], np.uint8).repeat(8, 0).repeat(8, 1)
+    turn = struct.pack("<HHI4s", 0x112, 3, 1, b"\6\0\0\0")
+    unit = struct.pack("<HHI4s", 0x128, 2, 4, b"dpi\0")
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + turn + unit + bytes(4)
+    box = {"box": lambda width, height: (0, 0, width, height)}
+    for options in ({}, box):
+        data = encoded(image, "JPEG", exif=exif)
+        upright = image_files.decode(data, 16, 1, upright=True, **options)
+        assert np.abs(upright[..., 0].astype(int) - image.T).max() < 16
+        data = encoded(image, "PNG", exif=b"Exif\0\0garbage")
+        plain = image_files.decode(data, 16, 1, upright=True, **options)
+        assert np.array_equal(plain[..., 0], image)
+
+
 def damaged_pictures():
     """Returns pictures that end early, lie about themselves or are none."""
     rng = np.random.default_rng(0)

@@ -19,7 +19,6 @@ from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
-from PIL import ExifTags
 
 from shiftjax import image_files, image_sizes
 from shiftjax.errors import InputError, needs_extra
@@ -75,8 +74,7 @@ def decode_crop(
     try:
         encoded = image if isinstance(image, bytes) else image.read_bytes()
         with image_files.opened(encoded) as file:
-            orientation = file.getexif().get(ExifTags.Base.Orientation)
-            turned = upright and orientation not in _UPRIGHT
+            turned = upright and image_files.orientation(file) not in _UPRIGHT
             if file.format != "JPEG" or file.mode not in ("L", "RGB") or turned:
                 return None
             width, height = file.size
