@@ -142,6 +142,8 @@ def _box(
     upright: bool,
 ) -> Image.Image:
     """Decodes a box of an image, at a fraction of its size if it is large enough."""
+    if file.format == "TIFF":
+        file.load()  # turns it, and its size is the turned one before
     sideways = upright and orientation(file) in _SIDEWAYS
     width, height = file.size[::-1] if sideways else file.size
     chosen = box(width, height)

@@ -232,6 +232,20 @@ def test_exif_orientation_is_obeyed_where_asked_for():
     assert upright == [[0, 0], [255, 255]]
 
 
+@pytest.mark.parametrize("kind", ["TIFF", "PNG"])
+def test_a_box_is_of_the_upright_image(noise, kind):
+    image, exif = noise(20, 30, 3), Image.Exif()
+    exif[0x0112] = 6
+
+    def box(width, height):
+        assert (width, height) == (20, 30)
+        return 2, 3, 12, 15
+
+    data = encoded(image, kind, exif=exif)
+    found = image_files.decode(data, (12, 10), 3, upright=True, box=box)
+    assert np.array_equal(found, np.rot90(image, -1)[3:15, 2:12])
+
+
 def test_a_damaged_exif_does_not_stop_an_image():
     """Of no known form, or with a text in the place of a number beside a turn."""
     image = np.array([[0, 255], [0, 255]], np.uint8).repeat(8, 0).repeat(8, 1)
