@@ -33,6 +33,7 @@ from train.logging.profile import Profile
 from train.logging.records import MetricsWriter, plot_curves, read_test
 from train.logging.window import Dispatch, Instant, Window
 from train.machine import note_start
+from train.periods import every
 from train.restoring import diverged, restore_newest
 from train.state import TrainState
 from train.steps import NEVER
@@ -60,22 +61,6 @@ class Outcome:
     steps: int
     finished: bool
     test: dict[str, float]
-
-
-def every(period: float, step: int) -> int:
-    """Returns the first step after `step` at which an action with a period is due.
-
-    The period may be a fraction: each of its multiples is rounded to a step.
-
-    Example:
-      >>> every(2.5, 0), every(2.5, 3), every(2.5, 5)
-      (3, 5, 8)
-    """
-    period = min(max(period, 1.0), 2.0**53)  # an infinite period means never
-    multiple = int(step / period)
-    while int(multiple * period + 0.5) <= step:
-        multiple += 1
-    return int(multiple * period + 0.5)
 
 
 class Loop:
@@ -131,13 +116,24 @@ class Loop:
             return setup.replicas.split(share)
 
         prefetch = Prefetch(make, self._dispatches(step))
+        in_flight: collections.deque[Dispatch] = collections.deque()
 
         def now() -> Instant:
             return Instant(time.perf_counter(), prefetch.waited)
 
-        in_flight: collections.deque[Dispatch] = collections.deque()
+        def batches() -> Iterator[Any]:
+            """Yields the input, and saves before an error of it, which ends the run."""
+            try:
+                yield from prefetch
+            except InputError:
+                if jax.process_count() == 1:  # another process does not see the error
+                    while in_flight:
+                        self._collect(in_flight.popleft(), now)
+                    self._pause(state, step, evaluate_=False, save=step > begin)
+                raise
+
         try:
-            for (start, count), batch in prefetch:
+            for (start, count), batch in batches():
                 arguments = (state, data, batch, np.int32(count))
                 if start == begin:
                     self._compile(*arguments)

@@ -18,7 +18,7 @@ from tests.train.runs import (
 )
 from train import config as config_file
 from train.logging.records import read_metrics
-from train.loop import every
+from train.periods import every
 
 pytestmark = pytest.mark.usefixtures("quick")
 

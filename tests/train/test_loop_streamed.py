@@ -1,6 +1,7 @@
 """Runs whose images are decoded at each epoch: to the end, and resumed."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from shiftjax.errors import InputError
 from tests.train.processes import wait
+from tests.train.runs import saved_steps
 from tests.train.watched import noted, watch
 from train import config as config_file
 from train.__main__ import parse
@@ -75,6 +77,22 @@ def test_a_folder_is_learned_and_evaluated_from_elsewhere(
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert config_file.load_config(tmp_path / "run").data.source == f"folder:{folder}"
     assert evaluate_run(made.workdir)["loss"] == outcome.test["loss"]
+
+
+def test_a_damaged_image_does_not_cost_the_steps_before_it(folder, config, run):
+    """The run saves before it ends, and goes on with --data.on-corrupt skip."""
+    made = dataclasses.replace(config(f"folder:{folder}"), log_steps=1)
+    setup = set_up(made)
+    images: Any = setup.train_set
+    damaged = images.records.paths[images.numbers[setup.order.indices(1)[0]]]
+    damaged.write_bytes(damaged.read_bytes()[:200])
+    with pytest.raises(InputError, match=damaged.name):
+        run(made)
+    assert saved_steps(made.workdir) == [1]
+    data = dataclasses.replace(made.data, on_corrupt="skip")
+    outcome, text = run(dataclasses.replace(made, data=data))
+    assert "at step 1" in text
+    assert outcome.finished
 
 
 def test_a_resumed_run_has_the_same_bits(config, run):
