@@ -275,16 +275,23 @@ def _true_accept_rates(far: np.ndarray, tar: np.ndarray) -> dict[float, float]:
     return {most: float(tar[far <= most].max()) for most in FALSE_ACCEPT_RATES}
 
 
-def _roc(
-    similarities: np.ndarray, same: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Computes the ROC curve, a point for each distinct similarity, and its area."""
+def check_installed() -> None:
+    """Raises InputError if scikit-learn is not installed."""
     try:
-        from sklearn import metrics
+        import sklearn  # noqa: F401
     except ImportError as error:
         raise InputError(
             "the ROC curve needs scikit-learn: pip install 'shiftjax[train]'"
         ) from error
+
+
+def _roc(
+    similarities: np.ndarray, same: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Computes the ROC curve, a point for each distinct similarity, and its area."""
+    check_installed()
+    from sklearn import metrics
+
     far, tar, _ = metrics.roc_curve(same, similarities, drop_intermediate=False)
     return far, tar, float(metrics.auc(far, tar))
 

@@ -4,7 +4,9 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shiftjax.errors import InputError, needs_extra
+from PIL import Image
+
+from shiftjax.errors import InputError, MissingFileError, needs_extra
 from shiftjax.files import user_path
 
 if TYPE_CHECKING:
@@ -22,18 +24,28 @@ def figure_class() -> "type[Figure]":
     return Figure
 
 
-def keep_images(path: str, images: Iterable[str | Path]) -> None:
-    """Checks that the file that `--plot` names is none of the images.
+def check_plot(
+    path: str, images: Iterable[str | Path] = (), *, sheet: bool = False
+) -> None:
+    """Checks the file that `--plot` names, before a long computation.
 
     Args:
       path: the file.
       images: the images, and folders of them, of which only the images are compared.
+      sheet: True for a contact sheet, which Pillow writes.
 
     Raises:
-      InputError: if it is one of them.
+      MissingFileError: if there is no such folder.
+      InputError: if the file is one of the images, or its ending is not an image's.
     """
-    file = user_path(path).resolve()
-    if any(file == user_path(image).resolve() for image in images):
+    file = user_path(path)
+    if not file.parent.is_dir():
+        raise MissingFileError(f"--plot {path}: there is no folder {file.parent}")
+    if sheet and file.suffix.lower() not in Image.registered_extensions():
+        raise InputError(
+            f"--plot {path}: it must end in .png, .jpg or another ending of an image"
+        )
+    if any(file.resolve() == user_path(image).resolve() for image in images):
         raise InputError(
             f"--plot {path}: it is one of the images, which would be overwritten"
         )

@@ -66,19 +66,10 @@ def write_image_file(path: Path, image: ImageFile) -> None:
       InputError: if the ending is unknown, the format cannot hold an animation, or the
         file cannot be written.
     """
-    kind = Image.registered_extensions().get(path.suffix.lower())
+    kind = file_format(path, animated=bool(image.durations))
     options: dict[str, Any] = {"quality": QUALITY} if kind in ("JPEG", "WEBP") else {}
-    if kind is None:
-        raise InputError(
-            f"{path}: an image cannot be written as {path.suffix!r}; use .png, .jpg, "
-            ".webp or another ending of an image"
-        )
     first, *others = (Image.fromarray(frame) for frame in image.frames)
     if image.durations:
-        if kind not in ANIMATED:
-            raise InputError(
-                f"{path}: {kind} cannot hold an animation; use .gif, .png or .webp"
-            )
         options |= {"save_all": True, "append_images": others}
         options |= {"duration": list(image.durations)}
         if image.loop is not None:
@@ -94,6 +85,29 @@ def write_image_file(path: Path, image: ImageFile) -> None:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise InputError(f"{path}: cannot be written: {error}") from error
+
+
+def file_format(path: Path, *, animated: bool) -> str:
+    """Returns the name that Pillow has for the format of a file to write.
+
+    Args:
+      path: the file; its ending decides.
+      animated: True for an animation.
+
+    Raises:
+      InputError: if the ending is unknown, or the format cannot hold an animation.
+    """
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind is None:
+        raise InputError(
+            f"{path}: an image cannot be written as {path.suffix!r}; use .png, .jpg, "
+            ".webp or another ending of an image"
+        )
+    if animated and kind not in ANIMATED:
+        raise InputError(
+            f"{path}: {kind} cannot hold an animation; use .gif, .png or .webp"
+        )
+    return kind
 
 
 def _pixels(image: Image.Image) -> np.ndarray:

@@ -111,6 +111,7 @@ def paint_file(
       InputError: if the source cannot be read, or the target cannot be written.
     """
     original = frames.read_image_file(source)
+    frames.file_format(target, animated=bool(original.durations))  # raises before
     painted = tuple(paint(frame) for frame in original.frames)
     result = ImageFile(painted, original.durations, original.loop)
     frames.write_image_file(target, result)

@@ -112,7 +112,7 @@ class Predict:
     def run(self, console: Console) -> int:
         """Prints a block or a JSON line per image; returns 1 if one was skipped."""
         from shiftjax.allocator import keep_freed_memory
-        from shiftjax.apps.figures import keep_images, save_plot
+        from shiftjax.apps.figures import check_plot, save_plot
         from shiftjax.apps.predict import NONE_READABLE, Classifier
         from shiftjax.weights import open_pretrained
 
@@ -123,7 +123,7 @@ class Predict:
         if self.top < 1:
             raise InputError(f"--top {self.top}: it must be at least 1")
         if self.plot:
-            keep_images(self.plot, self.paths)
+            check_plot(self.plot, self.paths, sheet=True)
         keep_freed_memory()
         classifier = Classifier(open_pretrained(self.model, self.directory))
         skips, found, shown = Skips(), False, []
@@ -170,7 +170,7 @@ class Analyze:
         """Prints a table of the blocks, and more; returns 1 if an image was skipped."""
         from shiftjax.allocator import keep_freed_memory
         from shiftjax.apps.analysis import agreement, analyze
-        from shiftjax.apps.figures import figure_class, keep_images
+        from shiftjax.apps.figures import check_plot, figure_class
         from shiftjax.apps.heatmaps import draw_heatmaps
         from shiftjax.apps.predict import Classifier
         from shiftjax.weights import open_pretrained
@@ -178,7 +178,7 @@ class Analyze:
         if not self.paths:
             raise InputError("no image is given: use shiftjax analyze MODEL IMAGE...")
         if self.plot:
-            keep_images(self.plot, self.paths)
+            check_plot(self.plot, self.paths)
             figure_class()  # raises before long computations
         keep_freed_memory()
         pretrained = open_pretrained(self.model, self.directory)

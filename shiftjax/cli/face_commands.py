@@ -91,15 +91,21 @@ class VerifyPairs:
         from shiftjax.allocator import keep_freed_memory
         from shiftjax.apps.embed import Embedder
         from shiftjax.apps.face_pairs import choose_folds, read_pairs
-        from shiftjax.apps.face_verification import FALSE_ACCEPT_RATES, verify_pairs
-        from shiftjax.apps.figures import figure_class
+        from shiftjax.apps.face_verification import (
+            FALSE_ACCEPT_RATES,
+            check_installed,
+            verify_pairs,
+        )
+        from shiftjax.apps.figures import check_plot, figure_class
         from shiftjax.apps.roc import draw_roc
         from shiftjax.weights import open_pretrained
 
         if not self.models:
             raise InputError("no weights are given: use shiftjax verify-pairs WEIGHTS")
         if self.plot:
+            check_plot(self.plot)
             figure_class()  # raises before the images are read
+        check_installed()
         pairs = choose_folds(read_pairs(self.pairs, self.images), self.folds)
         keep_freed_memory()
         embedders = {
@@ -183,13 +189,13 @@ class Embed:
         from shiftjax import image_files
         from shiftjax.allocator import keep_freed_memory
         from shiftjax.apps.embed import Embedder
-        from shiftjax.apps.figures import keep_images
+        from shiftjax.apps.figures import check_plot
         from shiftjax.weights import open_pretrained
 
         self._check()
         files = image_files.find_images(self.folder)
         if self.plot and self.nearest:
-            keep_images(self.plot, [*files, self.nearest])
+            check_plot(self.plot, [*files, self.nearest], sheet=True)
         keep_freed_memory()
         embedder = Embedder(open_pretrained(self.model, self.directory))
         query = _image(self.nearest) if self.nearest else None

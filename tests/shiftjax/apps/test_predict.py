@@ -311,11 +311,13 @@ def test_a_reader_that_has_seen_enough_ends_the_command(folder, photos, monkeypa
             main([str(word) for word in words])
 
 
-def test_a_plot_that_cannot_be_written(capsys, folder, photos):
-    words = ["predict", photos, "--model", NAME, "--directory", folder]
-    code, _, err = run(capsys, *words, "--plot", photos / "strip.xyz")
-    assert code == 2
-    assert "strip.xyz" in err
+@pytest.mark.parametrize("plot", ["strip.xyz", "strip", "no/strip.png"])
+def test_a_plot_that_cannot_be_written(capsys, photos, plot):
+    """It is refused first, so that no result waits for a figure in vain."""
+    words = ["predict", photos, "--model", "no.weights", "--plot", photos / plot]
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"shiftjax: --plot {photos / plot}: ")
 
 
 def test_images_are_resized_as_the_card_says(tmp_path, pretrained, photos):

@@ -1,6 +1,7 @@
 """The commands for face networks: answers, files, exit codes and messages."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import jax
@@ -252,11 +253,27 @@ MISTAKES = {
         ["embed", NET, "people", *OUT, "--nearest", ONE, "--plot", ONE],
         "Bo.png: it is one of the images",
     ),
+    "plot in no folder": (
+        ["embed", NET, "people", *OUT, "--nearest", ONE, "--plot", "no/such/a.png"],
+        "no/such/a.png: there is no folder",
+    ),
+    "plot of another ending": (
+        ["embed", NET, "people", *OUT, "--nearest", ONE, "--plot", "a.xyz"],
+        "--plot a.xyz: it must end in .png",
+    ),
     "no people": (["draw-pairs", "no/people", *OUT], "there is no folder of images"),
     "no networks": (["verify-pairs", *PAIRS], "WEIGHTS"),
     "no pairs": (["verify-pairs", NET, *PAIRS], "there is no folder of images no"),
     "top": (["embed", NET, "people", *OUT, "--top", "0"], "--top 0: it must be"),
 }
+
+
+def test_no_scikit_learn_is_said_before_images_are_read(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    assert main(["verify-pairs", "no.weights", *PAIRS]) == 2
+    assert capsys.readouterr().err == (
+        "shiftjax: the ROC curve needs scikit-learn: pip install 'shiftjax[train]'\n"
+    )
 
 
 @pytest.mark.parametrize("name", MISTAKES)
