@@ -99,6 +99,7 @@ def conv_norm_planes(
     """
     kernel, norm = params["conv"]["kernel"], params["norm"]
     array, offset, batch_stats = x.array, None, {}
+    dtype = dtype or jnp.promote_types(array.dtype, kernel.dtype)  # before folding
     if kernel.ndim == 2:
         array = array[:, :, ::strides, ::strides]
         strides = 1
@@ -110,7 +111,6 @@ def conv_norm_planes(
             kernel, whole_batch(covariance, narrow, axis_name)
         )
         kernel, offset = fold(kernel, norm, batch_stats["norm"], epsilon)
-    dtype = dtype or jnp.promote_types(array.dtype, kernel.dtype)
     convolve = depthwise_conv if depthwise else conv
     y = convolve(kernel, array.astype(dtype), strides=strides)
     if offset is not None:

@@ -341,6 +341,24 @@ def test_the_dtype_is_the_same_by_every_implementation(
             assert {leaf.dtype for leaf in stats} == {jnp.dtype("float32")}
 
 
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("implementation", NAMES)
+@pytest.mark.parametrize("name", [*MODULES_OF_ANY_DTYPE, "wider", "depthwise"])
+def test_the_dtype_of_narrow_params(name, implementation, train):
+    """Statistics in float32, which some implementations fold into the kernels."""
+    make, shape = {
+        **MODULES_OF_ANY_DTYPE,
+        "wider": (functools.partial(ConvNorm, 16), (2, 4, 4, 8)),
+        "depthwise": (functools.partial(ConvNorm, 8, 3, depthwise=True), (2, 4, 4, 8)),
+    }[name]
+    x = jnp.zeros(shape, jnp.bfloat16)
+    module = make(param_dtype=jnp.bfloat16, implementation=implementation)
+    variables = jax.eval_shape(module.init, jax.random.key(0), x)
+    apply = functools.partial(module.apply, train=train, mutable="batch_stats")
+    y, _ = jax.eval_shape(apply, variables, x)
+    assert y.dtype == ("float32" if name == "network" else "bfloat16")
+
+
 @pytest.mark.parametrize("implementation", NAMES)
 def test_features_have_the_dtype_by_every_implementation(implementation):
     model = ShiftResNet(8, dtype=jnp.bfloat16, implementation=implementation)
