@@ -328,7 +328,8 @@ def offset_penalty(params: Any) -> jax.Array:
     """Sums the lengths of all learned displacements: the L1 penalty of Sparse Shift.
 
     Args:
-      params: a tree of params; the leaves with the name "offsets" count.
+      params: a tree of params; the leaves with the name "offsets" count, also in boxes
+        with names of axes and in a state of NNX.
 
     Returns:
       A scalar, to be added to the loss with a small weight; 0 without such leaves.
@@ -340,6 +341,13 @@ def offset_penalty(params: Any) -> jax.Array:
     found = [
         jnp.abs(leaf).sum(dtype=np.promote_types(leaf.dtype, np.float32))
         for path, leaf in jax.tree.leaves_with_path(params)
-        if getattr(path[-1], "key", None) == OFFSETS
+        if _name(path) == OFFSETS
     ]
     return jnp.asarray(sum(found, 0.0))
+
+
+def _name(path: tuple[Any, ...]) -> Any:
+    """Returns the name of a leaf, without the box that Flax may have around it."""
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    return getattr(path[-1], "key", getattr(path[-1], "name", None)) if path else None

@@ -1,8 +1,10 @@
 """Modules that learn their displacements, on other inputs and settings of JAX."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 from shiftjax import InputError
 from shiftjax.family import ActiveShift, SparseShift, offset_penalty
@@ -43,3 +45,23 @@ def test_no_type_is_promoted(module, dtype, x64):
         assert y.dtype == dtype
         assert pull(y)[0]["params"]["offsets"].dtype == dtype
         assert offset_penalty(params).item() == 6 * 0.75
+
+
+def test_the_penalty_counts_displacements_in_boxes():
+    """Those of `nn.with_partitioning`, and those of a module of NNX and its state."""
+    given = jnp.array([[0.5, -2.0], [0.0, 1.0]])
+    init = nn.with_partitioning(lambda *_: given, (None, None))
+    x = jnp.ones((1, 4, 4, 2))
+    boxed = ActiveShift(offsets_init=init).init(jax.random.key(0), x)["params"]
+    assert jax.tree.structure(boxed) != jax.tree.structure(nn.meta.unbox(boxed))
+    assert offset_penalty({"shift": boxed}) == 3.5
+
+    module = ActiveShift(offsets_init=lambda *_: given)
+    converted = nnx.bridge.ToNNX(module, rngs=nnx.Rngs(0)).lazy_init(x)
+    assert offset_penalty(nnx.state(converted, nnx.Param)) == 3.5
+    assert offset_penalty(converted) == 3.5
+
+
+def test_the_penalty_counts_no_array_without_a_name():
+    assert offset_penalty(jnp.ones(3)) == 0
+    assert offset_penalty({"offsets": {"value": jnp.ones(3)}}) == 0
