@@ -159,7 +159,7 @@ def _layers(model: nn.Module, image: tuple[int, int, int]) -> list[Layer]:
         output = call(*args, **kwargs)
         module = context.module
         if context.method_name == "__call__":
-            own = module.variables.get("params", {})
+            own = nn.meta.unbox(module.variables.get("params", {}))
             arrays = [v for v in own.values() if hasattr(v, "shape")]
             if arrays or isinstance(module, Shift):
                 shared = module.path in {tuple(row.path.split("/")) for row in layers}
@@ -176,7 +176,7 @@ def _layer(module: nn.Module, params: list[jax.Array], output: jax.Array) -> Lay
     """Counts one module, from its params and its output `[1, ..., channels]`."""
     macs = 0
     if isinstance(module, nn.Dense | nn.Conv):
-        kernel = module.variables["params"]["kernel"]
+        kernel = nn.meta.unbox(module.variables["params"]["kernel"])
         macs = math.prod(kernel.shape) * math.prod(output.shape[1:-1])
     return Layer(
         path="/".join(module.path),

@@ -52,6 +52,14 @@ def test_convolutions_on_five_by_five_pixels(name):
     assert (summary.params, summary.macs) == (params, macs)
 
 
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_kernels_may_have_names_of_axes(name):
+    module, params, macs = CONVOLUTIONS[name]
+    init = nn.with_partitioning(nn.initializers.he_normal(), (None, "model"))
+    summary = summarize(module.clone(kernel_init=init), image_size=5)
+    assert (summary.params, summary.macs) == (params, macs)
+
+
 def test_rows_of_a_network_are_in_the_order_of_computation():
     summary = summarize("shiftresnet20_e3")
     assert summary.name == "shiftresnet20_e3"
