@@ -118,7 +118,7 @@ class ShiftConv(Unit):
     The block is a 1x1 convolution, BatchNorm, ReLU, the shift, a 1x1 convolution (which
     keeps every strides-th row and column), BatchNorm and ReLU. Then the shortcut is
     added, without a ReLU after the sum. The shortcut is the input itself, or its 1x1
-    convolution and BatchNorm if the shape changes.
+    convolution and BatchNorm if the number of features changes or there is a stride.
 
     Source: the paper's authors, https://github.com/alvinwan/shiftresnet-cifar.
 
@@ -163,16 +163,16 @@ class ShiftConv(Unit):
           InputError: if the expansion leaves no channel to shift.
         """
         wide = expanded(self.expansion, self.features)
-        strides = positive("strides", self.strides)
+        strides, channels = positive("strides", self.strides), x.shape[-1]
+        # Not by the sizes: an image of one pixel keeps its size, whatever the stride.
+        changes = strides > 1 or channels != self.features
         kernel_size, dilation = self.kernel_size, self.dilation
         window = {"kernel_size": kernel_size, "strides": strides, "dilation": dilation}
         block = BlockOptions(wide, self.features, self.promoted_dtype(x), **window)
         if (name := self.choose(x, train, block).name) != REFERENCE:
-            batch, height, width, channels = x.shape
             kernels = {"expand/conv": (channels, wide)}
             kernels["project/conv"] = wide, self.features
-            size = -(-height // strides), -(-width // strides)
-            if x.shape != (batch, *size, self.features):
+            if changes:
                 kernels["shortcut/conv"] = channels, self.features
             return self.run(name, x, train, kernels, **window)
         assert not isinstance(x, Planes)
@@ -181,7 +181,7 @@ class ShiftConv(Unit):
         y = Shift(kernel_size, strides, dilation, name="shift")(y)
         y = nn.relu(unit(self.features, name="project")(y, train))
         skip = x
-        if x.shape != y.shape:
+        if changes:
             skip = unit(self.features, strides=strides, name="shortcut")(x, train)
         return y + skip.astype(y.dtype)
 

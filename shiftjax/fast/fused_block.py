@@ -290,8 +290,8 @@ def fused_shift_block(
     """Computes `shiftjax.layers.ShiftConv`, the block of a CIFAR ShiftResNet.
 
     Args:
-      params: params of the units "expand", "project" and, if the shape changes,
-        "shortcut".
+      params: params of the units "expand" and "project", and of "shortcut" if there
+        is one.
       stats: running statistics to use, or None to use those of the batch.
       x: `[batch, height, width, channels]`, of a shape and dtype that `middle`
         supports.

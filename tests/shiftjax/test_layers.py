@@ -191,6 +191,22 @@ def test_names_and_shapes_of_the_params(name):
     assert jax.tree.map(jnp.shape, variables.get("params", {})) == expected
 
 
+@pytest.mark.parametrize("implementation", ["reference", "cpu", "tpu"])
+@pytest.mark.usefixtures("float64")
+def test_a_stride_has_its_shortcut_for_one_pixel_too(
+    reference, rng, randomize, assert_trees_close, implementation
+):
+    """A stride leaves the size of such an image as it is."""
+    module = ShiftConv(8, strides=2, implementation=implementation)
+    variables = randomize(module, rng.normal(size=(2, 4, 4, 8)))
+    x = rng.normal(size=(3, 1, 1, 8))
+    fresh = jax.eval_shape(module.init, jax.random.key(0), x)
+    assert jax.tree.structure(fresh) == jax.tree.structure(variables)
+    weights = variables["params"], variables["batch_stats"]
+    expected, _ = reference.shift_conv(*weights, x, False, stride=2)
+    assert_trees_close(module.apply(variables, x), expected, FLOAT64)
+
+
 def test_fresh_params(rng):
     """He-normal kernels, BatchNorm that changes nothing at first."""
     x = np.zeros((1, 4, 4, 64), np.float32)

@@ -189,8 +189,8 @@ def shift_block_planes(
     """Computes `shiftjax.layers.ShiftConv`, the block of a CIFAR ShiftResNet.
 
     Args:
-      params: params of the units "expand", "project" and, if the shape changes,
-        "shortcut".
+      params: params of the units "expand" and "project", and of "shortcut" if there
+        is one.
       stats: running statistics to use, or None to use those of the batch.
       x: the input.
       kernel_size: side of the window of displacements.
