@@ -26,7 +26,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from shiftjax.errors import InputError
-from shiftjax.shift import as_feature_map, displace, positive
+from shiftjax.shift import as_feature_map, displace, gathered, positive
 
 OFFSETS = "offsets"
 Initializer = Callable[..., jax.Array]
@@ -141,7 +141,8 @@ def interpolate(x: ArrayLike, offsets: ArrayLike, *, stride: int = 1) -> jax.Arr
     zero outside. It is differentiable in both arrays. Where a displacement is whole,
     its derivative is the one from the larger side. The computation is in float32 at
     least: 16-bit numbers are rounded once, and the gradient of a displacement, a sum
-    over all pixels, stays precise.
+    over all pixels, stays precise. If explicit axes of a mesh split height or width,
+    each device has the whole result.
 
     Args:
       x: floats `[..., height, width, channels]`.
@@ -225,7 +226,7 @@ def _slope(
 
 def _gather(x: jax.Array, steps: jax.Array, axis: int, stride: int) -> jax.Array:
     """Moves channels by whole numbers `[channels]` of pixels along one axis."""
-    length = x.shape[axis]
+    x, length = gathered(x, 2), x.shape[axis]
     # All displacements beyond the image are equal, and the bound keeps them in int32.
     steps = jnp.clip(steps.astype(jnp.float32), -length, length).astype(jnp.int32)
     index = jnp.arange(0, length, stride, jnp.int32)[:, None] + steps[None]

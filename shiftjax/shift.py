@@ -204,7 +204,7 @@ def _displace_volume(
     x: jax.Array, moves: np.ndarray, stride: int, lowering: str | None
 ) -> jax.Array:
     """Moves the channels along the depth, and then along height and width."""
-    x = _gathered(x, 3)
+    x = gathered(x, 3)
     if moves[:, 0].any():
         # The depth replaces the height, and the pixels of a slice the width.
         *_, height, width, channels = x.shape
@@ -232,13 +232,13 @@ def _on_explicit_axes(
     names = [axes if isinstance(axes, tuple) else (axes,) for axes in pixels]
     parts = [math.prod(sharding.mesh.shape[a] for a in axes if a) for axes in names]
     if any(length % count for length, count in zip(size, parts, strict=True)):
-        return operation(_gathered(x, 2))
+        return operation(gathered(x, 2))
     split: Any = jax.sharding.auto_axes(operation, out_sharding=sharding.spec)
     with jax.sharding.use_abstract_mesh(sharding.mesh):
         return split(x)
 
 
-def _gathered(x: jax.Array, axes: int) -> jax.Array:
+def gathered(x: jax.Array, axes: int) -> jax.Array:
     """Returns `x` with all pixels on each device, in place of explicit axes."""
     sharding = jax.typeof(x).sharding
     spec, lead = sharding.spec, x.ndim - 1 - axes
@@ -262,7 +262,7 @@ def _displace_within(
         moves = np.fmod(moves, period)
     before, after = np.maximum(-moves.min(0), 0), np.maximum(moves.max(0), 0)
     margin = [(0, 0)] * (x.ndim - axes - 1) + [*zip(before, after, strict=True), (0, 0)]
-    padded = jnp.pad(_gathered(x, axes), margin, mode=BORDERS[border])
+    padded = jnp.pad(gathered(x, axes), margin, mode=BORDERS[border])
     moved = displace(padded, moves, lowering=lowering)
     window = (
         slice(start, start + length, stride)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from shiftjax import InputError
 from shiftjax.family import ActiveShift, SparseShift, offset_penalty
@@ -45,6 +46,26 @@ def test_no_type_is_promoted(module, dtype, x64):
         assert y.dtype == dtype
         assert pull(y)[0]["params"]["offsets"].dtype == dtype
         assert offset_penalty(params).item() == 6 * 0.75
+
+
+@pytest.mark.parametrize("split", ["height", "width"])
+@pytest.mark.parametrize("module", [ActiveShift(), SparseShift(strides=2)])
+def test_pixels_on_explicit_axes(rng, devices, assert_trees_close, module, split):
+    """Value and gradients are those of one device."""
+    mesh = jax.make_mesh((2,), ("parts",), (AxisType.Explicit,), devices=devices[:2])
+    x, offsets = rng.normal(size=(2, 4, 6, 3)), rng.uniform(-2, 2, (3, 2))
+    names = None, *("parts" if split == name else None for name in ("height", "width"))
+
+    @jax.jit
+    def everything(x, offsets):
+        def energy(x, offsets):
+            return (module.apply({"params": {"offsets": offsets}}, x) ** 2).sum()
+
+        return jax.value_and_grad(energy, (0, 1))(x, offsets)
+
+    parts = jax.device_put(jnp.asarray(x), NamedSharding(mesh, PartitionSpec(*names)))
+    everywhere = jax.device_put(offsets, NamedSharding(mesh, PartitionSpec()))
+    assert_trees_close(everything(parts, everywhere), everything(x, offsets), 1e-6)
 
 
 def test_the_penalty_counts_displacements_in_boxes():
