@@ -166,7 +166,7 @@ def _layers(model: nn.Module, image: tuple[int, int, int]) -> list[Layer]:
                 layers.append(_layer(module, [] if shared else arrays, output))
         return output
 
-    images = jnp.zeros((1, *image))
+    images = jax.ShapeDtypeStruct((1, *image), jnp.result_type(float))
     with nn.intercept_methods(record):
         jax.eval_shape(model.init, jax.random.key(0), images)
     return layers

@@ -79,6 +79,12 @@ def test_cost_grows_with_the_pixels_and_params_do_not():
     assert large.macs - head == 4 * (small.macs - head)
 
 
+def test_no_image_is_made():
+    """This one would take 12 TB."""
+    side = 10**6
+    assert summarize(ConvNorm(8, 3), side).macs == 216 * side**2
+
+
 def test_bytes_are_those_of_the_dtype_computed_in():
     full, half = (
         summarize(ConvNorm(8, 3, dtype=dtype), 5) for dtype in (None, jnp.bfloat16)
