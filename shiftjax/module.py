@@ -37,7 +37,8 @@ class Unit(nn.Module, kw_only=True):
       epsilon: added to BatchNorm's variances.
       dtype: dtype of the computation, or None for that of input and params, promoted.
       param_dtype: dtype of the params.
-      kernel_init: initializer of the kernels.
+      kernel_init: initializer of the kernels of convolutions. The dense head of a
+        network keeps that of `flax.linen.Dense`.
       implementation: one of `shiftjax.fast.dispatch.NAMES`, or None to let
         `shiftjax.fast.dispatch.choose` decide. The reference initializes variables.
     """

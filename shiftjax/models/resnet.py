@@ -12,7 +12,8 @@ leaves open are from its authors' code, https://github.com/alvinwan/shiftresnet-
     head     mean over the pixels, dense
 
 with `depth = 6 n + 2`. One difference: the authors initialize BatchNorm's scale at
-random, this implementation with 1. Kernels are He-normal.
+random, this implementation with 1. Kernels of convolutions are He-normal, and that of
+the head LeCun-normal, as is Flax's default.
 """
 
 import functools
