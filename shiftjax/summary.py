@@ -1,8 +1,8 @@
 """Summaries of networks: parameters, multiply-adds and activations, layer by layer.
 
-Multiply-adds are counted for one image, in convolutions and dense layers at their
-output resolution. The paper's authors use a tool of their own, which takes other
-resolutions, so their numbers differ.
+Multiply-adds are counted for one image, in `flax.linen.Conv` and `flax.linen.Dense` at
+their output resolution; layers of other classes count none. The paper's authors use a
+tool of their own, which takes other resolutions, so their numbers differ.
 """
 
 import dataclasses
