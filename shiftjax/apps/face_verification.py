@@ -275,7 +275,7 @@ def _true_accept_rates(far: np.ndarray, tar: np.ndarray) -> dict[float, float]:
     return {most: float(tar[far <= most].max()) for most in FALSE_ACCEPT_RATES}
 
 
-def check_installed() -> None:
+def check_scikit_learn() -> None:
     """Raises InputError if scikit-learn is not installed."""
     try:
         import sklearn  # noqa: F401
@@ -289,7 +289,7 @@ def _roc(
     similarities: np.ndarray, same: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float]:
     """Computes the ROC curve, a point for each distinct similarity, and its area."""
-    check_installed()
+    check_scikit_learn()
     from sklearn import metrics
 
     far, tar, _ = metrics.roc_curve(same, similarities, drop_intermediate=False)

@@ -93,7 +93,7 @@ class VerifyPairs:
         from shiftjax.apps.face_pairs import choose_folds, read_pairs
         from shiftjax.apps.face_verification import (
             FALSE_ACCEPT_RATES,
-            check_installed,
+            check_scikit_learn,
             verify_pairs,
         )
         from shiftjax.apps.figures import check_plot, figure_class
@@ -105,7 +105,7 @@ class VerifyPairs:
         if self.plot:
             check_plot(self.plot)
             figure_class()  # raises before the images are read
-        check_installed()
+        check_scikit_learn()
         pairs = choose_folds(read_pairs(self.pairs, self.images), self.folds)
         keep_freed_memory()
         embedders = {
