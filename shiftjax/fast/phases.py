@@ -24,7 +24,8 @@ def phases(
     phase, offsets = moves % stride, moves // stride
     plan = []
     for row, column in np.unique(phase, axis=0).tolist():
-        members = np.flatnonzero((phase == (row, column)).all(1))
+        # JAX cannot index by one array of int64 both with and without enable_x64.
+        members = np.flatnonzero((phase == (row, column)).all(1)).astype(np.int32)
         table = tuple(map(tuple, offsets[members].tolist()))
         plan.append(((row, column), members, table))
     return tuple(plan)

@@ -176,3 +176,19 @@ def test_statistics_keep_their_accuracy_beside_a_large_mean(rng, name):
         expected = np.diag(expected)
     np.testing.assert_allclose(mean, pixels.mean(0), rtol=1e-6, atol=1e-5)
     np.testing.assert_allclose(second, expected, atol=1e-5 * expected.max())
+
+
+def test_a_strided_block_runs_before_within_and_after_x64(rng, assert_trees_close):
+    """Its indices are made once, and serve both modes of JAX."""
+    module = ShiftConv(8, strides=2, implementation="tpu")
+    x = rng.normal(size=(2, 4, 4, 8))
+    variables = module.init(jax.random.key(0), x.astype(np.float32))
+
+    def output(dtype):
+        cast = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), variables)
+        return module.apply(cast, x.astype(dtype))
+
+    first = output(np.float32)
+    with jax.enable_x64(True):
+        assert_trees_close(first, output(np.float64), 1e-4)
+    assert_trees_close(output(np.float32), first, 1e-4)
