@@ -125,7 +125,7 @@ def temporal_shift(
     if not 0 <= fraction <= 0.5:
         raise InputError(f"fraction={fraction}: it must be in 0 to 0.5")
     channels = x.shape[-1]
-    moved = int(channels * fraction)
+    moved = int(round(channels * fraction, 6))  # 0.29 of 100 is 28.999...
     table = np.zeros((channels, 3), int)
     table[:moved, 0] = -1 if causal else 1
     if not causal:

@@ -127,6 +127,16 @@ def test_a_causal_shift_does_not_know_the_future(rng):
     np.testing.assert_array_equal(both[0][:3], both[1][:3])
 
 
+@pytest.mark.parametrize(
+    ("channels", "fraction", "moved"), [(100, 0.29, 29), (49, 1 / 49, 1), (7, 0.125, 0)]
+)
+def test_a_fraction_of_channels_is_not_one_short(channels, fraction, moved):
+    """Also where its product with the number of channels is just below a whole one."""
+    frames = np.ones((2, 1, 1, channels), np.float32)
+    kept = np.asarray(temporal_shift(frames, fraction=fraction))[0, 0, 0]
+    assert (kept == 0).sum() == moved  # those from before the first frame
+
+
 # --- learned displacements ----------------------------------------------------------
 
 
