@@ -7,6 +7,7 @@ import dataclasses
 import fnmatch
 import json
 import re
+import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -307,7 +308,8 @@ class Hub:
         folder = write_hub_folder(
             self.name, self.output, self.directory, repository=self.repository
         )
-        say(console, f"{folder}: next, hf upload {self.repository} {folder}")
+        command = shlex.join(["hf", "upload", self.repository, str(folder)])
+        say(console, f"{folder}: next, {command}")
 
 
 class Skips:

@@ -130,10 +130,10 @@ def test_networks_without_classes_have_no_accuracy_of_classes(
 
 
 def test_the_command_says_how_to_upload(tmp_path, capsys):
-    out = tmp_path / "digits"
+    out = tmp_path / "my digits"
     words = ["hub", "shiftresnet20_e3.digits", "-o", str(out)]
     assert main([*words, "--repository", "ada/digits"]) == 0
-    assert capsys.readouterr().out == f"{out}: next, hf upload ada/digits {out}\n"
+    assert capsys.readouterr().out == f"{out}: next, hf upload ada/digits '{out}'\n"
     assert manifest.release_names(out) == ["shiftresnet20_e3.digits"]
 
 
