@@ -212,7 +212,7 @@ class Embed:
         count, size = found.vectors.shape
         say(console, f"{self.output}: {count:,} embeddings of {size} features")
         if query is not None and wanted is not None:
-            faces = found.nearest(wanted, self.top + 1)
+            faces = found.nearest(wanted, len(found.files))
             others = [face for face in faces if not face[0].samefile(query)]
             self._show(console, query, others[: self.top])
         return skips.code

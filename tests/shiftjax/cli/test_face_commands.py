@@ -1,6 +1,7 @@
 """The commands for face networks: answers, files, exit codes and messages."""
 
 import dataclasses
+import shutil
 import sys
 from pathlib import Path
 
@@ -127,6 +128,20 @@ def test_the_nearest_faces_are_printed_and_drawn(place, tmp_path, capsys):
     ]
     with Image.open(sheet) as drawn:
         assert drawn.size == (3 * 200 + 8, 192 + 2 * 20 + 3 * 8)
+
+
+def test_links_to_the_image_itself_do_not_take_the_place_of_others(
+    place, tmp_path, capsys
+):
+    root, _ = place
+    people = shutil.copytree(root / "people", tmp_path / "people")
+    query = people / "Bo.png"
+    for name in ("Bob.png", "Bobby.png"):
+        (people / name).symlink_to(query)
+    words = [str(root / "plain.safetensors"), str(people), "--nearest", str(query)]
+    assert main(["embed", *words, "--top", "3", "-o", str(tmp_path / "a.npz")]) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
 
 
 @pytest.fixture(scope="module")
